@@ -1,0 +1,102 @@
+# Two commands for a fresh machine with python3 >= 3.11, pip and make:   make demo   and   make test.
+# Each makes its own .venv and installs only what it needs. A stamp named after the content of pyproject.toml (and the
+# extras below) marks what is installed, so a second call starts at once and a changed dependency is installed by itself.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# The extras whose code is there and tested; `make demo` needs only [demo].
+EXTRAS := sqlite,aiohttp,client,testing,demo
+ARGS   ?=
+# What else is type-checked and linted, as far as it exists.
+CODE   := src tests $(wildcard benchmarks examples)
+PYTEST ?= $(BIN)/python -m pytest -n auto --maxprocesses=4
+
+CONTENT := $(firstword $(shell { cat pyproject.toml; echo $(EXTRAS); } | cksum))
+HAVE     = $(VENV)/.have
+DEMO    := $(HAVE)/demo-$(CONTENT)
+DEV     := $(HAVE)/dev-$(CONTENT)
+# All that the demo needs is part of the development environment.
+FOR_DEMO = $(if $(wildcard $(DEV)),$(DEV),$(DEMO))
+
+.PHONY: help demo test test-all check-fast lint types imports bench docs fmt clean
+
+help:
+	@echo "make demo [ARGS='--port 8123']   the chat page on loopback, no key needed"
+	@echo "make test                        every check: ruff, mypy, pyright, import rules, pytest"
+	@echo "make test-all                    the long matrices: slow tests, many more hypothesis examples"
+	@echo "make check-fast                  what takes less than a minute"
+	@echo "make bench [ARGS=...]            the benchmarks, as ratios"
+	@echo "make fmt | docs | clean"
+
+# ------------------------------------------------------------------------------------------------------- environments
+
+# `venv` without ensurepip (some distributions split it off) leaves an environment without pip; the machine's pip can
+# put one in from outside. pip itself is upgraded because dependency groups need 25.1.
+$(HAVE)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "streamchat needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	       "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Making $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+	  $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@mkdir -p $(HAVE) && touch $@
+
+$(DEMO): | $(HAVE)/venv
+	@echo "Installing what the demo needs (once, half a minute)"
+	@$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@rm -f $(HAVE)/demo-* $(HAVE)/dev-* && touch $@
+
+$(DEV): | $(HAVE)/venv
+	@echo "Installing what the checks need (once, about a minute)"
+	@$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' --group dev
+	@rm -f $(HAVE)/demo-* $(HAVE)/dev-* && touch $@
+
+# ------------------------------------------------------------------------------------------------------------- running
+
+demo: $(FOR_DEMO)
+	@exec $(BIN)/streamchat demo $(ARGS)
+
+bench: $(DEV)
+	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+lint: $(DEV)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+types: $(DEV)
+	$(BIN)/mypy $(CODE)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+imports: $(DEV)
+	$(BIN)/lint-imports --no-logo
+
+test: lint types imports
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(DEV)
+	HYPOTHESIS_PROFILE=long $(PYTEST) -m "slow or hypothesis" --timeout 900 $(ARGS)
+
+# mypy keeps its cache between calls; pyright and whatever listens on a port are left to `make test`.
+check-fast: $(DEV)
+	$(BIN)/ruff check --quiet $(CODE)
+	$(BIN)/ruff format --quiet --check $(CODE)
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy $(CODE)
+	HYPOTHESIS_PROFILE=fast $(PYTEST) -q -m "not slow" tests/core tests/project $(ARGS)
+
+fmt: $(DEV)
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+docs: $(DEV)
+	$(BIN)/python -m pip install --quiet --group docs
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,90 @@
+"""What holds for every test: the event loop, how much hypothesis tries, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# For loops that tests and their subprocesses start themselves; the anyio fixture says it again for its own.
+os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
+
+# No deadline: how long an example takes says nothing on a shared machine, and pytest-timeout ends a hang.
+# Derandomized except in the long run, so that a change is judged by itself; the long run searches.
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("fast", max_examples=10, derandomize=True, **_COMMON)
+settings.register_profile("short", max_examples=60, derandomize=True, **_COMMON)
+settings.register_profile("long", max_examples=1000, print_blob=True, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    """The loop that async tests run on: asyncio in debug mode.
+
+    A module that promises trio as well parametrizes `anyio_backend` with ``["asyncio", "trio"]``.
+    """
+    return "asyncio", {"debug": True}
+
+
+# ------------------------------------------------------------------------------------- nothing is left behind
+
+
+@pytest.fixture
+async def _no_task_left() -> AsyncIterator[None]:
+    """Fails a test that ends while an asyncio task which it started is still running."""
+    before = asyncio.all_tasks()
+    yield
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    if left:
+        # What is about to end may do so: the promise is that every task has an owner, not that it ends now.
+        _, left = await asyncio.wait(left, timeout=1.0)
+    if left:
+        names = "\n".join(f"  {task!r}" for task in left)
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=1.0)
+        pytest.fail(f"{len(left)} asyncio task(s) left behind:\n{names}", pytrace=False)
+
+
+class _Complaints(logging.Handler):
+    """Collects what asyncio can only log: tasks destroyed while pending, exceptions that nobody retrieved."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Applies to every test; `leaves_tasks` excuses a test whose subject is a task that cannot be ended."""
+    is_async = request.node.get_closest_marker("anyio") is not None
+    if is_async and request.node.get_closest_marker("leaves_tasks") is None:
+        backend = request.getfixturevalue("anyio_backend")
+        if (backend if isinstance(backend, str) else backend[0]) == "asyncio":
+            request.getfixturevalue("_no_task_left")
+    complaints = _Complaints()
+    logger = logging.getLogger("asyncio")
+    logger.addHandler(complaints)
+    try:
+        yield
+        if is_async:
+            gc.collect()  # asyncio complains when the forgotten task or future is collected
+    finally:
+        logger.removeHandler(complaints)
+    if complaints.messages:
+        pytest.fail("asyncio complained:\n" + "\n".join(complaints.messages), pytrace=False)
+
+
+def pytest_collection_finish() -> None:
+    # What is alive now stays: out of the collector's sight, a collection after each async test is cheap.
+    gc.collect()
+    gc.freeze()
