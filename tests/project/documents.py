@@ -1,8 +1,8 @@
 """Python code blocks of the documentation that are marked to be run.
 
 A fence opened with ``` ```python run ``` is run by the tests; those of one page share a namespace, in order,
-so that a page can be written as a story. Blocks may use ``await`` at top level. A block that needs a server or
-a key is not marked, and a test that wants one (the README's quick start) takes it from `python_blocks`.
+so that a page can be written as a story. Blocks may use ``await`` at top level. A block that needs a server
+or a key is not marked, and a test that wants one (the README's quick start) takes it from `python_blocks`.
 """
 
 from __future__ import annotations
