@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.project.documents import Block, python_blocks, run_page
 from tests.project.support import ROOT, tracked_files
 

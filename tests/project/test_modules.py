@@ -6,6 +6,7 @@ import importlib
 import inspect
 
 import pytest
+
 from tests.project.support import Module, modules, public_modules
 
 # House style says about 400 lines; from here on a module has two jobs.

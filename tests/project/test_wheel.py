@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from tests.project.support import PACKAGE, ROOT, tracked_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
