@@ -1,0 +1,401 @@
+"""The storage seam: an `EventBuffer` keeps runs' logs, who holds them, and what was posted to them.
+
+A buffer stores bytes in order and never interprets them, but for the type of an event. All its promises are checked
+by `streamchat.testing.buffers`, which every implementation must pass, a user's too. Times are integer milliseconds
+since the epoch by the store's own clock; durations are seconds. Every operation may raise `BufferUnavailable`; it then
+has either happened whole or not at all, and the same call may be made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeAlias
+
+from streamchat.events import TERMINAL, StoredEvent, StreamEvent, encode_event
+from streamchat.principal import Principal
+
+__all__ = [
+    "LOG_VERSION",
+    "Appended",
+    "Claim",
+    "ConversationRecord",
+    "Created",
+    "EventBuffer",
+    "Follower",
+    "Input",
+    "InputKind",
+    "Lease",
+    "MessageRecord",
+    "NewEvent",
+    "NewRun",
+    "Page",
+    "Posted",
+    "RunRecord",
+    "RunStatus",
+    "Segment",
+    "Then",
+]
+
+LOG_VERSION = 1
+"""The version of the log's rules that this package writes; a worker takes only logs of versions that it knows."""
+
+RunStatus: TypeAlias = Literal["queued", "running", "suspended", "success", "error", "cancelled"]
+Then: TypeAlias = Literal["hold", "queue", "suspend", "over"]
+InputKind: TypeAlias = Literal["cancel", "approval", "tool_result", "job_result"]
+
+
+class NewEvent(NamedTuple):
+    """An event on its way into the log: its type, its public JSON and its private JSON."""
+
+    type: str
+    data: bytes
+    private: bytes | None = None
+
+    @classmethod
+    def of(cls, event: StreamEvent) -> NewEvent:
+        """Encode ``event``."""
+        data, private = encode_event(event)
+        return cls(event.type, data, private)
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRecord:
+    """A message of a conversation. ``content`` is JSON: a list of content parts; ``private`` is for the model only.
+
+    ``parent_id`` is the message that this one follows (None for the first): an edit makes a branch. ``kind`` tells
+    what sort of message it is to the page (``message`` unless the application says otherwise).
+    """
+
+    message_id: str
+    conversation_id: str
+    role: Literal["user", "assistant", "system"]
+    status: Literal["pending", "complete", "error", "cancelled"]
+    content: bytes
+    run_id: str | None = None
+    parent_id: str | None = None
+    kind: str = "message"
+    private: bytes | None = None
+    created_at: int = 0
+    """Set by the store when the row is first written."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationRecord:
+    """A conversation: whose it is, and which run holds its slot (None when it is free)."""
+
+    conversation_id: str
+    owner: str | None
+    tenant: str | None
+    title: str | None
+    active_run_id: str | None
+    leaf_id: str | None
+    created_at: int
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """What `EventBuffer.create` is given. ``started`` is the ``run_started`` event, which becomes seq 1.
+
+    ``request`` (opaque bytes) is what a fresh process needs to go on. ``digest`` identifies the body that came with
+    ``idempotency_key``. ``title`` is used when the conversation is new.
+    """
+
+    run_id: str
+    conversation_id: str
+    message_id: str
+    started: NewEvent
+    request: bytes = b"{}"
+    principal: Principal | None = None
+    parent_run_id: str | None = None
+    idempotency_key: str | None = None
+    digest: str | None = None
+    title: str | None = None
+    log_version: int = LOG_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as stored. ``lease_until`` and ``wake_at`` are None where there is no lease, or nothing to wake for."""
+
+    run_id: str
+    conversation_id: str
+    message_id: str
+    status: RunStatus
+    head_seq: int
+    generation: str
+    fence: int
+    request: bytes
+    principal: Principal | None
+    parent_run_id: str | None
+    owner: str | None
+    lease_until: int | None
+    wake_at: int | None
+    log_version: int
+    created_at: int
+    updated_at: int
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended."""
+        return self.status in ("success", "error", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """``new`` is False when the idempotency key was known, and ``run`` then is the run of the first time."""
+
+    run: RunRecord
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to append to one run, as far as its holder knows.
+
+    ``generation`` and ``head_seq`` are what the next append requires the store to hold; ``fence`` counts claims and
+    only orders them; ``expires_at`` is the store's time. ``inputs`` says that unread inputs were seen.
+    """
+
+    run_id: str
+    worker: str
+    generation: str
+    fence: int
+    head_seq: int
+    expires_at: int
+    inputs: bool = False
+
+    def advanced(self, head_seq: int, *, inputs: bool = False) -> Lease:
+        """Return the lease after an append that ended at ``head_seq``."""
+        return replace(self, head_seq=head_seq, inputs=inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A lease that was just given, and the run as it then was."""
+
+    lease: Lease
+    run: RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """``events`` as they are stored. ``recovered`` means that an earlier try of the same batch had been written."""
+
+    lease: Lease
+    events: Sequence[StoredEvent]
+    recovered: bool = False
+
+
+class Segment(NamedTuple):
+    """What one holder appended in a row, from ``first_seq`` to the next segment's (exclusive); never trimmed."""
+
+    generation: str
+    first_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A stretch of a log, without gaps inside.
+
+    ``first_seq`` is the oldest seq that is still stored, ``last_seq`` the head. ``events`` begins at ``after + 1``,
+    or, if that was trimmed, at ``first_seq``: a reader compares. ``segments`` covers the whole log, so that a cursor
+    can be judged (`streamchat.core.cursor`).
+    """
+
+    events: Sequence[StoredEvent]
+    segments: Sequence[Segment]
+    first_seq: int
+    last_seq: int
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing will follow: told by the last event itself, never by a separate look at a status."""
+        return bool(self.events) and self.events[-1].type == TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Something posted to a run from outside: a cancel, or the answer to a wait.
+
+    ``key`` is the call's id (``""`` for a cancel). ``body`` holds JSON values. ``input_id`` and ``at`` are the store's.
+    """
+
+    kind: InputKind
+    key: str = ""
+    body: dict[str, Any] = field(default_factory=dict)
+    by: str | None = None
+    input_id: str = ""
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """``new`` is False when the same was posted before; ``run`` is the run after the post."""
+
+    run: RunRecord
+    new: bool
+
+
+class Follower(Protocol):
+    """Tells that a run may have more to read. A hint only: readers look into the store, and poll besides."""
+
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Wait for a hint given since the last call (or since `EventBuffer.follow`), at most ``seconds``.
+
+        Returns whether there was one. May be woken for nothing. Cancelling it loses no hint.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Stop following; idempotent. A waiting `wait` returns False."""
+        ...
+
+
+class EventBuffer(Protocol):
+    """Where events are kept. Every method may be called from many tasks at once."""
+
+    async def open(self) -> Self:
+        """Connect and check that the store can be worked with; idempotent.
+
+        Raises `BufferUnavailable` where it cannot, with what to do.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish what was begun and let go of all connections, tasks and threads; idempotent."""
+        ...
+
+    async def create(
+        self,
+        run: NewRun,
+        messages: Sequence[MessageRecord] = (),
+        kept: Sequence[NewEvent] = (),
+    ) -> Created:
+        """Write a run: ``started`` as seq 1 under a first generation, ``kept`` after it, and the message rows.
+
+        The run is ``queued``. An unknown conversation is made, and belongs to the run's principal. In the same
+        transaction the run takes the conversation's slot, by compare-and-set.
+
+        Idempotent by (principal, ``idempotency_key``): the same key with the same digest returns the first run.
+        Raises `IdempotencyConflict` (same key, other digest), `ConversationBusy` (the slot is taken),
+        `ConversationNotFound` (the conversation belongs to another principal or tenant).
+        """
+        ...
+
+    async def claim(
+        self,
+        worker: str,
+        ttl: float,
+        run_id: str | None = None,
+        *,
+        log_versions: Collection[int] = (LOG_VERSION,),
+    ) -> Claim | None:
+        """Take a run that nobody holds, for ``ttl`` seconds: the named one, or the one that has waited longest.
+
+        To be had are queued runs, runs whose lease has expired, and suspended runs past ``wake_at``. The fence grows
+        by one, a new generation begins at the next seq. Returns None when there is nothing to take (also when the
+        named run is held, over, suspended with nothing to wake it, or unknown).
+        """
+        ...
+
+    async def append(
+        self,
+        lease: Lease,
+        events: Sequence[NewEvent],
+        *,
+        messages: Sequence[MessageRecord] = (),
+        consumed: Sequence[str] = (),
+        then: Then = "hold",
+        wake_at: int | None = None,
+        keep_slot: bool = True,
+    ) -> Appended:
+        """Write events, message rows, consumed input ids, the run's state, slot and lease in one transaction.
+
+        ``then``: ``hold`` keeps the lease; ``queue`` gives it up for others to take; ``suspend`` gives it up until an
+        input or ``wake_at`` (None: never by time), and with ``keep_slot=False`` gives the conversation's slot free;
+        ``over`` ends the run (its status is that of the ``finalized`` event, which must come last) and frees the slot.
+        Messages are inserted, or replaced by ``message_id``.
+
+        Succeeds if and only if the stored generation and head are those of ``lease``. A head that has advanced by
+        exactly this batch under this generation is an acknowledgement that was lost, hence a success
+        (``recovered``): so a batch whose fate is unknown must be sent again unchanged. Anything else is `LeaseLost`.
+        An expired lease that nobody claimed still appends. With ``suspend`` while inputs are unconsumed nothing is
+        written and `InputsPending` is raised.
+        """
+        ...
+
+    async def renew(self, lease: Lease, ttl: float) -> Lease:
+        """Hold on for ``ttl`` seconds from now. Same rule as `append`; raises `LeaseLost`."""
+        ...
+
+    async def read(self, run_id: str, after: int = 0, limit: int = 1000) -> Page:
+        """Return the events with seq > ``after``, at most ``limit``; raises `RunNotFound`."""
+        ...
+
+    async def follow(self, run_id: str) -> Follower:
+        """Watch a run for appends and posts; the caller closes the follower. Unknown runs are followed in silence."""
+        ...
+
+    async def post(self, run_id: str, posted: Input) -> Posted:
+        """Leave an input for the run's holder; a suspended run is queued in the same transaction.
+
+        Unique by (run, kind, key): the same again is no error and changes nothing, whether it was consumed or not and
+        also after the run's end; another body raises `AnswerConflict` (a second cancel never does: the first stands).
+        Raises `RunOver` for a first input to a run that has ended, `RunNotFound`.
+        """
+        ...
+
+    async def inputs(self, run_id: str) -> list[Input]:
+        """Return the inputs that were not consumed yet, oldest first; raises `RunNotFound`."""
+        ...
+
+    async def get(self, run_id: str) -> RunRecord:
+        """Return the run's record; raises `RunNotFound`."""
+        ...
+
+    async def find(self, conversation_id: str) -> RunRecord | None:
+        """Return the conversation's newest run that is not over, or None."""
+        ...
+
+    async def conversation(self, conversation_id: str) -> ConversationRecord:
+        """Return a conversation; raises `ConversationNotFound`."""
+        ...
+
+    async def conversations(
+        self, owner: str | None, tenant: str | None = None, *, after: str | None = None, limit: int = 50
+    ) -> list[ConversationRecord]:
+        """Return a principal's conversations, most recently changed first, behind the one named ``after``."""
+        ...
+
+    async def messages(
+        self, conversation_id: str, *, after: str | None = None, limit: int = 1000
+    ) -> list[MessageRecord]:
+        """Return a conversation's messages in the order they were written, behind the one named ``after``.
+
+        Raises `ConversationNotFound`.
+        """
+        ...
+
+    async def trim(self, older_than: int, limit: int = 1000) -> int:
+        """Drop events of runs that ended before ``older_than`` (ms), but for each run's last batch.
+
+        At most ``limit`` runs a call; returns how many runs were trimmed. What is gone is recorded before it goes.
+        """
+        ...
+
+    async def delete(
+        self,
+        *,
+        run_id: str | None = None,
+        conversation_id: str | None = None,
+        owner: str | None = None,
+        tenant: str | None = None,
+    ) -> int:
+        """Delete a run, a conversation, or all that belongs to a principal; returns how many runs went.
+
+        Exactly one of ``run_id``, ``conversation_id``, ``owner`` is given. What is active loses its lease: its holder
+        gets `LeaseLost` at the next append. A tombstone stays: the ids are never taken again.
+        """
+        ...

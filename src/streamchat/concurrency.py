@@ -1,0 +1,180 @@
+"""The one place that knows which async library runs: owned tasks, deadlines and wake-ups on asyncio and trio.
+
+`orchestrate()` must run on both. On asyncio, plain tasks and ``asyncio.timeout`` are used instead of anyio's scopes:
+level cancellation cuts a tool's own ``finally: await`` short and spins on a tool that swallows it. Everything else
+in the package is written once, over what stands here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+
+if TYPE_CHECKING:
+    import trio
+
+__all__ = ["Deadline", "OwnedTask", "Wakeup", "on_asyncio", "spawn"]
+
+
+def on_asyncio() -> bool:
+    """Say whether an asyncio loop runs here; False means trio."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+class Deadline:
+    """Bounds the awaits inside an ``async with`` block in time, and lets others end it early with `expire`.
+
+    ``seconds`` is counted from entry; None is no limit. When time runs out the block is left at its current await and
+    ``expired`` is True; nothing is raised. A cancellation from outside passes through as itself. Never yield inside.
+    """
+
+    __slots__ = ("_asyncio", "_expire_at_entry", "_seconds", "_trio", "expired")
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._seconds = seconds
+        self._asyncio: asyncio.Timeout | None = None
+        self._trio: trio.CancelScope | None = None
+        self._expire_at_entry = False
+        self.expired = False
+
+    def expire(self) -> None:
+        """End the block now (or at its entry, if that is still to come). Call it from the loop's own thread."""
+        if self._asyncio is not None:
+            self._asyncio.reschedule(asyncio.get_running_loop().time())
+        elif self._trio is not None:
+            self._trio.cancel()
+        else:
+            self._expire_at_entry = True
+
+    async def __aenter__(self) -> Self:
+        seconds = 0.0 if self._expire_at_entry else self._seconds
+        if on_asyncio():
+            self._asyncio = asyncio.timeout(seconds)
+            await self._asyncio.__aenter__()
+        else:
+            import trio
+
+            self._trio = trio.CancelScope(
+                deadline=trio.current_time() + (math.inf if seconds is None else seconds)
+            )
+            self._trio.__enter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if self._trio is not None:
+            scope, self._trio = self._trio, None
+            suppressed = scope.__exit__(kind, error, trace)
+            self.expired = scope.cancelled_caught
+            return bool(suppressed)
+        scope_, self._asyncio = self._asyncio, None
+        assert scope_ is not None
+        try:
+            await scope_.__aexit__(kind, error, trace)
+        except TimeoutError:
+            if not scope_.expired() or isinstance(error, TimeoutError):
+                raise  # somebody else's timeout, raised inside the block
+            self.expired = True
+            return True
+        return False
+
+
+class Wakeup:
+    """Wakes one waiter, however often it was set in between; `wait` returns at once if it was set since the last."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def set(self) -> None:
+        """Wake the waiter, or the next one. Call it from the loop's own thread."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Wait until set, and clear."""
+        await self._event.wait()
+        self._event = anyio.Event()
+
+
+class OwnedTask:
+    """A task that outlives the await it was started from, and whose owner waits for it.
+
+    ``error`` is what it raised, once ``done``; cancellation is not an error.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.error: BaseException | None = None
+        self.cancelled = False
+        self._finished = anyio.Event()
+        self._cancel: Callable[[], Any] = lambda: None
+        self._keep: object = None  # asyncio holds tasks weakly
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._finished.is_set()
+
+    def cancel(self) -> None:
+        """Ask it to end; it may take its time, or refuse."""
+        if not self.done:
+            self._cancel()
+
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it has ended, at most ``seconds``; say whether it has. Cancelling the wait leaves it running."""
+        if not self.done:
+            async with Deadline(seconds):
+                await self._finished.wait()
+        return self.done
+
+
+def spawn(function: Callable[[], Awaitable[None]], name: str) -> OwnedTask:
+    """Start ``function`` in a task of its own, with a copy of the caller's context variables."""
+    task = OwnedTask(name)
+
+    async def body() -> None:
+        try:
+            await function()
+        except Exception as error:
+            task.error = error
+        except asyncio.CancelledError:
+            task.cancelled = True
+            raise
+        finally:
+            task._finished.set()
+
+    if on_asyncio():
+        native = asyncio.get_running_loop().create_task(body(), name=name)
+        task._cancel = native.cancel
+        task._keep = native
+        # A task that is cancelled before its first step never enters the body.
+        native.add_done_callback(lambda _: task._finished.set())
+    else:
+        _spawn_on_trio(task, body)
+    return task
+
+
+def _spawn_on_trio(task: OwnedTask, body: Callable[[], Awaitable[None]]) -> None:
+    import trio
+
+    scope = trio.CancelScope()
+
+    async def scoped() -> None:
+        with scope:
+            await body()
+        task.cancelled = scope.cancelled_caught
+
+    task._cancel = scope.cancel
+    trio.lowlevel.spawn_system_task(scoped, name=task.name, context=contextvars.copy_context())

@@ -1,0 +1,98 @@
+"""What must be appended to end a log cleanly after a crash, a hard stop, or a cancel that nobody holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from streamchat.core.fold import Folder
+from streamchat.events import (
+    Cancelled,
+    ErrorEvent,
+    Finalized,
+    JobResult,
+    MessageCompleted,
+    ResumeReason,
+    RunResumed,
+    StoredEvent,
+    StreamEvent,
+    ToolResult,
+)
+
+__all__ = ["conclude", "ending"]
+
+_ENDING = frozenset({"error", "cancelled", "message_completed"})
+_MESSAGES = {
+    "worker_lost": "The server stopped while it was working on this answer.",
+    "interrupted": "The answer was interrupted.",
+}
+
+
+def conclude(
+    events: Iterable[StreamEvent | StoredEvent],
+    reason: str | ErrorEvent | Cancelled,
+    *,
+    resumed: ResumeReason | None = None,
+    worker: str | None = None,
+    duration: float | None = None,
+) -> list[StreamEvent]:
+    """Return the events that end a log: nothing for one that is over, else results, the ending, ``finalized``.
+
+    ``reason`` is the ending's first event, or a word: ``"cancelled"``, anything else being the code of an error with
+    phase ``orchestration``. A call that was started and has no result becomes ``unknown``, one that never started
+    ``cancelled``, an open job ``job_result(cancelled)``. A new holder gives ``resumed`` and ``worker``, which puts
+    ``run_resumed`` first, unless the log holds nothing but ``run_started``; a suspended log always gets one. ``duration`` is in seconds.
+    """
+    folder = Folder()
+    last = ""
+    for event in events:
+        folder.add(event)
+        last = event.type
+    state = folder.state
+    if state.over:
+        return []
+    if last in _ENDING:
+        # An ending is one batch, so no store of ours holds half of one; a log from elsewhere may.
+        first = state.error or state.cancelled
+        rest = ending(folder, first, duration=duration)
+        return rest[-1:] if last == "message_completed" else rest[1:]
+    first = _first(reason)
+    out: list[StreamEvent] = []
+    if resumed is None and state.status == "suspended":
+        resumed = "cancel" if isinstance(first, Cancelled) else "handover"
+    if resumed is not None and state.events > 1:
+        out.append(RunResumed(reason=resumed, worker=worker))
+    for call in state.calls:
+        if call.state == "deferred":
+            out.append(
+                JobResult(step=call.step, job_id=call.job_id or "", call_id=call.call_id, outcome="cancelled")
+            )
+        elif call.state != "done":
+            outcome = "unknown" if call.state == "running" else "cancelled"
+            out.append(ToolResult(step=call.step, call_id=call.call_id, outcome=outcome))
+    for event in out:
+        folder.add(event)
+    return [*out, *ending(folder, first, duration=duration)]
+
+
+def _first(reason: str | ErrorEvent | Cancelled) -> ErrorEvent | Cancelled:
+    if not isinstance(reason, str):
+        return reason
+    if reason == "cancelled":
+        return Cancelled()
+    message = _MESSAGES.get(reason, "The answer could not be finished.")
+    return ErrorEvent(phase="orchestration", code=reason, message=message, retryable=True)
+
+
+def ending(
+    folder: Folder, first: ErrorEvent | Cancelled | None = None, *, duration: float | None = None
+) -> list[StreamEvent]:
+    """Return the last batch of a log whose calls all have results: why it ended, the message, ``finalized``."""
+    state = folder.state
+    message = MessageCompleted(
+        content=folder.content(),
+        finish_reason=state.finish_reason if first is None else None,
+        usage=state.usage,
+    )
+    status = "success" if first is None else "error" if isinstance(first, ErrorEvent) else "cancelled"
+    final = Finalized(status=status, usage=state.usage, duration=duration)
+    return [*([first] if first is not None else []), message, final]

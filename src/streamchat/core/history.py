@@ -1,0 +1,97 @@
+"""From what was said and done in a run to the messages that a model is given on its next request.
+
+A run's content becomes one assistant message per step, each followed by the answers to its calls. Every call gets
+exactly one answer, whatever became of it: providers refuse a history in which one is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from typing import Any
+
+from streamchat.messages import ContentPart, MessageCall, ModelMessage, TextPart, ToolCallPart
+
+__all__ = ["messages_of_content", "private_of", "result_text"]
+
+_WORDS = {
+    "denied": "The user did not allow this call.",
+    "timeout": "The tool did not answer in time.",
+    "cancelled": "The call was cancelled before it came to a result.",
+    "unknown": (
+        "The call was cut off: it is not known whether it took effect. "
+        "Do not repeat it without asking the user."
+    ),
+    "deferred": "The work has begun and goes on in the background; its result comes later.",
+}
+
+
+def result_text(call: ToolCallPart) -> str:
+    """Say to the model what a call came to. A string output is passed as it is, anything else as JSON."""
+    if call.outcome == "ok" or (call.outcome == "deferred" and call.output is not None):
+        return call.output if isinstance(call.output, str) else _json(call.output)
+    if call.outcome == "error":
+        return f"Error: {call.error or 'the tool failed.'}"
+    words = _WORDS.get(call.outcome or "cancelled", _WORDS["cancelled"])
+    return f"{words} {call.error}" if call.error else words
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def private_of(extras: Mapping[int, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Put the private extras of a run's steps into the form that a message row keeps, or None if there are none."""
+    return {"steps": {str(step): dict(value) for step, value in extras.items()}} if extras else None
+
+
+def messages_of_content(
+    content: Iterable[ContentPart], private: Mapping[str, Any] | None = None
+) -> list[ModelMessage]:
+    """Return the model messages of one run's content (`streamchat.messages.ContentPart`, in order of ``part``).
+
+    ``private`` is what `private_of` made. Reasoning and refusals are not repeated to the model as text; what a
+    provider needs of them is in its extras. A part of a step that said and called nothing leaves no message.
+    """
+    steps = (private or {}).get("steps", {})
+    out: list[ModelMessage] = []
+    for step, group in groupby(content, key=lambda part: part.step):
+        out += _messages_of_step(list(group), steps.get(str(step)))
+    return out
+
+
+def _messages_of_step(parts: list[ContentPart], extras: dict[str, Any] | None) -> list[ModelMessage]:
+    text = "".join(part.text for part in parts if isinstance(part, TextPart))
+    # A call that streamed but never stood was not made; one that the provider ran is in its own extras.
+    calls = [
+        part
+        for part in parts
+        if isinstance(part, ToolCallPart) and part.state != "streaming" and part.executed_by != "provider"
+    ]
+    if not text and not calls and not extras:
+        return []
+    per_call: Mapping[str, Any] = (extras or {}).get("calls", {})
+    assistant = ModelMessage(
+        role="assistant",
+        content=text,
+        calls=tuple(_message_call(call, per_call.get(call.call_id)) for call in calls),
+        extras={key: value for key, value in extras.items() if key != "calls"} if extras else None,
+    )
+    answers = [
+        ModelMessage(role="tool", call_id=call.call_id, content=result_text(call)) for call in calls
+    ]
+    return [assistant, *answers]
+
+
+def _message_call(call: ToolCallPart, kept: Mapping[str, Any] | None) -> MessageCall:
+    raw = (kept or {}).get("arguments")
+    if raw is None:
+        raw = call.arguments_text if call.arguments is None else _json(call.arguments)
+    return MessageCall(
+        call_id=call.call_id,
+        provider_call_id=call.provider_call_id,
+        name=call.name,
+        arguments=raw or "{}",
+        extra=(kept or {}).get("extra"),
+    )

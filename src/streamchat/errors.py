@@ -1,0 +1,183 @@
+"""Every error that streamchat raises, under one root.
+
+A message names the id, the value that was received and the remedy. None of these texts reaches a client by
+itself: the HTTP layer answers with an error's ``code`` and a sentence of its own.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AnswerConflict",
+    "BufferError",
+    "BufferUnavailable",
+    "Busy",
+    "ConversationBusy",
+    "ConversationNotFound",
+    "CursorInvalid",
+    "IdempotencyConflict",
+    "IllegalEvent",
+    "InputsPending",
+    "InvalidInput",
+    "LeaseLost",
+    "MissingDependency",
+    "ModelError",
+    "NotAuthorized",
+    "RunNotFound",
+    "RunOver",
+    "StreamChatError",
+    "ToolDefinitionError",
+]
+
+
+class StreamChatError(Exception):
+    """The root of all errors that this package raises on purpose.
+
+    ``code`` is a stable word that programs may match on; the message is for the log.
+    """
+
+    code = "streamchat_error"
+
+
+class MissingDependency(StreamChatError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+    code = "missing_dependency"
+
+    def __init__(self, feature: str, extra: str, module: str) -> None:
+        super().__init__(
+            f"{feature} needs the module {module!r}, which is not installed: pip install 'streamchat[{extra}]'"
+        )
+
+
+class InvalidInput(StreamChatError, ValueError):
+    """A value from outside does not fit; ``field`` says which one, dotted where it is nested."""
+
+    code = "invalid_input"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class CursorInvalid(InvalidInput):
+    """A cursor that is not of the form ``generation.seq``."""
+
+    code = "invalid_cursor"
+
+
+class IllegalEvent(StreamChatError):
+    """An event stands where the lifecycle does not allow it (see `streamchat.core.lifecycle`)."""
+
+    code = "illegal_event"
+
+
+class ToolDefinitionError(StreamChatError, ValueError):
+    """A tool cannot be registered as it was declared; raised at registration, never in a run."""
+
+    code = "tool_definition"
+
+
+class ModelError(StreamChatError):
+    """A model could not be asked, or its stream ended badly.
+
+    ``code`` says what happened: ``connection``, ``timeout``, ``rate_limited``, ``authentication``,
+    ``bad_request``, ``server_error``, ``stream_error``, ``incomplete_stream``, ``first_token_timeout``,
+    ``idle_timeout`` or ``provider_error``. ``retryable`` says whether asking again may help, ``retry_after``
+    after how many seconds at the earliest (None where the provider named no time), ``status`` is the HTTP
+    status if there was one. The text may quote the provider and is for the log, not for clients.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "provider_error",
+        retryable: bool = False,
+        retry_after: float | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retryable = retryable
+        self.retry_after = retry_after
+        self.status = status
+
+
+class BufferError(StreamChatError):
+    """Something about the stored log; each cause has a class of its own."""
+
+    code = "buffer"
+
+
+class BufferUnavailable(BufferError):
+    """The store could not be reached or refused to work; the same call may succeed later."""
+
+    code = "buffer_unavailable"
+
+
+class LeaseLost(BufferError):
+    """The run's log is held by someone else now, or is not where the holder left it; only a new claim helps."""
+
+    code = "lease_lost"
+
+
+class InputsPending(BufferError):
+    """A run cannot be suspended while inputs for it wait unread; read them and go on."""
+
+    code = "inputs_pending"
+
+
+class RunNotFound(BufferError, LookupError):
+    """No run of that id is stored (or the reader may not see it: the two are not told apart)."""
+
+    code = "run_not_found"
+
+
+class ConversationNotFound(BufferError, LookupError):
+    """No conversation of that id is stored (or the reader may not see it)."""
+
+    code = "conversation_not_found"
+
+
+class RunOver(BufferError):
+    """The run has ended, so it takes no more input."""
+
+    code = "run_over"
+
+
+class AnswerConflict(BufferError):
+    """The same question was answered before, and differently."""
+
+    code = "answer_conflict"
+
+
+class IdempotencyConflict(BufferError):
+    """An idempotency key was used before with another request body."""
+
+    code = "idempotency_conflict"
+
+
+class ConversationBusy(BufferError):
+    """The conversation has a run that is not over; ``active_run_id`` names it."""
+
+    code = "conversation_busy"
+
+    def __init__(self, message: str, *, active_run_id: str) -> None:
+        super().__init__(message)
+        self.active_run_id = active_run_id
+
+
+class Busy(StreamChatError):
+    """The service takes no more runs at the moment; ``retry_after`` is in seconds."""
+
+    code = "busy"
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class NotAuthorized(StreamChatError):
+    """`authorize` said no; the HTTP layer answers as if the resource did not exist."""
+
+    code = "not_authorized"
