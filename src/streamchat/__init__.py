@@ -1,4 +1,4 @@
-"""A streaming chat backend in which every answer is a run: an append-only log of typed events that outlives connections."""
+"""A chat backend in which every answer is a run: an append-only log of events that outlives connections."""
 
 from __future__ import annotations
 
