@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 
 import pytest
 
-from tests.project.support import Module, modules, public_modules
+from tests.project.support import PACKAGE, Module, modules, public_modules
 
 # House style says about 400 lines; from here on a module has two jobs.
 MOST_LINES = 450
@@ -15,14 +16,18 @@ MOST_LINES = 450
 
 @pytest.mark.parametrize("module", modules(), ids=str)
 def test_a_module_says_first_what_it_is_for(module: Module) -> None:
-    import ast
-
     docstring = ast.get_docstring(module.tree)
     assert docstring, f"{module.path} has no docstring"
     first = docstring.split("\n\n")[0].strip()
     assert first.endswith((".", ":")), (
         f"the docstring of {module.name} does not open with a sentence: {first!r}"
     )
+
+
+def test_every_folder_of_modules_is_a_package_that_says_what_it_holds() -> None:
+    folders = {module.path.parent for module in modules()}
+    bare = [str(folder.relative_to(PACKAGE)) for folder in folders if not (folder / "__init__.py").exists()]
+    assert not bare, f"no __init__.py in {sorted(bare)}; type checkers and import rules would pass it by"
 
 
 @pytest.mark.parametrize("module", modules(), ids=str)
