@@ -1,33 +1,29 @@
-"""The typed events that a run's log consists of, and their stored form.
+"""The event types that a run's log consists of: each class is one row of the design's table.
 
-Each class is one row of the table in the design: frozen, discriminated by ``type``. `parse_event` reads any of
-them, ignores fields it does not know and keeps unknown types as `UnknownEvent`, so that an older reader survives a
-newer writer. ``private`` is stored beside an event and left out of every dump: what a provider wants back on the
-next turn must not reach a client.
+All are frozen. ``private`` is stored beside an event and left out of every dump: what a provider wants back
+on the next turn must not reach a client.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
-from pydantic_core import PydanticSerializationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from streamchat.messages import ContentPart, Usage
 
 __all__ = [
-    "EVENT_TYPES",
-    "TERMINAL",
     "ApprovalRequested",
     "ApprovalResolved",
+    "CallProblem",
     "Cancelled",
     "CustomEvent",
     "ErrorEvent",
     "ErrorPhase",
     "Event",
+    "ExecutedBy",
     "FileEvent",
+    "FinalStatus",
     "Finalized",
     "FinishedPart",
     "JobOutcome",
@@ -45,8 +41,6 @@ __all__ = [
     "StepFinished",
     "StepReset",
     "StepStarted",
-    "StoredEvent",
-    "StreamEvent",
     "Suspended",
     "TextDelta",
     "ToolCallDelta",
@@ -54,10 +48,7 @@ __all__ = [
     "ToolProgress",
     "ToolResult",
     "ToolStarted",
-    "UnknownEvent",
     "Wait",
-    "encode_event",
-    "parse_event",
 ]
 
 ResumeReason: TypeAlias = Literal[
@@ -93,7 +84,7 @@ class RunStarted(Event):
 
 
 class RunResumed(Event):
-    """First event of a holder that found more than ``run_started``; only ``takeover`` counts for ``max_takeovers``."""
+    """First event of a holder that found more than ``run_started``; why it took the run over."""
 
     type: Literal["run_resumed"] = "run_resumed"
     reason: ResumeReason
@@ -181,7 +172,7 @@ class FileEvent(Event):
 
 
 class ToolCallDelta(Event):
-    """A fragment that purely extends a call's arguments; where text was replaced, the ``tool_call`` is the truth."""
+    """A fragment that extends a call's arguments; only the ``tool_call`` that follows is the truth."""
 
     type: Literal["tool_call_delta"] = "tool_call_delta"
     step: int
@@ -193,7 +184,7 @@ class ToolCallDelta(Event):
 
 
 class ToolCallEvent(Event):
-    """A complete tool call. With a ``problem``, ``arguments`` may be None and ``arguments_text`` is the raw text."""
+    """A complete tool call; ``arguments_text`` is the raw text where ``arguments`` could not be read."""
 
     type: Literal["tool_call"] = "tool_call"
     step: int
@@ -285,7 +276,7 @@ class ToolProgress(Event):
 
 
 class ToolResult(Event):
-    """What a call came to: exactly one for each ``tool_call`` of a run that is over. ``duration`` is seconds."""
+    """What a call came to, exactly one for each ``tool_call`` that stands. ``duration`` is seconds."""
 
     type: Literal["tool_result"] = "tool_result"
     step: int
@@ -338,7 +329,7 @@ class CustomEvent(Event):
 
 
 class ErrorEvent(Event):
-    """An attributed failure. ``message`` is safe for clients; ``correlation_id`` leads to the server's log."""
+    """An attributed failure. ``message`` is safe for clients; ``correlation_id`` leads to the log."""
 
     type: Literal["error"] = "error"
     step: int | None = None
@@ -373,158 +364,3 @@ class Finalized(Event):
     status: FinalStatus
     usage: Usage | None = None
     duration: float | None = None
-
-
-_Known: TypeAlias = (
-    RunStarted
-    | RunResumed
-    | StatusEvent
-    | StepStarted
-    | StepFinished
-    | TextDelta
-    | ReasoningDelta
-    | RefusalDelta
-    | SourceEvent
-    | FileEvent
-    | ToolCallDelta
-    | ToolCallEvent
-    | ModelCompleted
-    | StepReset
-    | ApprovalRequested
-    | ApprovalResolved
-    | ToolStarted
-    | ToolProgress
-    | ToolResult
-    | JobResult
-    | Suspended
-    | CustomEvent
-    | ErrorEvent
-    | Cancelled
-    | MessageCompleted
-    | Finalized
-)
-
-EVENT_TYPES: Mapping[str, type[Event]] = {cls.model_fields["type"].default: cls for cls in get_args(_Known)}
-"""Every event class by its ``type``, in the order of the design's table."""
-
-TERMINAL = "finalized"
-"""The type of the event after which a log is over."""
-
-
-class UnknownEvent(Event):
-    """An event of a type that this version does not know, with all its fields."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    type: str
-
-    @model_validator(mode="after")
-    def _refuse_known_types(self) -> UnknownEvent:
-        # Without this, a malformed known event would pass as an unknown one.
-        if self.type in EVENT_TYPES:
-            raise ValueError(f"type {self.type!r} is known: use {EVENT_TYPES[self.type].__name__}")
-        return self
-
-
-StreamEvent: TypeAlias = Annotated[
-    Annotated[_Known, Field(discriminator="type")] | UnknownEvent, Field(union_mode="left_to_right")
-]
-"""Any event: a union discriminated by ``type``."""
-
-_KNOWN: TypeAdapter[_Known] = TypeAdapter(Annotated[_Known, Field(discriminator="type")])
-
-
-def parse_event(data: bytes | str | Mapping[str, Any], private: bytes | str | None = None) -> StreamEvent:
-    """Read one event from its JSON (or the mapping that this decodes to), and its private fields from theirs.
-
-    Raises pydantic's ``ValidationError`` when a known type's fields do not fit, or there is no ``type``.
-    """
-    fields: Any = json.loads(data) if isinstance(data, bytes | str) else dict(data)
-    if isinstance(fields, dict):
-        # Only what was stored as private may come back as private.
-        fields["private"] = None if private is None else json.loads(private)
-        if fields.get("type") not in EVENT_TYPES:
-            return UnknownEvent.model_validate(fields)
-    return _KNOWN.validate_python(fields)
-
-
-def encode_event(event: StreamEvent) -> tuple[bytes, bytes | None]:
-    """Return the JSON of an event's public fields (``type`` among them, None left out) and that of its private ones.
-
-    A lone surrogate in a text, which UTF-8 cannot carry, becomes U+FFFD.
-    """
-    try:
-        data = event.__pydantic_serializer__.to_json(event, exclude_none=True)
-    except PydanticSerializationError:
-        data = _dump(event.model_dump(exclude_none=True))
-    return data, None if event.private is None else _dump(event.private)
-
-
-def _dump(value: Any) -> bytes:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-
-
-class StoredEvent:
-    """One entry of a run's log: an event with its place ``seq`` (1, 2, 3, …), time and generation.
-
-    ``at`` is milliseconds since the epoch, ``generation`` the random token of the holder that wrote it; the id on the
-    wire is ``generation.seq``. The event's public JSON is kept as ``data`` (bytes, without ``seq`` and ``at``), so
-    that a reader who only passes bytes on never pays for decoding; ``event`` decodes on first use.
-    """
-
-    __slots__ = ("_event", "at", "data", "generation", "private", "seq", "type")
-
-    def __init__(
-        self,
-        seq: int,
-        at: int,
-        event: StreamEvent | None = None,
-        generation: str = "",
-        *,
-        type: str = "",  # noqa: A002 - the field's name on the wire
-        data: bytes = b"",
-        private: bytes | None = None,
-    ) -> None:
-        self.seq = seq
-        self.at = at
-        self.generation = generation
-        self._event = event
-        if event is not None and not data:
-            data, private = encode_event(event)
-        self.type = type or (event.type if event is not None else "")
-        self.data = data
-        self.private = private
-
-    @property
-    def event(self) -> StreamEvent:
-        """The typed event, private fields included."""
-        if self._event is None:
-            self._event = parse_event(self.data, self.private)
-        return self._event
-
-    @property
-    def id(self) -> str:
-        """The id on the wire, ``generation.seq``: a cursor for whoever has read this far."""
-        return f"{self.generation}.{self.seq}"
-
-    def public_json(self) -> bytes:
-        """Return what goes on the wire: the public fields, ``type``, ``seq`` and ``at`` as one JSON object."""
-        return b'%b,"seq":%d,"at":%d}' % (self.data[:-1], self.seq, self.at)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, StoredEvent):
-            return NotImplemented
-        return (self.seq, self.at, self.generation, self.data, self.private) == (
-            other.seq,
-            other.at,
-            other.generation,
-            other.data,
-            other.private,
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.generation, self.seq))
-
-    def __repr__(self) -> str:
-        return f"StoredEvent({self.id}, at={self.at}, {self.data[:200]!r})"
