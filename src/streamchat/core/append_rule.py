@@ -1,0 +1,146 @@
+"""The rules that every buffer follows: who may append, who may claim, and what becomes of a run's status.
+
+They are functions over what is stored, so that memory, SQL and any other store decide alike; a store's own
+part is to read, decide and write in one transaction.
+
+Why an append names generation *and* head, and not a fence number alone: after a failover that lost
+transactions, a holder with a valid fence would write on behind events that are no longer there. Comparing the
+head makes it notice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+from streamchat.core.lifecycle import BARRIERS
+from streamchat.errors import InvalidInput
+from streamchat.events import TERMINAL
+
+__all__ = [
+    "Decision",
+    "batch_must_last",
+    "canonical_body",
+    "claimable_since",
+    "decide_append",
+    "final_status",
+    "idempotency_slot",
+    "status_after_append",
+    "status_after_post",
+]
+
+Decision: TypeAlias = Literal["write", "recovered", "lost"]
+Status: TypeAlias = Literal["queued", "running", "suspended", "success", "error", "cancelled"]
+Ending: TypeAlias = Literal["success", "error", "cancelled"]
+_ENDINGS: tuple[Ending, ...] = ("success", "error", "cancelled")
+
+
+def decide_append(
+    *,
+    stored_generation: str,
+    stored_head: int,
+    stored_held: bool,
+    lease_generation: str,
+    lease_head: int,
+    batch: int,
+    keeps: bool,
+) -> Decision:
+    """Decide about a batch of ``batch`` events (0 and more) by the holder of (``lease_generation``,
+    ``lease_head``).
+
+    ``stored_held`` says whether the run has a holder, expired or not; ``keeps`` whether the holder wants to
+    remain one (``then="hold"``). ``write``: go ahead. ``recovered``: an earlier try of just this batch was
+    written and its acknowledgement lost; the caller still compares the events. ``lost``: somebody else holds
+    the log, or it is not where the holder left it.
+
+    A generation has one holder in its life and a holder sends one batch at a time, so a head that moved on by
+    the batch's length under the same generation can only be that batch. An empty batch moves no head: there,
+    it is the lease that was given up already which tells that the first try was written.
+    """
+    if stored_generation != lease_generation:
+        return "lost"
+    if stored_head == lease_head and stored_held:
+        return "write"
+    if stored_head == lease_head + batch and stored_held == keeps and (batch or not keeps):
+        return "recovered"
+    return "lost"
+
+
+def status_after_append(
+    then: Literal["hold", "queue", "suspend", "over"], types: Sequence[str]
+) -> Status | None:
+    """Return the run's status after an append of events with these ``types``; None means: that of
+    `final_status`.
+
+    Raises `InvalidInput` where the ending and its event do not go together.
+    """
+    if TERMINAL in types[:-1]:
+        raise InvalidInput(
+            f"{TERMINAL!r} stands at {types.index(TERMINAL)} of {len(types)} events: it must be last"
+        )
+    if (then == "over") != (bool(types) and types[-1] == TERMINAL):
+        raise InvalidInput(
+            f"then={then!r} with {types[-1] if types else 'no event'!r} as the last event: "
+            f"a batch that ends with {TERMINAL!r} goes with then='over', and no other does"
+        )
+    if then == "hold":
+        return "running"
+    if then == "queue":
+        return "queued"
+    return "suspended" if then == "suspend" else None
+
+
+def final_status(finalized: bytes) -> Ending:
+    """Return the status that a ``finalized`` event's JSON names; raises `InvalidInput` where it names
+    none."""
+    try:
+        status = json.loads(finalized)["status"]
+    except (ValueError, TypeError, LookupError):
+        status = None
+    for ending in _ENDINGS:
+        if status == ending:
+            return ending
+    raise InvalidInput(
+        f"the {TERMINAL!r} event has the status {status!r}: it must be one of {', '.join(_ENDINGS)}",
+        field="status",
+    )
+
+
+def status_after_post(status: str) -> str:
+    """Return a run's status after an input came in: what was suspended is queued, so that somebody reads
+    it."""
+    return "queued" if status == "suspended" else status
+
+
+def claimable_since(
+    status: str, *, queued_at: int | None, lease_until: int | None, wake_at: int | None, now: int
+) -> int | None:
+    """Return since when (ms) a run has been there to be taken, or None if it is not; ``now`` is the store's
+    time.
+
+    A lease and a wait are over in the millisecond that they name.
+    """
+    since = {"queued": queued_at, "running": lease_until, "suspended": wake_at}.get(status)
+    return since if since is not None and since <= now else None
+
+
+def batch_must_last(types: Sequence[str], *, consumed: int, keeps: bool) -> bool:
+    """Say whether a batch must survive a power loss once it is acknowledged; other batches may be lost with
+    it.
+
+    That is so for barriers, for answers that are consumed, and where the lease is given up.
+    """
+    return not keeps or consumed > 0 or not BARRIERS.isdisjoint(types)
+
+
+def idempotency_slot(owner: str | None, tenant: str | None, key: str) -> str:
+    """Return a fixed-length name for a principal's idempotency key, which no other principal's key shares."""
+    return hashlib.sha256(canonical_body([tenant, owner, key])).hexdigest()
+
+
+def canonical_body(body: Any) -> bytes:
+    """Return the one JSON form of an input's body, by which the same answer is recognized."""
+    # Escaped to ASCII, so that NUL and lone surrogates survive any store.
+    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode("ascii")

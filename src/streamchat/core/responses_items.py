@@ -1,0 +1,189 @@
+"""One output item of a response while it grows: its contents, or the call that it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamchat.core.completion import ContentDelta, ContentKind, Delta
+from streamchat.core.jsontext import hold_surrogate, join_surrogates
+from streamchat.core.tool_calls import OpenCall
+
+__all__ = ["CALL_INPUT", "Content", "Item", "ItemTable", "text_of_part"]
+
+# The items that are calls of the application's tools, and where each keeps its input.
+CALL_INPUT = {"function_call": "arguments", "custom_tool_call": "input"}
+
+
+class Content:
+    """One text of an item; ``pieces`` joined is the text, also where the deltas said something else."""
+
+    __slots__ = ("held", "kind", "part", "pieces", "replaced")
+
+    def __init__(self, kind: ContentKind, part: int) -> None:
+        self.kind = kind
+        self.part = part
+        self.pieces: list[str] = []
+        self.held = ""  # a high surrogate at the end
+        self.replaced = False
+
+    def add(self, text: str, out: list[Delta]) -> None:
+        """Appends a delta."""
+        if self.held or not text.isascii():
+            text, self.held = hold_surrogate(self.held, text)
+        if text:
+            self.pieces.append(text)
+            if not self.replaced:
+                out.append(ContentDelta(self.kind, self.part, text))
+
+    def settle(self, text: str, out: list[Delta]) -> None:
+        """Sets the whole text, as the provider's final word, which overrides the deltas."""
+        text = join_surrogates(text)
+        known = "".join(self.pieces)
+        self.held = ""
+        if text == known:
+            return
+        if text.startswith(known) and not self.replaced:
+            out.append(ContentDelta(self.kind, self.part, text[len(known) :]))
+        else:
+            self.replaced = True
+        self.pieces = [text]
+
+    def text(self) -> str:
+        """The text as it stands."""
+        return "".join(self.pieces) + ("\ufffd" if self.held else "")
+
+    @property
+    def shown(self) -> bool:
+        """Whether the deltas joined are the text."""
+        return not (self.replaced or self.held)
+
+
+class Item:
+    """One output item. ``contents`` is keyed by kind and the provider's number, summaries before other reasoning."""
+
+    __slots__ = ("call", "contents", "final", "index", "item_id", "order", "part", "type")
+
+    def __init__(self, order: int, index: int | None, item_id: str | None, type: str | None) -> None:
+        self.order = order
+        self.index = index
+        self.item_id = item_id
+        self.type = type
+        self.call: OpenCall | None = None
+        self.contents: dict[tuple[str, int], Content] = {}
+        self.final: dict[str, Any] | None = None
+        self.part = -1  # of an item that the provider runs itself
+
+    def rank(self) -> tuple[int, int]:
+        """Its place among all items."""
+        return (self.order if self.index is None else self.index, self.order)
+
+
+class ItemTable:
+    """Finds the item that an event speaks of: by output index, without one by item id, else the newest that fits.
+
+    Item ids are not the key where there is an index, because some gateways send another one with every event.
+    """
+
+    __slots__ = ("_at", "_by_call", "_by_id", "items")
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self._at: dict[int, Item] = {}
+        self._by_id: dict[str, Item] = {}
+        self._by_call: dict[str, Item] = {}
+
+    def find(self, event: dict[str, Any], type: str | None) -> Item:
+        """The item that a delta or the end of one belongs to; a new one if there is none."""
+        index = event.get("output_index")
+        if index.__class__ is int:
+            item = self._at.get(index)
+            if item is not None and fits(item, type):
+                return item
+        return self._find(event, type)
+
+    def begin(self, event: dict[str, Any], data: dict[str, Any]) -> Item:
+        """The item that ``output_item.added`` announces."""
+        index, item_id, type = _index(event.get("output_index")), _name(data.get("id")), _name(data.get("type"))
+        call_id = _name(data.get("call_id"))
+        known = self._at.get(index) if index is not None else self._by_id.get(item_id or "")
+        if known is not None and fits(known, type) and self._same_call(known, call_id):
+            known.type = known.type or type
+        else:
+            known = self._open(index, item_id, type)
+        if call_id is not None:
+            self._by_call.setdefault(call_id, known)
+        return known
+
+    def settle(self, index: int | None, data: dict[str, Any], taken: list[Item] | None = None) -> Item:
+        """The item that ``data`` describes as it finally is; ``taken`` are no candidates."""
+        type, call_id, item_id = _name(data.get("type")), _name(data.get("call_id")), _name(data.get("id"))
+        known = self._by_call.get(call_id) if call_id is not None else None
+        candidates = [known, self._at.get(index) if index is not None else None, self._by_id.get(item_id or "")]
+        if taken is not None or index is None:
+            candidates += self.items  # the list at the end may count otherwise than the events did
+        for item in candidates:
+            if item is None or not fits(item, type) or not self._same_call(item, call_id):
+                continue
+            if taken is None or not any(item is other for other in taken):
+                item.type = item.type or type
+                return item
+        item = self._open(index, item_id, type)
+        if call_id is not None:
+            self._by_call.setdefault(call_id, item)
+        return item
+
+    def _find(self, event: dict[str, Any], type: str | None) -> Item:
+        index, item_id = _index(event.get("output_index")), _name(event.get("item_id"))
+        item = self._at.get(index) if index is not None else None
+        if item is None and item_id is not None:
+            item = self._by_id.get(item_id)
+        if item is None and index is None and item_id is None:
+            item = next((item for item in reversed(self.items) if item.type == type), None)
+        if item is None or not fits(item, type):
+            item = self._open(index, item_id, type)
+        return item
+
+    def _open(self, index: int | None, item_id: str | None, type: str | None) -> Item:
+        item = Item(len(self.items), index, item_id, type)
+        self.items.append(item)
+        if index is not None:
+            self._at[index] = item
+        if item_id is not None:
+            self._by_id.setdefault(item_id, item)
+        return item
+
+    @staticmethod
+    def _same_call(item: Item, call_id: str | None) -> bool:
+        known = item.call.raw_id if item.call is not None else None
+        return known is None or call_id is None or known == call_id
+
+
+def fits(item: Item, type: str | None) -> bool:
+    """Whether ``item`` can be one of ``type``; an unknown type fits all."""
+    return item.type is None or type is None or item.type == type
+
+
+def text_of_part(part: Any) -> tuple[ContentKind, str] | None:
+    """Kind and text of a content part, in any of the forms that events and items hold it in."""
+    if not isinstance(part, dict):
+        return None
+    kind = part.get("type")
+    if kind == "refusal":
+        text, name = part.get("refusal"), "refusal"
+    elif kind in ("reasoning_text", "summary_text", "reasoning"):
+        text, name = part.get("text"), "reasoning"
+    elif kind in ("output_text", "text"):
+        text, name = part.get("text"), "text"
+    else:
+        return None
+    return (name, text) if isinstance(text, str) and text else None  # type: ignore[return-value]
+
+
+def _index(value: Any) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9:
+        value = int(value)
+    return value if value.__class__ is int and value >= 0 else None
+
+
+def _name(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
