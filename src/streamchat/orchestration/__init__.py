@@ -1,0 +1,1 @@
+"""The parts of `streamchat.orchestrator`: a run's context and options, its model steps, its tool calls."""
