@@ -1,9 +1,9 @@
 """The storage seam: an `EventBuffer` keeps runs' logs, who holds them, and what was posted to them.
 
-A buffer stores bytes in order and never interprets them, but for the type of an event. All its promises are checked
-by `streamchat.testing.buffers`, which every implementation must pass, a user's too. Times are integer milliseconds
-since the epoch by the store's own clock; durations are seconds. Every operation may raise `BufferUnavailable`; it then
-has either happened whole or not at all, and the same call may be made again.
+A buffer stores bytes in order and never interprets them, but for the type of an event. All its promises are
+checked by `streamchat.testing.buffers`, which every implementation must pass, a user's too. Times are integer
+milliseconds since the epoch by the store's own clock; durations are seconds. Every operation may raise
+`BufferUnavailable`; it then has either happened whole or not at all, and the same call may be made again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ __all__ = [
 ]
 
 LOG_VERSION = 1
-"""The version of the log's rules that this package writes; a worker takes only logs of versions that it knows."""
+"""The version of the log's rules that this package writes; a worker takes only logs of versions that it
+knows."""
 
 RunStatus: TypeAlias = Literal["queued", "running", "suspended", "success", "error", "cancelled"]
 Then: TypeAlias = Literal["hold", "queue", "suspend", "over"]
@@ -61,10 +62,11 @@ class NewEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MessageRecord:
-    """A message of a conversation. ``content`` is JSON: a list of content parts; ``private`` is for the model only.
+    """A message of a conversation. ``content`` is JSON: a list of content parts; ``private`` is for the model
+    only.
 
-    ``parent_id`` is the message that this one follows (None for the first): an edit makes a branch. ``kind`` tells
-    what sort of message it is to the page (``message`` unless the application says otherwise).
+    ``parent_id`` is the message that this one follows (None for the first): an edit makes a branch. ``kind``
+    tells what sort of message it is to the page (``message`` unless the application says otherwise).
     """
 
     message_id: str
@@ -98,8 +100,8 @@ class ConversationRecord:
 class NewRun:
     """What `EventBuffer.create` is given. ``started`` is the ``run_started`` event, which becomes seq 1.
 
-    ``request`` (opaque bytes) is what a fresh process needs to go on. ``digest`` identifies the body that came with
-    ``idempotency_key``. ``title`` is used when the conversation is new.
+    ``request`` (opaque bytes) is what a fresh process needs to go on. ``digest`` identifies the body that
+    came with ``idempotency_key``. ``title`` is used when the conversation is new.
     """
 
     run_id: str
@@ -117,7 +119,8 @@ class NewRun:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A run as stored. ``lease_until`` and ``wake_at`` are None where there is no lease, or nothing to wake for."""
+    """A run as stored. ``lease_until`` and ``wake_at`` are None where there is no lease, or nothing to wake
+    for."""
 
     run_id: str
     conversation_id: str
@@ -154,8 +157,9 @@ class Created:
 class Lease:
     """The right to append to one run, as far as its holder knows.
 
-    ``generation`` and ``head_seq`` are what the next append requires the store to hold; ``fence`` counts claims and
-    only orders them; ``expires_at`` is the store's time. ``inputs`` says that unread inputs were seen.
+    ``generation`` and ``head_seq`` are what the next append requires the store to hold; ``fence`` counts
+    claims and only orders them; ``expires_at`` is the store's time. ``inputs`` says that unread inputs were
+    seen.
     """
 
     run_id: str
@@ -181,7 +185,8 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """``events`` as they are stored. ``recovered`` means that an earlier try of the same batch had been written."""
+    """``events`` as they are stored. ``recovered`` means that an earlier try of the same batch had been
+    written."""
 
     lease: Lease
     events: Sequence[StoredEvent]
@@ -189,7 +194,8 @@ class Appended:
 
 
 class Segment(NamedTuple):
-    """What one holder appended in a row, from ``first_seq`` to the next segment's (exclusive); never trimmed."""
+    """What one holder appended in a row, from ``first_seq`` to the next segment's (exclusive); never
+    trimmed."""
 
     generation: str
     first_seq: int
@@ -199,9 +205,9 @@ class Segment(NamedTuple):
 class Page:
     """A stretch of a log, without gaps inside.
 
-    ``first_seq`` is the oldest seq that is still stored, ``last_seq`` the head. ``events`` begins at ``after + 1``,
-    or, if that was trimmed, at ``first_seq``: a reader compares. ``segments`` covers the whole log, so that a cursor
-    can be judged (`streamchat.core.cursor`).
+    ``first_seq`` is the oldest seq that is still stored, ``last_seq`` the head. ``events`` begins at ``after
+    + 1``, or, if that was trimmed, at ``first_seq``: a reader compares. ``segments`` covers the whole log, so
+    that a cursor can be judged (`streamchat.core.cursor`).
     """
 
     events: Sequence[StoredEvent]
@@ -211,7 +217,8 @@ class Page:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing will follow: told by the last event itself, never by a separate look at a status."""
+        """Whether nothing will follow: told by the last event itself, never by a separate look at a
+        status."""
         return bool(self.events) and self.events[-1].type == TERMINAL
 
 
@@ -219,7 +226,8 @@ class Page:
 class Input:
     """Something posted to a run from outside: a cancel, or the answer to a wait.
 
-    ``key`` is the call's id (``""`` for a cancel). ``body`` holds JSON values. ``input_id`` and ``at`` are the store's.
+    ``key`` is the call's id (``""`` for a cancel). ``body`` holds JSON values. ``input_id`` and ``at`` are
+    the store's.
     """
 
     kind: InputKind
@@ -273,13 +281,14 @@ class EventBuffer(Protocol):
         messages: Sequence[MessageRecord] = (),
         kept: Sequence[NewEvent] = (),
     ) -> Created:
-        """Write a run: ``started`` as seq 1 under a first generation, ``kept`` after it, and the message rows.
+        """Write a run: ``started`` as seq 1 under a first generation, ``kept`` after it, and the message
+        rows.
 
-        The run is ``queued``. An unknown conversation is made, and belongs to the run's principal. In the same
-        transaction the run takes the conversation's slot, by compare-and-set.
+        The run is ``queued``. An unknown conversation is made, and belongs to the run's principal. In the
+        same transaction the run takes the conversation's slot, by compare-and-set.
 
-        Idempotent by (principal, ``idempotency_key``): the same key with the same digest returns the first run.
-        Raises `IdempotencyConflict` (same key, other digest), `ConversationBusy` (the slot is taken),
+        Idempotent by (principal, ``idempotency_key``): the same key with the same digest returns the first
+        run. Raises `IdempotencyConflict` (same key, other digest), `ConversationBusy` (the slot is taken),
         `ConversationNotFound` (the conversation belongs to another principal or tenant).
         """
         ...
@@ -292,11 +301,12 @@ class EventBuffer(Protocol):
         *,
         log_versions: Collection[int] = (LOG_VERSION,),
     ) -> Claim | None:
-        """Take a run that nobody holds, for ``ttl`` seconds: the named one, or the one that has waited longest.
+        """Take a run that nobody holds, for ``ttl`` seconds: the named one, or the one that has waited
+        longest.
 
-        To be had are queued runs, runs whose lease has expired, and suspended runs past ``wake_at``. The fence grows
-        by one, a new generation begins at the next seq. Returns None when there is nothing to take (also when the
-        named run is held, over, suspended with nothing to wake it, or unknown).
+        To be had are queued runs, runs whose lease has expired, and suspended runs past ``wake_at``. The
+        fence grows by one, a new generation begins at the next seq. Returns None when there is nothing to
+        take (also when the named run is held, over, suspended with nothing to wake it, or unknown).
         """
         ...
 
@@ -313,16 +323,16 @@ class EventBuffer(Protocol):
     ) -> Appended:
         """Write events, message rows, consumed input ids, the run's state, slot and lease in one transaction.
 
-        ``then``: ``hold`` keeps the lease; ``queue`` gives it up for others to take; ``suspend`` gives it up until an
-        input or ``wake_at`` (None: never by time), and with ``keep_slot=False`` gives the conversation's slot free;
-        ``over`` ends the run (its status is that of the ``finalized`` event, which must come last) and frees the slot.
-        Messages are inserted, or replaced by ``message_id``.
+        ``then``: ``hold`` keeps the lease; ``queue`` gives it up for others to take; ``suspend`` gives it up
+        until an input or ``wake_at`` (None: never by time), and with ``keep_slot=False`` gives the
+        conversation's slot free; ``over`` ends the run (its status is that of the ``finalized`` event, which
+        must come last) and frees the slot. Messages are inserted, or replaced by ``message_id``.
 
-        Succeeds if and only if the stored generation and head are those of ``lease``. A head that has advanced by
-        exactly this batch under this generation is an acknowledgement that was lost, hence a success
-        (``recovered``): so a batch whose fate is unknown must be sent again unchanged. Anything else is `LeaseLost`.
-        An expired lease that nobody claimed still appends. With ``suspend`` while inputs are unconsumed nothing is
-        written and `InputsPending` is raised.
+        Succeeds if and only if the stored generation and head are those of ``lease``. A head that has
+        advanced by exactly this batch under this generation is an acknowledgement that was lost, hence a
+        success (``recovered``): so a batch whose fate is unknown must be sent again unchanged. Anything else
+        is `LeaseLost`. An expired lease that nobody claimed still appends. With ``suspend`` while inputs are
+        unconsumed nothing is written and `InputsPending` is raised.
         """
         ...
 
@@ -335,15 +345,16 @@ class EventBuffer(Protocol):
         ...
 
     async def follow(self, run_id: str) -> Follower:
-        """Watch a run for appends and posts; the caller closes the follower. Unknown runs are followed in silence."""
+        """Watch a run for appends and posts; the caller closes the follower. Unknown runs are followed in
+        silence."""
         ...
 
     async def post(self, run_id: str, posted: Input) -> Posted:
         """Leave an input for the run's holder; a suspended run is queued in the same transaction.
 
-        Unique by (run, kind, key): the same again is no error and changes nothing, whether it was consumed or not and
-        also after the run's end; another body raises `AnswerConflict` (a second cancel never does: the first stands).
-        Raises `RunOver` for a first input to a run that has ended, `RunNotFound`.
+        Unique by (run, kind, key): the same again is no error and changes nothing, whether it was consumed or
+        not and also after the run's end; another body raises `AnswerConflict` (a second cancel never does:
+        the first stands). Raises `RunOver` for a first input to a run that has ended, `RunNotFound`.
         """
         ...
 
@@ -381,7 +392,8 @@ class EventBuffer(Protocol):
     async def trim(self, older_than: int, limit: int = 1000) -> int:
         """Drop events of runs that ended before ``older_than`` (ms), but for each run's last batch.
 
-        At most ``limit`` runs a call; returns how many runs were trimmed. What is gone is recorded before it goes.
+        At most ``limit`` runs a call; returns how many runs were trimmed. What is gone is recorded before it
+        goes.
         """
         ...
 
@@ -395,7 +407,7 @@ class EventBuffer(Protocol):
     ) -> int:
         """Delete a run, a conversation, or all that belongs to a principal; returns how many runs went.
 
-        Exactly one of ``run_id``, ``conversation_id``, ``owner`` is given. What is active loses its lease: its holder
-        gets `LeaseLost` at the next append. A tombstone stays: the ids are never taken again.
+        Exactly one of ``run_id``, ``conversation_id``, ``owner`` is given. What is active loses its lease:
+        its holder gets `LeaseLost` at the next append. A tombstone stays: the ids are never taken again.
         """
         ...

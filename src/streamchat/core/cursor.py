@@ -79,8 +79,8 @@ def parse_cursor(text: str) -> Cursor:
     if match is None or int(match[2]) > MAX_SEQ:
         shown = text if len(text) <= 80 else text[:80] + "…"
         raise CursorInvalid(
-            f"the cursor {shown!r} is not of the form generation.seq: send the last event's id back as it came, "
-            f"or none to read from the start",
+            f"the cursor {shown!r} is not of the form generation.seq: "
+            f"send the last event's id back as it came, or none to read from the start",
             field="last_event_id",
         )
     return Cursor(match[1], int(match[2]))

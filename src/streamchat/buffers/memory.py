@@ -1,0 +1,405 @@
+"""`MemoryEventBuffer`: everything in this process, gone with it.
+
+Every operation does its work between two awaits, so none needs a lock and each is a transaction by itself.
+Runs on asyncio and on trio; used from one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Self, cast
+
+import anyio
+
+from streamchat.buffers import refusals
+from streamchat.buffers.base import (
+    LOG_VERSION,
+    Appended,
+    Claim,
+    ConversationRecord,
+    Created,
+    Follower,
+    Input,
+    Lease,
+    MessageRecord,
+    NewEvent,
+    NewRun,
+    Page,
+    Posted,
+    RunRecord,
+    RunStatus,
+    Segment,
+    Then,
+)
+from streamchat.buffers.following import Followers
+from streamchat.buffers.memory_state import Conversation, MemoryState, Run
+from streamchat.buffers.shared import (
+    Clock,
+    Token,
+    check_create,
+    check_messages,
+    check_page,
+    encode_body,
+    event_bytes,
+    input_id,
+    now_ms,
+    random_token,
+    same_events,
+    status_after,
+)
+from streamchat.core.append_rule import decide_append, status_after_post
+from streamchat.core.cursor import next_generation
+from streamchat.errors import BufferUnavailable, LeaseLost
+
+__all__ = ["MemoryEventBuffer"]
+
+
+class MemoryEventBuffer:
+    """An `EventBuffer` in memory.
+
+    What is over may be dropped, the oldest first: ``retention`` seconds after its end (None: never by time),
+    and as soon as there are more than ``max_runs`` runs or ``max_bytes`` bytes of payload. A dropped run is
+    unknown (`RunNotFound`); a conversation goes with the last of its runs. What is not over is never dropped:
+    when that alone exceeds a bound, `create` raises `BufferUnavailable`. ``clock`` and ``token`` are for
+    tests.
+    """
+
+    def __init__(
+        self,
+        *,
+        retention: float | None = 3600.0,
+        max_runs: int = 10_000,
+        max_bytes: int = 256 * 1024 * 1024,
+        clock: Clock = now_ms,
+        token: Token = random_token,
+    ) -> None:
+        self._retention = None if retention is None else int(retention * 1000)
+        self._max_runs = max_runs
+        self._max_bytes = max_bytes
+        self._now = clock
+        self._token = token
+        self._followers = Followers()
+        self._state = MemoryState()
+
+    async def open(self) -> Self:
+        """Return the buffer; there is nothing to connect to."""
+        return self
+
+    async def close(self) -> None:
+        """End all followers. What is stored stays as long as the object does."""
+        self._followers.close()
+
+    # ------------------------------------------------------------------------------------------ writing
+
+    async def create(
+        self, run: NewRun, messages: Sequence[MessageRecord] = (), kept: Sequence[NewEvent] = ()
+    ) -> Created:
+        """Write a run; see `EventBuffer.create`. A run id that was used for another run is `InvalidInput`."""
+        check_create(run, messages, kept)
+        state, now = self._state, self._now()
+        known = state.known(run)
+        if known is not None:
+            return Created(known.record(), new=False)
+        state.check_conversation(run)
+        state.check_homes(run.conversation_id, messages)
+        self._make_room(len(run.request) + event_bytes((run.started, *kept)))
+        made = state.add(run, next_generation(self._token(), self._token()), now)
+        made.write((run.started, *kept), now)
+        state.grow(made, (run.started, *kept), len(run.request))
+        state.put_messages(messages, now)
+        state.conversations[run.conversation_id].take_slot(run, now)
+        self._followers.notify((run.run_id,))
+        return Created(made.record(), new=True)
+
+    async def claim(
+        self,
+        worker: str,
+        ttl: float,
+        run_id: str | None = None,
+        *,
+        log_versions: Collection[int] = (LOG_VERSION,),
+    ) -> Claim | None:
+        """Take a run that nobody holds; see `EventBuffer.claim`."""
+        now = self._now()
+        run = self._state.claimable(now, run_id, log_versions)
+        if run is None:
+            return None
+        run.fence += 1
+        run.generation = next_generation(run.segments[0].generation, self._token())
+        run.segments.append(Segment(run.generation, run.head_seq + 1))
+        run.status, run.owner = "running", worker
+        run.lease_until = now + int(ttl * 1000)
+        run.queued_at = run.wake_at = None
+        run.updated_at = now
+        return Claim(run.lease(), run.record())
+
+    async def append(
+        self,
+        lease: Lease,
+        events: Sequence[NewEvent],
+        *,
+        messages: Sequence[MessageRecord] = (),
+        consumed: Sequence[str] = (),
+        then: Then = "hold",
+        wake_at: int | None = None,
+        keep_slot: bool = True,
+    ) -> Appended:
+        """Write a batch; see `EventBuffer.append`."""
+        status = cast(RunStatus, status_after(then, events))
+        # While one holder writes, others get their turn; cancelled here, nothing has happened.
+        await anyio.lowlevel.checkpoint()
+        now = self._now()
+        run = self._state.runs.get(lease.run_id)
+        if run is None or not self._may_write(run, lease, events, keeps=then == "hold"):
+            raise _lost(lease, run)
+        if run.head_seq != lease.head_seq or run.owner is None:
+            written = run.slice(lease.head_seq, run.head_seq)
+            return Appended(lease.advanced(run.head_seq, inputs=bool(run.unread)), written, recovered=True)
+        if then == "suspend" and not run.unread.keys() <= set(consumed):
+            raise refusals.inputs_pending(lease.run_id, sorted(run.unread))
+        check_messages(run.new.conversation_id, messages)
+        self._state.check_homes(run.new.conversation_id, messages)
+
+        for name in consumed:
+            run.unread.pop(name, None)
+        written = run.write(events, now)
+        self._state.grow(run, events)
+        self._state.put_messages(messages, now)
+        if then != "hold":
+            self._give_up(run, status, now, wake_at=wake_at, keep_slot=keep_slot)
+        elif messages:
+            self._state.conversations[run.new.conversation_id].touch(now)
+        self._followers.notify((lease.run_id,))
+        self._sweep()
+        return Appended(lease.advanced(run.head_seq, inputs=bool(run.unread)), written)
+
+    async def renew(self, lease: Lease, ttl: float) -> Lease:
+        """Hold on for ``ttl`` seconds from now; see `EventBuffer.renew`."""
+        run = self._state.runs.get(lease.run_id)
+        if run is None or not self._may_write(run, lease, (), keeps=True):
+            raise _lost(lease, run)
+        run.lease_until = self._now() + int(ttl * 1000)
+        return run.lease()
+
+    async def post(self, run_id: str, posted: Input) -> Posted:
+        """Leave an input for the run's holder; see `EventBuffer.post`."""
+        body = encode_body(posted)
+        run = self._run(run_id)
+        key = (posted.kind, posted.key)
+        first = run.posted.get(key)
+        if first is not None:
+            if posted.kind != "cancel" and first[1] != body:
+                raise refusals.answered_otherwise(run_id, posted)
+            return Posted(run.record(), new=False)
+        if run.ended_at is not None:
+            raise refusals.run_over(run_id, run.status, posted)
+        now = self._now()
+        made = replace(posted, input_id=input_id(posted.kind, posted.key), at=now)
+        run.posted[key] = (made, body)
+        run.unread[made.input_id] = made
+        before, run.status = run.status, cast(RunStatus, status_after_post(run.status))
+        if run.status != before:
+            run.queued_at, run.wake_at = now, None
+        run.updated_at = now
+        self._followers.notify((run_id,))
+        return Posted(run.record(), new=True)
+
+    async def trim(self, older_than: int, limit: int = 1000) -> int:
+        """Drop old events of finished runs; see `EventBuffer.trim`."""
+        check_page(0, limit)
+        trimmed = 0
+        for run in self._state.ended.values():
+            if trimmed == limit or run.ended_at is None or run.ended_at >= older_than:
+                break
+            if run.first_seq < run.batch_seq:
+                self._state.size -= run.trim()
+                trimmed += 1
+        return trimmed
+
+    async def delete(
+        self,
+        *,
+        run_id: str | None = None,
+        conversation_id: str | None = None,
+        owner: str | None = None,
+        tenant: str | None = None,
+    ) -> int:
+        """Delete a run, a conversation, or all that belongs to a principal; see `EventBuffer.delete`."""
+        if sum(x is not None for x in (run_id, conversation_id, owner)) != 1:
+            raise refusals.one_selector()
+        state = self._state
+        if run_id is not None:
+            run = state.runs.get(run_id)
+            return self._delete_runs([] if run is None else [run])
+        doomed = [
+            conversation
+            for conversation in state.conversations.values()
+            if (
+                conversation.record.conversation_id == conversation_id
+                if conversation_id is not None
+                else (conversation.record.owner, conversation.record.tenant) == (owner, tenant)
+            )
+        ]
+        gone = 0
+        for conversation in doomed:
+            gone += self._delete_runs(list(conversation.runs.values()), with_conversation=True)
+            state.tombstones.add(("conversation", conversation.record.conversation_id))
+            if conversation.record.conversation_id in state.conversations:
+                state.drop_conversation(conversation)
+        return gone
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    async def read(self, run_id: str, after: int = 0, limit: int = 1000) -> Page:
+        """Return a page of the log; see `EventBuffer.read`."""
+        check_page(after, limit)
+        run = self._run(run_id)
+        start = max(after, run.first_seq - 1)
+        return Page(run.slice(start, start + limit), tuple(run.segments), run.first_seq, run.head_seq)
+
+    async def follow(self, run_id: str) -> Follower:
+        """Watch a run for appends and posts."""
+        return self._followers.follow(run_id)
+
+    async def inputs(self, run_id: str) -> list[Input]:
+        """Return the inputs that were not consumed yet, oldest first."""
+        return list(self._run(run_id).unread.values())
+
+    async def get(self, run_id: str) -> RunRecord:
+        """Return the run's record."""
+        return self._run(run_id).record()
+
+    async def find(self, conversation_id: str) -> RunRecord | None:
+        """Return the conversation's newest run that is not over, or None."""
+        conversation = self._state.conversations.get(conversation_id)
+        if conversation is not None:
+            for run in reversed(conversation.runs.values()):
+                if run.ended_at is None:
+                    return run.record()
+        return None
+
+    async def conversation(self, conversation_id: str) -> ConversationRecord:
+        """Return a conversation."""
+        return self._conversation(conversation_id).record
+
+    async def conversations(
+        self, owner: str | None, tenant: str | None = None, *, after: str | None = None, limit: int = 50
+    ) -> list[ConversationRecord]:
+        """Return a principal's conversations, most recently changed first."""
+        check_page(0, limit)
+        records = sorted(
+            (
+                c.record
+                for c in self._state.conversations.values()
+                if (c.record.owner, c.record.tenant) == (owner, tenant)
+            ),
+            key=lambda record: (record.updated_at, record.conversation_id),
+            reverse=True,
+        )
+        start = _behind(after, [record.conversation_id for record in records])
+        return records[start : start + limit]
+
+    async def messages(
+        self, conversation_id: str, *, after: str | None = None, limit: int = 1000
+    ) -> list[MessageRecord]:
+        """Return a conversation's messages in the order they were written."""
+        check_page(0, limit)
+        messages = self._conversation(conversation_id).messages
+        start = _behind(after, list(messages))
+        return list(messages.values())[start : start + limit]
+
+    # ------------------------------------------------------------------------------------------ the parts
+
+    def _run(self, run_id: str) -> Run:
+        self._sweep()
+        run = self._state.runs.get(run_id)
+        if run is None:
+            raise refusals.run_unknown(run_id)
+        return run
+
+    def _conversation(self, conversation_id: str) -> Conversation:
+        self._sweep()
+        conversation = self._state.conversations.get(conversation_id)
+        if conversation is None:
+            raise refusals.conversation_unknown(conversation_id)
+        return conversation
+
+    def _may_write(self, run: Run, lease: Lease, events: Sequence[NewEvent], *, keeps: bool) -> bool:
+        decision = decide_append(
+            stored_generation=run.generation,
+            stored_head=run.head_seq,
+            stored_held=run.owner is not None,
+            lease_generation=lease.generation,
+            lease_head=lease.head_seq,
+            batch=len(events),
+            keeps=keeps,
+        )
+        if decision == "recovered":
+            return same_events(run.slice(lease.head_seq, run.head_seq), events)
+        return decision == "write"
+
+    def _give_up(
+        self, run: Run, status: RunStatus, now: int, *, wake_at: int | None, keep_slot: bool
+    ) -> None:
+        run.status, run.owner, run.lease_until = status, None, None
+        run.queued_at = now if status == "queued" else None
+        run.wake_at = wake_at if status == "suspended" else None
+        over = status not in ("queued", "suspended")
+        if over:
+            self._state.end(run, now)
+        free = run.new.run_id if over or (status == "suspended" and not keep_slot) else None
+        self._state.conversations[run.new.conversation_id].touch(now, free=free)
+
+    def _delete_runs(self, runs: Sequence[Run], *, with_conversation: bool = False) -> int:
+        state = self._state
+        for run in runs:
+            run_id = run.new.run_id
+            conversation = state.conversations[run.new.conversation_id]
+            if not with_conversation:
+                state.drop_messages(
+                    conversation, [m for m in conversation.messages.values() if m.run_id == run_id]
+                )
+                conversation.touch(self._now(), free=run_id)
+                leaf = next(reversed(conversation.messages), None)
+                conversation.record = replace(conversation.record, leaf_id=leaf)
+            state.drop(run)
+            state.tombstones.add(("run", run_id))
+            self._followers.notify((run_id,))
+        return len(runs)
+
+    # ------------------------------------------------------------------------------------------ room
+
+    def _make_room(self, size: int) -> None:
+        self._sweep(runs=1, size=size)
+        state = self._state
+        if len(state.active) >= self._max_runs or (state.active and state.size + size > self._max_bytes):
+            raise BufferUnavailable(
+                f"the memory buffer is full: {len(state.active)} runs that are not over "
+                f"(max_runs={self._max_runs}), {state.size} bytes (max_bytes={self._max_bytes})"
+            )
+
+    def _sweep(self, runs: int = 0, size: int = 0) -> None:
+        """Drop the oldest of what is over while there is too much, or it is too old."""
+        state, oldest = self._state, None
+        limit = None if self._retention is None else self._now() - self._retention
+        while state.ended:
+            oldest = next(iter(state.ended.values()))
+            stale = limit is not None and oldest.ended_at is not None and oldest.ended_at <= limit
+            crowded = len(state.runs) + runs > self._max_runs or state.size + size > self._max_bytes
+            if not stale and not crowded:
+                return
+            state.drop(oldest)
+            self._followers.notify((oldest.new.run_id,))
+
+
+def _behind(after: str | None, names: Sequence[str]) -> int:
+    if after is None:
+        return 0
+    if after not in names:
+        raise refusals.name_unknown(after)
+    return names.index(after) + 1
+
+
+def _lost(lease: Lease, run: Run | None) -> LeaseLost:
+    return refusals.lease_lost(lease, *((None, 0) if run is None else (run.generation, run.head_seq)))

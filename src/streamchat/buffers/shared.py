@@ -1,0 +1,134 @@
+"""What implementations of `EventBuffer` share beside the core's rules: defaults, checks of what they are
+given, tokens."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+from streamchat.buffers.base import Input, MessageRecord, NewEvent, NewRun, RunRecord, Then
+from streamchat.core.append_rule import canonical_body, final_status, status_after_append
+from streamchat.core.cursor import RUN_PART
+from streamchat.errors import InvalidInput
+from streamchat.events import TERMINAL, StoredEvent
+from streamchat.principal import Principal
+
+__all__ = [
+    "Clock",
+    "Token",
+    "check_create",
+    "check_messages",
+    "check_page",
+    "encode_body",
+    "event_bytes",
+    "input_id",
+    "now_ms",
+    "owner_and_tenant",
+    "random_token",
+    "same_events",
+    "same_run",
+    "status_after",
+    "stored",
+]
+
+Clock: TypeAlias = Callable[[], int]
+"""Tells the time in milliseconds since the epoch."""
+
+Token: TypeAlias = Callable[[], str]
+"""Gives a new random token of `RUN_PART` lowercase letters and digits at each call."""
+
+
+def now_ms() -> int:
+    """Return this machine's time in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def random_token() -> str:
+    """Return 8 random characters (40 bits)."""
+    return base64.b32encode(secrets.token_bytes(5)).decode("ascii").lower()[:RUN_PART]
+
+
+def check_create(run: NewRun, messages: Sequence[MessageRecord], kept: Sequence[NewEvent]) -> None:
+    """Raise `InvalidInput` for a run that cannot be stored."""
+    if run.started.type != "run_started":
+        raise InvalidInput(f"run {run.run_id!r} starts with {run.started.type!r}: it must be 'run_started'")
+    if any(event.type == TERMINAL for event in kept):
+        raise InvalidInput(
+            f"run {run.run_id!r} would keep {TERMINAL!r}: a retried run takes only what came before"
+        )
+    if (run.idempotency_key is None) != (run.digest is None):
+        raise InvalidInput(f"run {run.run_id!r}: an idempotency key and the body's digest go together")
+    check_messages(run.conversation_id, messages)
+
+
+def check_messages(conversation_id: str, messages: Iterable[MessageRecord]) -> None:
+    """Raise `InvalidInput` for messages of another conversation than the run's."""
+    for message in messages:
+        if message.conversation_id != conversation_id:
+            raise InvalidInput(
+                f"message {message.message_id!r} belongs to conversation {message.conversation_id!r}, "
+                f"the run to {conversation_id!r}",
+                field="message_id",
+            )
+
+
+def check_page(after: int, limit: int) -> None:
+    """Raise `InvalidInput` for a page that cannot be asked for."""
+    if after < 0:
+        raise InvalidInput(f"after={after}: it must be 0 (the start) or a seq", field="after")
+    if limit < 1:
+        raise InvalidInput(f"limit={limit}: it must be at least 1", field="limit")
+
+
+def status_after(then: Then, events: Sequence[NewEvent]) -> str:
+    """Return the run's status after an append; raises `InvalidInput` where ending and events do not go
+    together."""
+    return status_after_append(then, [event.type for event in events]) or final_status(events[-1].data)
+
+
+def stored(event: NewEvent, seq: int, at: int, generation: str) -> StoredEvent:
+    """Return ``event`` as it stands in the log."""
+    return StoredEvent(seq, at, None, generation, type=event.type, data=event.data, private=event.private)
+
+
+def same_events(written: Sequence[StoredEvent], batch: Sequence[NewEvent]) -> bool:
+    """Say whether what stands in the log is just this batch."""
+    return len(written) == len(batch) and all(
+        (w.type, w.data, w.private) == (b.type, b.data, b.private)
+        for w, b in zip(written, batch, strict=True)
+    )
+
+
+def owner_and_tenant(principal: Principal | None) -> tuple[str | None, str | None]:
+    """Return whose a conversation of this principal is; nobody's, (None, None), without one."""
+    return (None, None) if principal is None else (principal.id, principal.tenant)
+
+
+def same_run(record: RunRecord, run: NewRun) -> bool:
+    """Say whether ``run`` is the one that was stored as ``record``: a `create` that was sent twice."""
+    ids = (record.conversation_id, record.message_id) == (run.conversation_id, run.message_id)
+    return ids and owner_and_tenant(record.principal) == owner_and_tenant(run.principal)
+
+
+def event_bytes(events: Iterable[NewEvent]) -> int:
+    """Return how many bytes of payload the events carry."""
+    return sum(len(event.data) + len(event.private or b"") for event in events)
+
+
+def input_id(kind: str, key: str) -> str:
+    """Return the id of an input, unique in its run."""
+    return f"{kind}:{key}"
+
+
+def encode_body(posted: Input) -> bytes:
+    """Return the JSON of an input's body in the one form that is compared; raises `InvalidInput` if it is not
+    JSON."""
+    try:
+        return canonical_body(posted.body)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"the body of a {posted.kind!r} for {posted.key!r} is not JSON: {error}"
+        ) from error
