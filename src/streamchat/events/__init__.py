@@ -12,6 +12,7 @@ from streamchat.events.codec import (
     StoredEvent,
     StreamEvent,
     UnknownEvent,
+    dump_json,
     encode_event,
     parse_event,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "ToolStarted",
     "UnknownEvent",
     "Wait",
+    "dump_json",
     "encode_event",
     "parse_event",
 ]

@@ -50,6 +50,7 @@ __all__ = [
     "StoredEvent",
     "StreamEvent",
     "UnknownEvent",
+    "dump_json",
     "encode_event",
     "parse_event",
 ]
@@ -147,6 +148,21 @@ def encode_event(event: StreamEvent) -> tuple[bytes, bytes | None]:
         return data, None if event.private is None else _dump(_scrubbed(event.private))
     except PydanticSerializationError as error:
         raise InvalidInput(f"{event.type} holds a value that is not JSON: {error}: {event!r:.300}") from None
+
+
+def dump_json(value: Any) -> bytes:
+    """Return the JSON of a value, with what JSON cannot carry replaced as in `encode_event`.
+
+    Raises `InvalidInput` for what is no JSON value.
+    """
+    try:
+        return _dump(value)
+    except PydanticSerializationError:
+        pass
+    try:
+        return _dump(_scrubbed(value))
+    except PydanticSerializationError as error:
+        raise InvalidInput(f"not a JSON value: {error}: {value!r:.300}") from None
 
 
 def _dump(value: Any) -> bytes:

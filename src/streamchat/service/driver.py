@@ -1,0 +1,322 @@
+"""Drives one run for one lease: takes events from the orchestrator, makes them durable, then lets it go on.
+
+Two tasks do the work. The *puller* asks the orchestrator for events and runs ahead of the store, within a byte bound,
+but never past a barrier that is not durable. The *writer* appends whatever has gathered while the append before it was
+under way: natural group commit, no timer. A third, the *keeper*, renews the lease and looks for inputs. What the log
+says when the driver is gone is true at any moment: a crash between two lines loses at most what nobody was told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from streamchat.buffers.base import (
+    Claim,
+    EventBuffer,
+    Input,
+    Lease,
+    MessageRecord,
+    NewEvent,
+    Then,
+)
+from streamchat.core.conclude import conclude
+from streamchat.core.history import private_of
+from streamchat.core.lifecycle import BARRIERS
+from streamchat.errors import BufferUnavailable, LeaseLost, RunNotFound
+from streamchat.events import (
+    Cancelled,
+    MessageCompleted,
+    ModelCompleted,
+    StoredEvent,
+    StreamEvent,
+    Suspended,
+    dump_json,
+)
+from streamchat.orchestration.context import RunContext
+from streamchat.service.pending import Pending
+from streamchat.service.summary import RunSummary, SummaryBuilder
+
+__all__ = ["Driver", "DriverOptions", "read_log"]
+
+log = logging.getLogger("streamchat.run")
+
+Outcome: TypeAlias = Literal["over", "suspended", "handed_over", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class DriverOptions:
+    """``lease_ttl`` and ``input_poll`` are seconds, ``max_unsaved`` is bytes.
+
+    A run that is quiet for ``input_poll`` looks whether another process posted something. The orchestrator may run
+    ``max_unsaved`` ahead of the store, also while the store is away.
+    """
+
+    lease_ttl: float = 15.0
+    input_poll: float = 1.0
+    max_unsaved: int = 1024 * 1024
+
+
+async def read_log(buffer: EventBuffer, run_id: str, limit: int = 1000) -> list[StoredEvent]:
+    """Read all that is stored of a run; raises `RunNotFound`."""
+    events: list[StoredEvent] = []
+    after = 0
+    while True:
+        page = await buffer.read(run_id, after, limit)
+        events += page.events
+        if not page.events or page.events[-1].seq >= page.last_seq:
+            return events
+        after = page.events[-1].seq
+
+
+class Driver:
+    """One claimed run. ``publish`` is told of every batch after it is durable.
+
+    ``make_events`` is given the log so far and returns the orchestrator's generator for it.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        buffer: EventBuffer,
+        context: RunContext,
+        make_events: Callable[[Sequence[StoredEvent]], AsyncGenerator[StreamEvent, None]],
+        publish: Callable[[str, Sequence[StoredEvent]], None],
+        options: DriverOptions,
+        summary: SummaryBuilder,
+    ) -> None:
+        self.run = claim.run
+        self._lease: Lease = claim.lease
+        self._buffer = buffer
+        self._context = context
+        self._make_events = make_events
+        self._publish = publish
+        self._options = options
+        self._summary = summary
+        self._pending = Pending()
+        self._work = asyncio.Event()
+        self._saved = asyncio.Event()
+        self._saved.set()
+        self._poked = asyncio.Event()
+        self._closing = False
+        self._renew_due = False
+        self._extras: dict[int, dict[str, Any]] = {}
+        self._read_inputs: dict[str, Input] = {}
+        self._outcome: Outcome | None = None
+        self._appended_at = self._held_at = time.monotonic()
+
+    def poke(self) -> None:
+        """Look for inputs now: something was posted in this process."""
+        self._poked.set()
+
+    async def drive(self) -> RunSummary:
+        """Drive the run until it is over, suspended or lost; cancelled, it hands the run over to whoever claims next.
+
+        Never raises for anything that happens to the run; a cancellation is re-raised after the handing over.
+        """
+        puller = asyncio.create_task(self._pull(), name=f"streamchat pull {self.run.run_id}")
+        writer = asyncio.create_task(self._write(), name=f"streamchat write {self.run.run_id}")
+        keeper = asyncio.create_task(self._keep(), name=f"streamchat keep {self.run.run_id}")
+        cancelled: asyncio.CancelledError | None = None
+        try:
+            await asyncio.wait({puller, writer, keeper}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError as error:
+            cancelled = error
+        # From here on nothing new is asked for. Closing the generator ends its tools, within the grace time.
+        puller.cancel()
+        await asyncio.wait({puller})
+        failure = None if puller.cancelled() else puller.exception()
+        keeper.cancel()
+        await asyncio.wait({keeper})
+        self._closing = True
+        self._work.set()
+        await asyncio.wait({writer})
+        lost = writer.exception() or (None if keeper.cancelled() else keeper.exception())
+        outcome = await self._leave(failure, lost)
+        if cancelled is not None:
+            raise cancelled
+        return self._summary.build(
+            self.run.run_id,
+            self.run.conversation_id,
+            (self._summary.status if outcome == "over" else None) or outcome,
+            self._lease.worker,
+        )
+
+    # Taking events from the orchestrator.
+
+    async def _pull(self) -> None:
+        await self._look_for_inputs()  # a cancel may have come while the run was queued
+        history = await read_log(self._buffer, self.run.run_id)
+        for stored in history:
+            self._note_extras(stored.event)
+        pending, context, options = self._pending, self._context, self._options
+        async with aclosing(self._make_events(history)) as events:
+            async for event in events:
+                more = context.more
+                pending.add(event, more=more)
+                if more:
+                    continue
+                self._saved.clear()
+                self._work.set()
+                if event.type in BARRIERS or pending.size > options.max_unsaved:
+                    # The writer may be busy with the batch before; it takes all that waits, so once is enough.
+                    await self._saved.wait()
+
+    def _note_extras(self, event: StreamEvent) -> None:
+        if isinstance(event, ModelCompleted) and event.private is not None:
+            self._extras[event.step] = event.private
+
+    # Making them durable.
+
+    async def _write(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._pending or self._renew_due:
+                if self._renew_due:
+                    # In turn with the appends: the lease that a renewal names is then never out of date.
+                    self._hold(await self._persist(self._renew))
+                    self._renew_due = False
+                if self._pending:
+                    await self._append(self._pending.take())
+            self._saved.set()
+            if self._closing or self._outcome is not None:
+                return
+
+    async def _renew(self) -> Lease:
+        return await self._buffer.renew(self._lease, self._options.lease_ttl)
+
+    def _hold(self, lease: Lease) -> None:
+        self._lease = lease
+        self._held_at = time.monotonic()
+        if lease.inputs:
+            self._poked.set()
+
+    async def _append(self, events: Sequence[StreamEvent]) -> None:
+        """Write one batch, with what belongs into the same transaction, and tell those who watch."""
+        batch = [NewEvent.of(event) for event in events]
+        last = events[-1]
+        then: Then = "hold"
+        messages: list[MessageRecord] = []
+        wake_at: int | None = None
+        keep_slot = True
+        if last.type == "finalized":
+            then = "over"
+            messages = [self._message(events)]
+        elif isinstance(last, Suspended):
+            then = "suspend"
+            times = [wait.expires_at for wait in last.waits if wait.expires_at is not None]
+            wake_at = min(times, default=None)
+            keep_slot = any(wait.kind != "job" for wait in last.waits)
+        for event in events:
+            self._note_extras(event)
+        consumed = list(self._read_inputs) if any(isinstance(e, Cancelled) for e in events) or then == "over" else []
+
+        async def write() -> Lease:
+            appended = await self._buffer.append(
+                self._lease,
+                batch,
+                messages=messages,
+                consumed=consumed,
+                then=then,
+                wake_at=wake_at,
+                keep_slot=keep_slot,
+            )
+            self._summary.add(appended.events)
+            self._publish(self.run.run_id, appended.events)
+            return appended.lease
+
+        self._hold(await self._persist(write))
+        self._appended_at = time.monotonic()
+        if then != "hold":
+            self._outcome = "over" if then == "over" else "suspended"
+
+    async def _persist(self, write: Callable[[], Awaitable[Lease]]) -> Lease:
+        """Retry while the store is away, unchanged, for as long as the lease lasts."""
+        wait = 0.05
+        while True:
+            try:
+                return await write()
+            except BufferUnavailable as error:
+                # Our own clock will do: it only decides when to give up, never whether an append is right.
+                if time.monotonic() - self._held_at > self._options.lease_ttl:
+                    log.error("run %s: let go, the store is away: %s", self.run.run_id, error)
+                    raise
+                log.warning("run %s: append is tried again in %.2f s: %s", self.run.run_id, wait, error)
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, 1.0)
+
+    def _message(self, events: Sequence[StreamEvent]) -> MessageRecord:
+        """The assistant's message as the conversation keeps it."""
+        completed = next(event for event in events if isinstance(event, MessageCompleted))
+        kinds = {event.type for event in events}
+        private = private_of(self._extras)
+        return MessageRecord(
+            message_id=self.run.message_id,
+            conversation_id=self.run.conversation_id,
+            run_id=self.run.run_id,
+            role="assistant",
+            status="error" if "error" in kinds else "cancelled" if "cancelled" in kinds else "complete",
+            content=dump_json([part.model_dump(exclude_none=True) for part in completed.content]),
+            private=None if private is None else dump_json(private),
+        )
+
+    # Holding on to the lease, and hearing what was posted.
+
+    async def _keep(self) -> None:
+        third = self._options.lease_ttl / 3
+        poll = min(self._options.input_poll, third)
+        renew_at = time.monotonic() + third
+        while True:
+            try:
+                async with asyncio.timeout(poll):
+                    await self._poked.wait()
+            except TimeoutError:
+                pass
+            now = time.monotonic()
+            quiet = now - self._appended_at > self._options.input_poll
+            if self._poked.is_set() or quiet:
+                self._poked.clear()
+                try:
+                    await self._look_for_inputs()
+                except BufferUnavailable as error:
+                    log.warning("run %s: inputs cannot be read: %s", self.run.run_id, error)
+            if now >= renew_at:
+                renew_at = now + third
+                self._renew_due = True
+                self._work.set()
+
+    async def _look_for_inputs(self) -> None:
+        for posted in await self._buffer.inputs(self.run.run_id):
+            if posted.input_id not in self._read_inputs:
+                self._read_inputs[posted.input_id] = posted
+                if posted.kind == "cancel":
+                    self._context.stop(posted.body.get("reason"), by=posted.by)
+
+    # Letting go.
+
+    async def _leave(self, failure: BaseException | None, lost: BaseException | None) -> Outcome:
+        if self._outcome is not None:
+            return self._outcome
+        run_id = self.run.run_id
+        if lost is not None:
+            if not isinstance(lost, LeaseLost | RunNotFound | BufferUnavailable):
+                log.error("run %s: the driver failed", run_id, exc_info=lost)
+            else:
+                log.warning("run %s: let go: %s", run_id, lost)
+            return "lost"
+        try:
+            if failure is not None:
+                log.error("run %s: the orchestrator failed", run_id, exc_info=failure)
+                await self._append(conclude(await read_log(self._buffer, run_id), "internal_error"))
+                return "over"
+            await self._buffer.append(self._lease, [], then="queue")
+        except (LeaseLost, RunNotFound, BufferUnavailable) as error:
+            log.warning("run %s: let go: %s", run_id, error)
+            return "lost"
+        return "handed_over"

@@ -1,0 +1,82 @@
+"""Events on their way into the log, gathered while an append is under way.
+
+Pure bookkeeping for the driver: what belongs together is never split. Adjacent deltas of one part become one event; a group (events with nothing done in
+between) enters whole; `take` gives what the next append writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from streamchat.events import StreamEvent, ToolCallDelta
+
+__all__ = ["Pending", "merge_deltas"]
+
+_TEXTS = frozenset({"text_delta", "reasoning_delta", "refusal_delta"})
+_OVERHEAD = 64
+
+
+class Pending:
+    """Events that wait for an append. ``size`` is their rough weight in bytes, before merging."""
+
+    __slots__ = ("_events", "_group", "size")
+
+    def __init__(self) -> None:
+        self._events: list[StreamEvent] = []
+        self._group: list[StreamEvent] = []
+        self.size = 0
+
+    def __bool__(self) -> bool:
+        """Whether there is a whole group to write."""
+        return bool(self._events)
+
+    def add(self, event: StreamEvent, *, more: bool) -> None:
+        """Take an event; with ``more`` it is written together with the one after it, or not at all."""
+        self.size += _OVERHEAD + len(getattr(event, "text", ""))
+        if more or self._group:
+            self._group.append(event)
+            if not more:
+                self._events += self._group
+                self._group = []
+        else:
+            self._events.append(event)
+
+    def take(self) -> list[StreamEvent]:
+        """Remove and return all whole groups, merged."""
+        events, self._events = self._events, []
+        self.size = 0
+        return merge_deltas(events)
+
+
+def merge_deltas(events: Iterable[StreamEvent]) -> list[StreamEvent]:
+    """Join neighbouring deltas of the same step, part and call; the fold of the log stays the same."""
+    out: list[StreamEvent] = []
+    run: list[StreamEvent] = []
+    key: tuple[Any, ...] | None = None
+    for event in events:
+        kind = event.type
+        if kind in _TEXTS:
+            this: tuple[Any, ...] | None = (kind, event.step, event.part)  # type: ignore[union-attr]
+        elif isinstance(event, ToolCallDelta):
+            this = (kind, event.step, event.part, event.call_id)
+        else:
+            this = None
+        if this is not None and this == key and getattr(event, "name", None) is None:
+            run.append(event)
+            continue
+        if run:
+            out.append(_joined(run))
+        run, key = [event], this
+    if run:
+        out.append(_joined(run))
+    return out
+
+
+def _joined(run: list[StreamEvent]) -> StreamEvent:
+    first: Any = run[0]
+    if len(run) == 1:
+        return run[0]
+    if isinstance(first, ToolCallDelta):
+        return first.model_copy(update={"arguments": "".join(e.arguments for e in run)})  # type: ignore[union-attr]
+    return type(first)(step=first.step, part=first.part, text="".join(e.text for e in run))  # type: ignore[union-attr,no-any-return]
