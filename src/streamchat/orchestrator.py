@@ -355,7 +355,7 @@ class _Run:
     def _not_before(self, call: ToolCallPart, tool: Tool) -> float:
         """Seconds until an attempt that was cut off must have ended: its timeout and the grace time."""
         started = self._started_at.get(call.call_id)
-        timeout = tool.timeout if tool.timeout is not None else self.options.tool_timeout
+        timeout = tool.time_limit(self.options.tool_timeout)
         if started is None or timeout is None:
             return 0.0
         return started / 1000 + timeout + self.options.grace - time.time()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,15 +20,21 @@ from streamchat.events import CustomEvent, StreamEvent, ToolProgress, ToolResult
 from streamchat.messages import ToolCallPart
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import Refuse, RunOptions, call_hook
-from streamchat.tools import RunPermits, Tool, ToolContext, ToolOutcome, ToolRegistry, run_attempt
+from streamchat.tools import (
+    RunPermits,
+    Tool,
+    ToolContext,
+    ToolOutcome,
+    ToolRegistry,
+    run_attempt,
+    run_reconcile,
+)
 
 __all__ = ["StepCalls"]
 
 log = logging.getLogger("streamchat.tools")
 
 _MAX_PENDING_PROGRESS = 256
-_RETRY_WAIT = 0.5
-_abandoned: set[OwnedTask] = set()
 
 
 @dataclass(slots=True, eq=False)
@@ -186,15 +191,14 @@ class StepCalls:
             again = outcome.retryable and outcome.outcome in ("error", "timeout")
             if not again or work.attempt > work.tool.retries or work.stopped:
                 break
-            await anyio.sleep(_RETRY_WAIT * 2 ** (work.attempt - 1))
+            await anyio.sleep(work.tool.wait_before_retry(work.attempt))
             work.attempt += 1
         replaced = await call_hook(self._options.hooks.after_tool, context, work.call, outcome)
         return replaced if isinstance(replaced, ToolOutcome) else outcome
 
     async def _attempt(self, work: _Work, context: ToolContext) -> ToolOutcome:
-        """One attempt: permit, the start handed out and taken, then the tool. The permit is kept till it has ended."""
+        """One attempt: the permit, the start handed out and taken, then the tool."""
         await self._permits.acquire(work.tool)
-        released = False
         try:
             work.handed_out, work.started = False, None
             self._inbox.append(work)
@@ -202,27 +206,31 @@ class StepCalls:
             await work.go.wait()
             context.attempt = work.attempt
             assert work.call.arguments is not None
-            outcome = await run_attempt(
+            return await run_attempt(
                 work.tool,
                 work.call.arguments,
                 context,
                 default_timeout=self._options.tool_timeout,
                 grace=self._options.grace,
+                max_output_bytes=self._options.limits.max_tool_output_bytes,
             )
-            return outcome
         finally:
-            if not released:
-                self._permits.release(work.tool)
+            self._permits.release(work.tool)
 
     async def _settle_cut_off(self, work: _Work, context: ToolContext) -> ToolOutcome | None:
         """What became of a call that an earlier holder started; None where it may run again."""
         if work.tool.idempotent:
             await anyio.sleep(max(0.0, self._not_before(work.call, work.tool)))
             return None
-        if work.tool.reconcile is not None:
-            context.attempt = work.call.attempts
-            return await work.tool.reconciled(work.call.arguments or {}, context)
-        return ToolOutcome("unknown")
+        context.attempt = work.call.attempts
+        return await run_reconcile(
+            work.tool,
+            work.call.arguments or {},
+            context,
+            default_timeout=self._options.tool_timeout,
+            grace=self._options.grace,
+            max_output_bytes=self._options.limits.max_tool_output_bytes,
+        )
 
     def _tool_context(self, work: _Work) -> ToolContext:
         run, call = self._context, work.call
@@ -265,7 +273,7 @@ class StepCalls:
         for work in list(self._works.values()):
             error = None
             if work.task is not None and not work.task.done:
-                error = "It ignored its cancellation and may still be at work."
+                error = "It may still be at work."
             events.append(self._result(work.call, ToolOutcome("cancelled", error=error)))
         for call in self._waiting:
             events.append(self._result(call, ToolOutcome("cancelled")))
@@ -273,16 +281,17 @@ class StepCalls:
         return events
 
     async def cancel(self) -> None:
-        """Cancel what is at work and wait for it up to the grace time; what stays is abandoned and reported."""
+        """Cancel what is at work and wait for it; a tool that does not end within the grace time is abandoned."""
         tasks = [work.task for work in self._works.values() if work.task is not None]
         for work in self._works.values():
             work.stopped = True
             if work.task is not None:
                 work.task.cancel()
-        give_up = time.monotonic() + self._options.grace
+        # Each attempt waits for its tool as long as the grace time lasts; the second more is for hooks.
+        give_up = time.monotonic() + self._options.grace + 1.0
         for task in tasks:
             if not await task.wait(max(0.0, give_up - time.monotonic())):
-                _abandon(task, self._context)
+                log.error("run %s: %s does not end; it is left to itself", self._context.run_id, task.name)
 
 
 def problem_text(call: ToolCallPart, registry: ToolRegistry) -> str | None:
@@ -300,15 +309,3 @@ def problem_text(call: ToolCallPart, registry: ToolRegistry) -> str | None:
     if call.arguments is None:
         return f"The arguments are not a JSON object: {(call.arguments_text or '')[:500]}"
     return tool.check(call.arguments)
-
-
-def _abandon(task: OwnedTask, context: RunContext) -> None:
-    correlation_id = uuid.uuid4().hex
-    log.error(
-        "run %s: %s ignored its cancellation and is left to itself (%s)",
-        context.run_id,
-        task.name,
-        correlation_id,
-    )
-    _abandoned.add(task)
-    _abandoned.difference_update([t for t in _abandoned if t.done])
