@@ -19,7 +19,7 @@ import anyio
 if TYPE_CHECKING:
     import trio
 
-__all__ = ["Deadline", "OwnedTask", "Wakeup", "on_asyncio", "spawn"]
+__all__ = ["Deadline", "LoopHandle", "OwnedTask", "Wakeup", "on_asyncio", "spawn"]
 
 
 def on_asyncio() -> bool:
@@ -106,6 +106,52 @@ class Wakeup:
         """Wait until set, and clear."""
         await self._event.wait()
         self._event = anyio.Event()
+
+
+class LoopHandle:
+    """The loop that it was made in, for use from other threads and loops, and after that loop has ended."""
+
+    __slots__ = ("_asyncio", "_trio")
+
+    def __init__(self) -> None:
+        self._asyncio: asyncio.AbstractEventLoop | None = None
+        self._trio: trio.lowlevel.TrioToken | None = None
+        if on_asyncio():
+            self._asyncio = asyncio.get_running_loop()
+        else:
+            import trio
+
+            self._trio = trio.lowlevel.current_trio_token()
+
+    def call_soon(self, function: Callable[[], Any]) -> bool:
+        """Have ``function`` called in the loop; False if the loop has ended, and nothing will be called."""
+        try:
+            if self._asyncio is not None:
+                self._asyncio.call_soon_threadsafe(function)
+            elif self._trio is not None:
+                self._trio.run_sync_soon(function)
+        except RuntimeError:  # asyncio's "closed"; trio's RunFinishedError is one too
+            return False
+        return True
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop can still run anything."""
+        if self._asyncio is not None:
+            return not self._asyncio.is_closed()
+        return self.call_soon(_nothing)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, LoopHandle):
+            return NotImplemented
+        return self._asyncio is other._asyncio and self._trio is other._trio
+
+    def __hash__(self) -> int:
+        return hash((id(self._asyncio), id(self._trio)))
+
+
+def _nothing() -> None:
+    """What a loop is asked to do to see whether it still can."""
 
 
 class OwnedTask:

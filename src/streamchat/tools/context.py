@@ -10,6 +10,7 @@ from typing_extensions import TypeVar
 
 from streamchat.events import CustomEvent, StreamEvent, ToolProgress
 from streamchat.principal import Principal
+from streamchat.tools.output import json_value
 
 __all__ = ["ToolContext"]
 
@@ -49,15 +50,27 @@ class ToolContext(Generic[DepsT]):
 
     @property
     def cancelled(self) -> bool:
-        """Whether the call was cancelled or ran out of time: a function in a thread looks here, and returns."""
+        """Whether the call was cancelled or ran out of time; a function in a thread looks here."""
         return self.is_cancelled()
 
     def progress(self, message: str | None = None, fraction: float | None = None, data: Any = None) -> None:
-        """Tell those who watch how far the tool is; ``fraction`` is 0 to 1. Never blocks; works from any thread."""
+        """Tell those who watch how far the tool is; ``fraction`` is 0 to 1. Never blocks; for any thread.
+
+        ``data`` is turned into JSON as a result is; raises `OutputUnusable` where that cannot be.
+        """
         self.publish(
-            ToolProgress(step=self.step, call_id=self.call_id, message=message, fraction=fraction, data=data)
+            ToolProgress(
+                step=self.step,
+                call_id=self.call_id,
+                message=message,
+                fraction=fraction,
+                data=json_value(data),
+            )
         )
 
     def emit(self, name: str, data: Any = None) -> None:
-        """Put a ``custom`` event of the application's own into the run. Never blocks; works from any thread."""
-        self.publish(CustomEvent(step=self.step, name=name, data=data))
+        """Put a ``custom`` event of the application's own into the run. Never blocks; works from any thread.
+
+        ``data`` is turned into JSON as a result is; raises `OutputUnusable` where that cannot be.
+        """
+        self.publish(CustomEvent(step=self.step, name=name, data=json_value(data)))

@@ -1,0 +1,44 @@
+"""Tools: functions that a model may call, described to it by their signatures and docstrings.
+
+`ToolRegistry` holds them, `ToolContext` is what they are given of the run. `run_attempt` runs one call once;
+the orchestrator decides when, holding a permit of `RunPermits`.
+"""
+
+from __future__ import annotations
+
+from streamchat.tools.abandoned import AbandonedCall, abandoned, settle
+from streamchat.tools.arguments import ArgumentsInvalid
+from streamchat.tools.context import ToolContext
+from streamchat.tools.deferred import Deferred
+from streamchat.tools.definition import Approval, Reconcile, Tool, ToolOptions
+from streamchat.tools.execution import ToolOutcome, run_attempt, run_reconcile
+from streamchat.tools.output import OutputUnusable, output_text
+from streamchat.tools.permits import RunPermits
+from streamchat.tools.registry import ToolRegistry
+from streamchat.tools.signature import BoundArguments
+from streamchat.tools.values import OutcomeUnknown, Progress, Return, ToolError
+
+__all__ = [
+    "AbandonedCall",
+    "Approval",
+    "ArgumentsInvalid",
+    "BoundArguments",
+    "Deferred",
+    "OutcomeUnknown",
+    "OutputUnusable",
+    "Progress",
+    "Reconcile",
+    "Return",
+    "RunPermits",
+    "Tool",
+    "ToolContext",
+    "ToolError",
+    "ToolOptions",
+    "ToolOutcome",
+    "ToolRegistry",
+    "abandoned",
+    "output_text",
+    "run_attempt",
+    "run_reconcile",
+    "settle",
+]

@@ -1,0 +1,253 @@
+"""A tool: a function with what a model is told of it, and how it may be run."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import random
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, TypedDict
+
+from streamchat.errors import ToolDefinitionError
+from streamchat.models.base import ToolSchema
+from streamchat.tools.arguments import ArgumentsInvalid, ArgumentsValidator
+from streamchat.tools.context import ToolContext
+from streamchat.tools.docstrings import parse_docstring
+from streamchat.tools.jsonschema import Schema
+from streamchat.tools.permits import Slots
+from streamchat.tools.signature import BoundArguments, Signature, innermost, positional_count, read_signature
+from streamchat.tools.strict import NotExpressible, strict_schema
+
+__all__ = ["Approval", "Kind", "Reconcile", "Tool", "ToolOptions", "define_tool", "kind_of"]
+
+Reconcile: TypeAlias = Callable[..., Any]
+"""A function (sync or async) of the context, or of the context and the arguments as a dict."""
+
+Approval: TypeAlias = bool | Callable[[ToolContext[Any], dict[str, Any]], bool | Awaitable[bool]]
+"""Whether a person must agree before a call runs: always, or as the predicate says."""
+
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # what the OpenAI API takes for a function's name
+_LONGEST_WAIT = 60.0
+
+
+class ToolOptions(TypedDict, total=False):
+    """What a tool may be registered with; each is optional.
+
+    ``name`` (default: the function's), ``description`` (default: its docstring's).
+    ``timeout``: seconds for one attempt; None is no limit; left out, that of the run holds.
+    ``idempotent``: the same call may run twice; it gets the same ``idempotency_key`` each time.
+    ``retries``: how often a failed attempt is repeated; only with ``idempotent``. ``retry_wait``: seconds
+    before the first repetition, doubled for each further one up to a minute, with jitter; or a function from
+    the number of the failed attempt (from 1) to seconds.
+    ``reconcile``: asked what came of a call that was cut off, when it is not known; see `run_reconcile`.
+    ``requires_approval``: True, or a predicate of the context and the arguments.
+    ``concurrency``: how many calls run at once in this process, over all runs. ``sequential``: while a call
+    runs, no other tool call of the same run does.
+    ``max_output_bytes``: UTF-8 bytes of the output; text is cut there, any other value becomes an error.
+    ``client_side``: the browser runs it, the function only describes it. ``deferred``: it may return
+    `Deferred`.
+    ``strict``: True wants a strict-mode schema, or an error; None takes it where it can be had.
+    """
+
+    name: str
+    description: str
+    timeout: float | None
+    retries: int
+    retry_wait: float | Callable[[int], float]
+    idempotent: bool
+    reconcile: Reconcile | None
+    requires_approval: Approval
+    concurrency: int | None
+    sequential: bool
+    max_output_bytes: int | None
+    client_side: bool
+    deferred: bool
+    strict: bool | None
+
+
+Kind: TypeAlias = Literal["coroutine", "async_generator", "thread"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tool:
+    """Made by `ToolRegistry`, shared by all runs of the process; the fields are those of `ToolOptions`.
+
+    ``timeout`` is meaningful only where ``own_timeout`` says that it was given: ask `time_limit`. ``returns``
+    is the annotated type of the result. ``plain`` is the schema before strict mode changed it.
+    """
+
+    name: str
+    description: str
+    schema: ToolSchema
+    function: Callable[..., Any]
+    kind: Kind
+    signature: Signature
+    plain: Schema
+    returns: Any
+    timeout: float | None = None
+    own_timeout: bool = False
+    retries: int = 0
+    retry_wait: float | Callable[[int], float] = 0.5
+    idempotent: bool = False
+    reconcile: Reconcile | None = None
+    requires_approval: Approval = False
+    concurrency: int | None = None
+    sequential: bool = False
+    max_output_bytes: int | None = None
+    client_side: bool = False
+    deferred: bool = False
+    slots: Slots | None = None
+    _validator: ArgumentsValidator = field(kw_only=True, repr=False)
+
+    def check(self, arguments: Mapping[str, Any]) -> str | None:
+        """Return what is wrong with the arguments, in words for the model; None if they fit."""
+        try:
+            self._validator.validate(arguments)
+        except ArgumentsInvalid as problem:
+            return str(problem)
+        return None
+
+    def validate(self, arguments: Mapping[str, Any], context: ToolContext[Any]) -> BoundArguments:
+        """Return what to call the function with. Raises `ArgumentsInvalid`, whose text is for the model.
+
+        Validators see the context as ``info.context``.
+        """
+        return self.signature.bind(self._validator.validate(arguments, context), context)
+
+    def time_limit(self, default: float | None) -> float | None:
+        """Return the seconds for one attempt: the tool's own, else ``default``; None is no limit."""
+        return self.timeout if self.own_timeout else default
+
+    def wait_before_retry(self, attempt: int) -> float:
+        """Return the seconds to wait after the failed attempt of that number (from 1)."""
+        if callable(self.retry_wait):
+            return max(0.0, self.retry_wait(attempt))
+        longest = min(_LONGEST_WAIT, self.retry_wait * 2.0 ** min(attempt - 1, 30))
+        return longest * random.uniform(0.5, 1.0)
+
+    def digest(self) -> str:
+        """Return 32 hex digits that change when the name or the parameters do.
+
+        A run that was begun elsewhere has its pending calls validated again where they differ.
+        """
+        text = json.dumps([self.name, _without_descriptions(self.plain)], sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def define_tool(function: Callable[..., Any], options: ToolOptions) -> Tool:
+    """Make a tool of a function. Raises `ToolDefinitionError` that names the tool and what to change."""
+    source = innermost(function)
+    name: str = options["name"] if "name" in options else getattr(source, "__name__", "")
+    if not _is_callable_tool(function):
+        raise ToolDefinitionError(
+            f"a tool must be a function, a method or a callable object, not {function!r}"
+        )
+    if getattr(source, "__name__", "") == "__call__" and "name" not in options:
+        name = type(function).__name__
+    if not _NAME.fullmatch(name):
+        raise ToolDefinitionError(
+            f"tool {name!r}: a name has 1 to 64 letters, digits, _ or - (ASCII); give one with name=…"
+        )
+    _check_options(name, options)
+    signature = read_signature(function, name)
+    docstring = parse_docstring(
+        source.__doc__ or (type(function).__doc__ if source is not function else None)
+    )
+    validator = ArgumentsValidator(name, signature.visible, docstring.parameters)
+    description = options.get("description", docstring.description)
+    concurrency = options.get("concurrency")
+    return Tool(
+        name=name,
+        description=description,
+        schema=_schema(name, description, validator.schema, options.get("strict")),
+        function=function,
+        kind=kind_of(function),
+        signature=signature,
+        plain=validator.schema,
+        returns=signature.returns,
+        timeout=options.get("timeout"),
+        own_timeout="timeout" in options,
+        retries=options.get("retries", 0),
+        retry_wait=options.get("retry_wait", 0.5),
+        idempotent=options.get("idempotent", False),
+        reconcile=options.get("reconcile"),
+        requires_approval=options.get("requires_approval", False),
+        concurrency=concurrency,
+        sequential=options.get("sequential", False),
+        max_output_bytes=options.get("max_output_bytes"),
+        client_side=options.get("client_side", False),
+        deferred=options.get("deferred", False),
+        slots=None if concurrency is None else Slots(concurrency),
+        _validator=validator,
+    )
+
+
+def _is_callable_tool(function: Any) -> bool:
+    return callable(function) and not isinstance(function, type)
+
+
+def kind_of(function: Any) -> Kind:
+    """How the outermost callable is called; a wrapper may well have another kind than what it wraps."""
+    while hasattr(function, "func") and hasattr(function, "keywords"):  # functools.partial
+        function = function.func
+    call = function if inspect.isroutine(function) else type(function).__call__
+    if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(function):
+        return "coroutine"
+    return "async_generator" if inspect.isasyncgenfunction(call) else "thread"
+
+
+def _schema(name: str, description: str, plain: Schema, strict: bool | None) -> ToolSchema:
+    if strict is not False:
+        try:
+            return ToolSchema(name, description, strict_schema(plain), strict=True)
+        except NotExpressible as reason:
+            if strict:
+                raise ToolDefinitionError(
+                    f"tool {name!r}: strict=True, but {reason}; change the type or leave strict out"
+                ) from reason
+    return ToolSchema(name, description, plain, strict=False)
+
+
+def _check_options(name: str, options: ToolOptions) -> None:
+    def refuse(problem: str) -> ToolDefinitionError:
+        return ToolDefinitionError(f"tool {name!r}: {problem}")
+
+    unknown = sorted(options.keys() - ToolOptions.__annotations__.keys())
+    if unknown:
+        raise refuse(f"there is no option {', '.join(unknown)}")
+    for key in ("timeout", "concurrency", "max_output_bytes"):
+        number = options.get(key)
+        if number is not None and not (isinstance(number, int | float) and number > 0):
+            raise refuse(f"{key}={number!r} must be above 0, or None for no limit")
+    concurrency = options.get("concurrency")
+    if concurrency is not None and not isinstance(concurrency, int):
+        raise refuse(f"concurrency={concurrency!r} must be a whole number")
+    retries = options.get("retries", 0)
+    if retries < 0:
+        raise refuse(f"retries={retries!r} must be a whole number, 0 or above")
+    if retries and not options.get("idempotent"):
+        raise refuse(
+            f"retries={retries} may carry out a call twice; "
+            "say idempotent=True if that does no harm, or leave retries out"
+        )
+    if options.get("client_side") and (retries or options.get("deferred") or options.get("reconcile")):
+        raise refuse(
+            "client_side=True: the client runs it, so retries, deferred and reconcile have no meaning"
+        )
+    reconcile = options.get("reconcile")
+    if reconcile is not None and not 1 <= positional_count(reconcile) <= 2:
+        raise refuse("reconcile must take the context, or the context and the arguments (a dict)")
+
+
+def _without_descriptions(value: Any, names: bool = False) -> Any:
+    """The schema without its texts; a property may be called description, so names of properties are kept."""
+    if isinstance(value, dict):
+        return {
+            key: _without_descriptions(item, names=key in ("properties", "$defs") and not names)
+            for key, item in value.items()
+            if names or key != "description"
+        }
+    return [_without_descriptions(item) for item in value] if isinstance(value, list) else value

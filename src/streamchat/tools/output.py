@@ -1,0 +1,139 @@
+"""From what a tool returned to a JSON value for the log, and from that to the text that a model is told."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Protocol
+
+from pydantic_core import to_jsonable_python
+
+from streamchat.core.jsontext import encode_json, join_surrogates
+from streamchat.errors import StreamChatError
+
+__all__ = ["OutputUnusable", "json_value", "limit_output", "output_text"]
+
+DEEPEST = 100
+"""How deeply lists and objects of an output may be nested; decoders downstream have limits of their own."""
+
+_REPLACEMENT = "\ufffd"
+
+
+class OutputUnusable(StreamChatError):
+    """What a tool returned cannot be passed on; the text is made for the model and names no contents."""
+
+    code = "tool_output"
+
+
+def json_value(value: Any) -> Any:
+    """Turn ``value`` into plain JSON: dicts with text keys, lists, text, numbers, booleans and None.
+
+    Takes what pydantic takes: models, dataclasses, dates, enums, sets, UUIDs, decimals. Bytes are text if
+    they are UTF-8. NUL and lone surrogates become U+FFFD, since not every store and client can carry them;
+    NaN and the infinities become text of that name, since JSON has no such numbers. Raises `OutputUnusable`
+    for anything else, and for what is nested more than 100 levels deep.
+    """
+    try:
+        plain = to_jsonable_python(value)
+    except UnicodeEncodeError:
+        plain = _keys_mended(value)
+    except UnicodeDecodeError:
+        raise OutputUnusable("bytes that are not UTF-8 cannot be written as JSON") from None
+    except Exception as error:
+        raise OutputUnusable(f"a value of type {type(value).__name__} cannot be written as JSON") from error
+    return _safe(plain, 0)
+
+
+def _keys_mended(value: Any) -> Any:
+    # Text keys with lone surrogates are the one thing that pydantic refuses and that can be made good.
+    if isinstance(value, dict):
+        return {
+            (_text(key) if isinstance(key, str) else key): _keys_mended(item) for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_keys_mended(item) for item in value]
+    try:
+        return to_jsonable_python(value)
+    except Exception as error:
+        raise OutputUnusable(f"a value of type {type(value).__name__} cannot be written as JSON") from error
+
+
+def _safe(value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value).replace("inf", "Infinity").replace("nan", "NaN")
+    if isinstance(value, dict | list) and depth >= DEEPEST:
+        raise OutputUnusable(f"it is nested more than {DEEPEST} levels deep")
+    if isinstance(value, dict):
+        return {_text(key): _safe(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_safe(item, depth + 1) for item in value]
+    return value
+
+
+def _text(text: str) -> str:
+    return join_surrogates(str(text)).replace("\0", _REPLACEMENT)
+
+
+def limit_output(output: Any, most: int | None) -> Any:
+    """Hold ``output`` (a JSON value) to ``most`` bytes of UTF-8; None is no limit.
+
+    Text is cut between two characters, with a note at its end that says so, both together within ``most``
+    bytes (unless that is less than the note). Anything else is measured as JSON; too large, it raises
+    `OutputUnusable`: half an object is no object.
+    """
+    try:
+        size = len((output if isinstance(output, str) else encode_json(output)).encode())
+    except ValueError as error:  # an integer of more digits than Python writes
+        raise OutputUnusable("it holds a number that is too long") from error
+    if most is None or size <= most:
+        return output
+    if not isinstance(output, str):
+        raise OutputUnusable(f"it takes {size} bytes of JSON and at most {most} are passed on; ask for less")
+    note = f"\n[cut: {size} bytes, of which at most {most} are passed on]"
+    return output.encode()[: max(0, most - len(note))].decode("utf-8", "ignore") + note
+
+
+class Result(Protocol):
+    """What `output_text` looks at: a tool outcome, or a ``tool_result`` event."""
+
+    @property
+    def outcome(self) -> str:
+        """What the call came to."""
+        ...
+
+    @property
+    def output(self) -> Any:
+        """The JSON value that it returned."""
+        ...
+
+    @property
+    def error(self) -> str | None:
+        """Text that is safe to tell the model."""
+        ...
+
+
+_WITHOUT_TEXT = {
+    "error": "The tool failed.",
+    "denied": "A person refused this call. It was not carried out.",
+    "timeout": "The tool did not finish in time. It is not known whether it took effect.",
+    "cancelled": "The call was cancelled. It is not known whether it took effect.",
+    "unknown": "The call was interrupted. It is not known whether it took effect; do not assume either.",
+}
+
+
+def output_text(result: Result) -> str:
+    """Return what the model is told: text as it is, other values as JSON, failures as a sentence.
+
+    Takes a `ToolOutcome` or a ``tool_result`` event, so that a log read back says to the model what the run
+    said.
+    """
+    if result.outcome == "deferred":
+        told = result.output if isinstance(result.output, str) else None
+        return told or "The job was started. Its result will come later; do not wait for it."
+    if result.outcome == "ok":
+        return (
+            result.output if isinstance(result.output, str) else json.dumps(result.output, ensure_ascii=False)
+        )
+    return result.error or _WITHOUT_TEXT.get(result.outcome, f"The call ended as {result.outcome}.")
