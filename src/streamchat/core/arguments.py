@@ -1,8 +1,9 @@
-"""The argument text of one tool call while it streams: what to append, what to replace, what it is in the end.
+"""The argument text of one tool call while it streams: what to append, what to replace, what it is in the
+end.
 
-Numbers in comments are the rules of the provider notes (docs: provider quirks). The cost of a fragment does not
-depend on what was gathered: the whole text is compared only with fragments that are at least as long, and each
-character is looked at once at most to see whether the value is complete.
+Numbers in comments are the rules of the provider notes (docs: provider quirks). The cost of a fragment does
+not depend on what was gathered: the whole text is compared only with fragments that are at least as long,
+and each character is looked at once at most to see whether the value is complete.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ _SCALAR = 32  # a number or literal longer than this is never looked at: argumen
 class ArgumentText:
     """The fragments of one call's arguments, joined by rule 5 and judged by rule 6.
 
-    ``add`` and ``add_object`` return the part of a fragment that purely extends what they returned before; once a
-    provider replaced text in another way they return "" (``replaced`` is True) and only ``text()`` is the truth.
+    ``add`` and ``add_object`` return the part of a fragment that purely extends what they returned before;
+    once a provider replaced text in another way they return "" (``replaced`` is True) and only ``text()``
+    is the truth.
     """
 
     __slots__ = ("_cumulative", "_fields", "_held", "_other", "_scan", "_size", "fragments", "replaced")
@@ -38,7 +40,8 @@ class ArgumentText:
         self._scan: _Scan | None = None
         self._fields: _Fields | None = None  # instead of fragments while only objects came
         self._cumulative = False
-        self._other: list[str] | None = None  # the other reading of a fragment that began like the whole buffer
+        # The other reading of a fragment that began like the whole buffer.
+        self._other: list[str] | None = None
 
     def __bool__(self) -> bool:
         return bool(self.fragments) or self._fields is not None or bool(self._held)
@@ -52,7 +55,7 @@ class ArgumentText:
         if self._fields is not None:
             self._become_text()
         size = len(fragment)
-        # A short buffer may be a placeholder; a fragment shorter than the buffer can neither repeat nor extend it.
+        # A short buffer may be a placeholder; a shorter fragment can neither repeat nor extend the buffer.
         if self._size and (size >= self._size or self._size < 8):
             return self._compare(fragment)
         return self._append(fragment)
@@ -124,7 +127,7 @@ class ArgumentText:
         return len(fragment) == self._size and self.text() == fragment
 
     def finish(self, cut: bool) -> tuple[str, dict[str, Any] | None]:
-        """The raw text and its object; None where it is not one. ``cut``: the provider stopped in the middle."""
+        """The raw text and its object, None where it is not one. ``cut``: the provider stopped midway."""
         text = self.text() + ("\ufffd" if self._held else "")
         if not text.strip(_WHITESPACE):
             return text, None if cut else {}  # rule 6: nothing is an empty object
@@ -187,7 +190,7 @@ class ArgumentText:
 class _Scan:
     """Whether fragments make up one complete JSON value, reading each of them once."""
 
-    __slots__ = ("_closed", "_depth", "_escaped", "_kind", "_read", "_valid", "_in_string")
+    __slots__ = ("_closed", "_depth", "_escaped", "_in_string", "_kind", "_read", "_valid")
 
     def __init__(self) -> None:
         self._read = 0  # fragments read
@@ -196,7 +199,8 @@ class _Scan:
         self._in_string = False
         self._escaped = False
         self._closed = False
-        self._valid: bool | None = None  # known once the value is closed; False as well when something follows it
+        # Known once the value is closed; False as well when something follows it.
+        self._valid: bool | None = None
 
     def complete(self, fragments: list[str]) -> bool:
         while self._read < len(fragments):
@@ -244,7 +248,7 @@ class _Scan:
 
 
 class _Fields:
-    """Objects merged by key: objects into objects, text of the same key extends, anything else is replaced."""
+    """Objects merged by key: objects in objects too; texts of one key extend, anything else is replaced."""
 
     __slots__ = ("_fields",)
 

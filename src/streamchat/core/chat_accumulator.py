@@ -1,4 +1,5 @@
-"""A whole Chat Completions stream: all choices, their text, reasoning, refusal, calls and finish, usage and errors.
+"""A whole Chat Completions stream: all choices, their text, reasoning, refusal, calls and finish, usage and
+errors.
 
 Numbers in comments are the rules of the provider notes.
 """
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
+from streamchat.core.calls import as_dict, natural
 from streamchat.core.completion import (
     Choice,
     Completion,
@@ -20,7 +22,7 @@ from streamchat.core.completion import (
 )
 from streamchat.core.extras import MessageExtras
 from streamchat.core.jsontext import encode_json, hold_surrogate, join_surrogates, scrub
-from streamchat.core.tool_calls import ToolCallAccumulator, as_dict
+from streamchat.core.tool_calls import ToolCallAccumulator
 
 __all__ = ["ChatCompletionAccumulator"]
 
@@ -34,9 +36,9 @@ _REASONING_FIELDS = ("reasoning_content", "reasoning")
 class ChatCompletionAccumulator:
     """Puts the chunks of one Chat Completions stream together.
 
-    ``add`` takes chunks as they were decoded (dicts; objects of the SDK are converted) and returns what each one
-    changed. After ``mark_done`` (the stream's ``[DONE]``) and after an error nothing more is added; usage still is
-    after an error. ``finish`` says what it all came to.
+    ``add`` takes chunks as they were decoded (dicts; objects of the SDK are converted) and returns what
+    each one changed. After ``mark_done`` (the stream's ``[DONE]``) and after an error nothing more is
+    added; usage still is after an error. ``finish`` says what it all came to.
     """
 
     def __init__(self) -> None:
@@ -56,7 +58,7 @@ class ChatCompletionAccumulator:
 
     @property
     def ended(self) -> bool:
-        """Whether the provider said that it is done, by ``[DONE]`` or a finish reason on every choice (rule 9)."""
+        """Whether the provider said that it is done: ``[DONE]`` or every choice's finish reason (rule 9)."""
         return self.done or (
             bool(self._choices) and all(choice.finish_reason is not None for choice in self._choices.values())
         )
@@ -89,7 +91,7 @@ class ChatCompletionAccumulator:
         if not self.response_id or not self.model:
             self._keep_names(data)
         out: list[Delta] = []
-        choices = data.get("choices")
+        choices: Any = data.get("choices")
         if choices.__class__ is list:
             for place, choice in enumerate(choices):
                 if choice.__class__ is dict:
@@ -134,18 +136,17 @@ class ChatCompletionAccumulator:
             state.keep_finish(finish)
         if choice.get("usage") and not self.usage:  # Moonshot has it here
             self._keep_usage(choice["usage"])
-        if "error" in choice and choice["error"]:
+        if choice.get("error"):
             self.fail(choice["error"])
 
     def _state(self, index: Any, place: int) -> _Choice:
-        if isinstance(index, str) and index.isascii() and index.isdigit() and len(index) <= 9:
-            index = int(index)
-        if index.__class__ is not int or index < 0:
-            index = place
-        state = self._choices.get(index)
+        number = natural(index)
+        if number is None:
+            number = place
+        state = self._choices.get(number)
         if state is None:
-            state = self._choices[index] = _Choice(index)
-            if index == 0:
+            state = self._choices[number] = _Choice(number)
+            if number == 0:
                 self._first = state
         return state
 
@@ -179,8 +180,8 @@ class _Choice:
         "_held",
         "_kind",
         "_part",
-        "_pieces",
         "_parts",
+        "_pieces",
         "_sources",
         "_streamed",
         "finish_reason",
@@ -203,11 +204,16 @@ class _Choice:
 
     def add(self, delta: dict[str, Any], out: list[Delta]) -> None:
         self._streamed = True
-        content = delta.get("content")
-        if content.__class__ is str and content and len(delta) == 1:
-            self._say("text", content, out)
-        else:
-            self._add_fields(delta, content, out)
+        content: Any = delta.get("content")
+        if len(delta) == 1:  # the usual ones need none of the other questions
+            if content.__class__ is str:
+                self._say("text", content, out)
+                return
+            calls = delta.get("tool_calls")
+            if calls:
+                self._add_calls(calls, out)
+                return
+        self._add_fields(delta, content, out)
 
     def add_message(self, message: dict[str, Any], out: list[Delta]) -> None:
         """A whole message in place of a delta: says only what the deltas before it did not."""
@@ -218,7 +224,7 @@ class _Choice:
             ("reasoning_content", "reasoning"),
             ("reasoning", "reasoning"),
         ):
-            value = fields.get(key)
+            value: Any = fields.get(key)
             known = self._text(kind)
             if known and value.__class__ is str and value.startswith(known):
                 fields[key] = value[len(known) :]
@@ -249,8 +255,7 @@ class _Choice:
                 text += "\ufffd"
                 replaced.add(number)
             parts.append(Part(number, kind, text))
-        for call in calls:
-            parts.append(Part(call.part, "tool_call", call.arguments_json))
+        parts.extend(Part(call.part, "tool_call", call.arguments_json) for call in calls)
         if self._calls is not None:
             replaced.update(self._calls.replaced(calls))
         parts.extend(Part(number, "source", "") for number in self._sources.values())

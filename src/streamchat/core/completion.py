@@ -35,10 +35,11 @@ class ContentDelta(NamedTuple):
 class CallDelta(NamedTuple):
     """More of one tool call.
 
-    ``position`` counts the calls of a choice from 0, in order of first sight. ``id`` is the provider's id if it is
-    known so far and no other call of the choice has it. ``name`` is the whole name as known so far when it became
-    known or changed, else None. ``arguments`` purely extends what came before for this call; once a provider
-    replaced the text in another way, nothing more comes, and the final ``ToolCall`` is the truth.
+    ``position`` counts the calls of a choice from 0, in order of first sight. ``id`` is the provider's id
+    if it is known so far and no other call of the choice has it. ``name`` is the whole name as known so far
+    when it became known or changed, else None. ``arguments`` purely extends what came before for this call;
+    once a provider replaced the text in another way, nothing more comes, and the final ``ToolCall`` is the
+    truth.
     """
 
     part: int
@@ -64,11 +65,12 @@ Delta: TypeAlias = ContentDelta | CallDelta | SourceDelta
 class ToolCall:
     """A complete call of a tool.
 
-    ``arguments`` is the object that ``arguments_json`` (the raw text) holds, or None when there is a ``problem``:
-    ``invalid_json``, ``truncated`` (the provider stopped inside) or ``missing_name``. A tool whose input is plain
-    text (a custom tool) has it under ``input``. ``extra`` holds what else the provider sent with the call and wants
-    back on the next turn, such as thought signatures; a ``type`` other than ``function`` is in it as well.
-    ``index`` is the provider's index, ``position`` and ``part`` are those of the call's deltas.
+    ``arguments`` is the object that ``arguments_json`` (the raw text) holds, or None when there is a
+    ``problem``: ``invalid_json``, ``truncated`` (the provider stopped inside) or ``missing_name``. A tool
+    whose input is plain text (a custom tool) has it under ``input``. ``extra`` holds what else the provider
+    sent with the call and wants back on the next turn, such as thought signatures; a ``type`` other than
+    ``function`` is in it as well. ``index`` is the provider's index, ``position`` and ``part`` are those of
+    the call's deltas.
     """
 
     id: str
@@ -101,9 +103,9 @@ class ProviderItem(NamedTuple):
 class Choice:
     """One answer of the model.
 
-    ``tool_calls`` are in the provider's order. ``parts`` are all parts in order of ``part``; the texts of those in
-    ``replaced`` are not what the deltas joined give. ``extras`` is what the provider wants back with the message on
-    the next turn.
+    ``tool_calls`` are in the provider's order. ``parts`` are all parts in order of ``part``; the texts of
+    those in ``replaced`` are not what the deltas joined give. ``extras`` is what the provider wants back
+    with the message on the next turn.
     """
 
     index: int = 0
@@ -121,11 +123,12 @@ class Choice:
 class Completion:
     """A whole response.
 
-    ``error`` is None, ``stream_error`` (the provider reported a failure or sent what is not JSON; its own words are
-    in ``error_detail``, for the log), ``incomplete_stream`` (it ended without saying so), or the first call's
-    problem. ``status`` is the response's where the API has one. ``usage`` is the provider's. ``extras`` is what the
-    next request must send back: for Chat Completions the first choice's, for Responses ``output`` (the items).
-    ``provider_items`` (Responses) is what the provider ran itself; it is in ``extras`` as well.
+    ``error`` is None, ``stream_error`` (the provider reported a failure or sent what is not JSON; its own
+    words are in ``error_detail``, for the log), ``incomplete_stream`` (it ended without saying so), or the
+    first call's problem. ``status`` is the response's where the API has one. ``usage`` is the provider's.
+    ``extras`` is what the next request must send back: for Chat Completions the first choice's, for
+    Responses ``output`` (the items). ``provider_items`` (Responses) is what the provider ran itself; it is
+    in ``extras`` as well.
     """
 
     choices: list[Choice]

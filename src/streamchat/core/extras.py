@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from streamchat.core.calls import merge_extra
 from streamchat.core.jsontext import scrub
-from streamchat.core.tool_calls import merge_extra
 
 __all__ = ["MessageExtras"]
 
-# OpenRouter's reasoning with signatures; Anthropic's blocks through LiteLLM; Gemini's thought signatures; Copilot's.
+# OpenRouter's reasoning with signatures, Anthropic's blocks through LiteLLM, Gemini's signatures, Copilot's.
 _LISTS = ("reasoning_details", "thinking_blocks")
 _VALUES = ("extra_content", "provider_specific_fields", "reasoning_opaque", "reasoning_signature")
 _KEYS = frozenset(_LISTS + _VALUES)
@@ -19,8 +19,8 @@ _KEYS = frozenset(_LISTS + _VALUES)
 class MessageExtras:
     """Gathers a message's extras from its deltas.
 
-    ``reasoning_field`` is the name under which the provider sent its reasoning; some of them refuse a next turn with
-    tool results that does not bring it back under that name.
+    ``reasoning_field`` is the name under which the provider sent its reasoning; some of them refuse a next
+    turn with tool results that does not bring it back under that name.
     """
 
     __slots__ = ("_lists", "_values", "reasoning_field")

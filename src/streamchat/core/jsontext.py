@@ -1,8 +1,8 @@
 """JSON as providers send it: a tolerant decoder for chunks, a strict one for arguments, and split surrogates.
 
-The fast parser (pydantic's) refuses halves of surrogate pairs, which some providers stream; the standard library's
-takes them, so it is asked where the fast one fails. What it lets through and JSON does not know (NaN, Infinity) is
-refused in arguments.
+The fast parser (pydantic's) refuses halves of surrogate pairs, which some providers stream; the standard
+library's takes them, so it is asked where the fast one fails. What it lets through and JSON does not know
+(NaN, Infinity) is refused in arguments.
 """
 
 from __future__ import annotations
@@ -35,15 +35,17 @@ def decode_json(data: bytes | str) -> Any:
     except ValueError as error:
         if _TOO_DEEP in str(error):  # what is deeper than its bound would break those who walk the value
             raise
-    if isinstance(data, bytes):
-        try:
-            data = data.decode("utf-8", "surrogatepass")
-        except UnicodeDecodeError:
-            data = data.decode("utf-8", "replace")
     try:
-        return json.loads(data)
+        return json.loads(data if isinstance(data, str) else _lenient_text(data))
     except RecursionError as error:
         raise ValueError("JSON is nested too deeply") from error
+
+
+def _lenient_text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace")
 
 
 def encode_json(value: Any) -> str:
@@ -76,9 +78,11 @@ def join_surrogates(text: str) -> str:
 
 
 def hold_surrogate(held: str, text: str) -> tuple[str, str]:
-    """What of ``held + text`` can be shown now, and a high surrogate at its end that must wait for its other half.
+    """What of ``held + text`` can be shown now, and a high surrogate at its end that must wait for its
+    other half.
 
-    ``held`` is what the last call gave back to wait: "" or one character. A half that stays alone becomes U+FFFD.
+    ``held`` is what the last call gave back to wait: "" or one character. A half that stays alone becomes
+    U+FFFD.
     """
     text = held + text
     if text and "\ud800" <= text[-1] <= "\udbff":

@@ -20,13 +20,13 @@ Api: TypeAlias = Literal["chat", "responses"]
 class CompletionReader:
     """Reads the body of one streamed response.
 
-    ``feed`` takes blocks of bytes of any size and returns what they changed; ``close`` says that the body has ended,
-    and takes a last frame whose blank line was forgotten; ``finish`` gives the completion. ``frames`` counts the
-    frames with data so far, so that a caller can count idle time in data and not in comments. ``done`` is true
-    after ``[DONE]``: the rest of the body needs no reading.
+    ``feed`` takes blocks of bytes of any size and returns what they changed; ``close`` says that the body
+    has ended, and takes a last frame whose blank line was forgotten; ``finish`` gives the completion.
+    ``frames`` counts the frames with data so far, so that a caller can count idle time in data and not in
+    comments. ``done`` is true after ``[DONE]``: the rest of the body needs no reading.
 
-    A body that is no event stream but one JSON object (a server that does not stream, or an error answered with
-    status 200) is read as a whole at ``close``.
+    A body that is no event stream but one JSON object (a server that does not stream, or an error answered
+    with status 200) is read as a whole at ``close``.
     """
 
     def __init__(self, api: Api = "chat") -> None:
@@ -39,7 +39,8 @@ class CompletionReader:
             raise ValueError(f"api is {api!r}; it must be 'chat' or 'responses'")
         self.frames = 0
         self._decoder = SSEDecoder(error_field=True)
-        self._head: bytes | None = b""  # the white space before the first character, which tells what the body is
+        # The white space before the first character, which tells what the body is.
+        self._head: bytes | None = b""
         self._body: list[bytes] | None = None
 
     @property
@@ -143,5 +144,6 @@ class CompletionReader:
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, dict):
                 out += self.accumulator.add(item)
-                if self.accumulator.error is None and (item.get("choices") or item.get("object") == "response"):
+                whole = item.get("choices") or item.get("object") == "response"
+                if whole and self.accumulator.error is None:
                     self.accumulator.mark_done()

@@ -1,6 +1,7 @@
 """A whole Responses stream: text, reasoning, refusal, calls, sources, status, usage and errors.
 
-What a ``done`` event or the final response says overrides what the deltas made; an empty final output does not.
+What a ``done`` event or the final response says overrides what the deltas made; an empty final output does
+not.
 """
 
 from __future__ import annotations
@@ -9,10 +10,26 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any, ClassVar
 
-from streamchat.core.completion import CallDelta, Choice, Completion, ContentKind, Delta, Part, ProviderItem, SourceDelta
+from streamchat.core.calls import OpenCall, as_dict, provider_id, whole_calls
+from streamchat.core.completion import (
+    CallDelta,
+    Choice,
+    Completion,
+    ContentKind,
+    Delta,
+    Part,
+    ProviderItem,
+    SourceDelta,
+)
 from streamchat.core.jsontext import encode_json, join_surrogates, scrub
-from streamchat.core.responses_items import CALL_INPUT, Content, Item, ItemTable, text_of_part
-from streamchat.core.tool_calls import OpenCall, as_dict, provider_id, whole_calls
+from streamchat.core.responses_items import (
+    CALL_INPUT,
+    Content,
+    Item,
+    ItemTable,
+    item_data,
+    text_of_part,
+)
 
 __all__ = ["ResponsesAccumulator"]
 
@@ -23,9 +40,9 @@ _OWN_TYPES = frozenset({"message", "reasoning", *CALL_INPUT})
 class ResponsesAccumulator:
     """Puts the events of one Responses stream together.
 
-    ``add`` takes events as they were decoded and returns what each one changed; unknown types change nothing. After
-    an error only the final event's status and usage are still read. ``finish`` says what it all came to, as one
-    choice.
+    ``add`` takes events as they were decoded and returns what each one changed; unknown types change
+    nothing. After an error only the final event's status and usage are still read. ``finish`` says what it
+    all came to, as one choice.
     """
 
     def __init__(self) -> None:
@@ -96,7 +113,7 @@ class ResponsesAccumulator:
             error = next((call.problem for call in calls if call.problem), None)
         by_call = {call.part: call.id for call in calls}
         items = sorted(self._table.items, key=Item.rank)
-        contents = [content for item in items for _, content in sorted(item.contents.items(), key=_content_rank)]
+        contents = [content for item in items for content in item.in_order()]
         final = {content.part: content.text() for content in contents}
         open_calls = {call.part: call for call in self._calls}
         replaced = {content.part for content in contents if not content.shown}
@@ -104,13 +121,15 @@ class ResponsesAccumulator:
         parts = [Part(content.part, content.kind, final[content.part]) for content in contents]
         parts += [Part(call.part, "tool_call", call.arguments_json) for call in calls]
         parts += [Part(part, "source", "") for part in self._sources.values()]
-        joined = {
-            kind: "".join(final[content.part] for content in contents if content.kind == kind)
+        text, reasoning, refusal = (
+            "".join(final[content.part] for content in contents if content.kind == kind)
             for kind in ("text", "reasoning", "refusal")
-        }
-        output = [data for item in items if (data := _item_data(item, by_call)) is not None]
+        )
+        output = [data for item in items if (data := item_data(item, by_call)) is not None]
         choice = Choice(
-            **joined,
+            text=text,
+            reasoning=reasoning,
+            refusal=refusal,
             finish_reason=self.finish_reason,
             tool_calls=calls,
             parts=sorted(parts),
@@ -218,8 +237,10 @@ class ResponsesAccumulator:
             content = item.contents[key] = Content(kind, next(self._counter))
         return content
 
-    def _say(self, event: dict[str, Any], out: list[Delta], item_type: str, slot: str, kind: ContentKind) -> None:
-        text = event.get("delta")
+    def _say(
+        self, event: dict[str, Any], out: list[Delta], item_type: str, slot: str, kind: ContentKind
+    ) -> None:
+        text: Any = event.get("delta")
         if text.__class__ is str and text:
             item = self._table.find(event, item_type)
             number = event.get("summary_index" if slot == "summary" else "content_index")
@@ -341,9 +362,10 @@ class ResponsesAccumulator:
         """A call without call_id is known by its item's id."""
         for item in self._table.items:
             call = item.call
-            if call is not None and call.raw_id is None and call.id is None and item.item_id is not None:
-                if self._call_ids.setdefault(item.item_id, call) is call:
-                    call.id = item.item_id
+            if call is None or item.item_id is None or call.raw_id is not None or call.id is not None:
+                continue
+            if self._call_ids.setdefault(item.item_id, call) is call:
+                call.id = item.item_id
 
     _HANDLERS: ClassVar[dict[str, Callable[[ResponsesAccumulator, dict[str, Any], list[Delta]], None]]] = {
         "response.output_text.delta": _text_delta,
@@ -384,32 +406,3 @@ def _is_cut(call: OpenCall, cut: bool) -> bool:
     if call.closed is False:
         return True
     return cut and not (call.closed and not call.text)
-
-
-def _content_rank(entry: tuple[tuple[str, int], Content]) -> tuple[bool, int, int]:
-    (slot, number), content = entry
-    return (not slot.startswith("summary"), number, content.part)
-
-
-def _item_data(item: Item, ids: dict[int, str]) -> dict[str, Any] | None:
-    """An item as the next request sends it back: the provider's own form, or made from what was streamed."""
-    call = item.call
-    call_id = ids.get(call.part) if call is not None else None
-    if call is not None and call_id is None:
-        return None  # dropped: neither name nor arguments
-    data: dict[str, Any] | None = scrub(item.final)
-    if call is not None and item.type is not None:
-        data = dict(data or {"type": item.type})
-        data["call_id"] = call_id
-        data["name"] = call.name or ""
-        data[CALL_INPUT[item.type]] = call.text.finish(False)[0]
-        return data
-    if data is None and item.contents and item.type == "message":
-        content = [
-            {"type": "refusal", "refusal": entry.text()}
-            if entry.kind == "refusal"
-            else {"type": "output_text", "text": entry.text(), "annotations": []}
-            for _, entry in sorted(item.contents.items(), key=_content_rank)
-        ]
-        data = {"type": "message", "role": "assistant", "content": content}
-    return data

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from streamchat.core.calls import OpenCall, natural
 from streamchat.core.completion import ContentDelta, ContentKind, Delta
-from streamchat.core.jsontext import hold_surrogate, join_surrogates
-from streamchat.core.tool_calls import OpenCall
+from streamchat.core.jsontext import hold_surrogate, join_surrogates, scrub
 
-__all__ = ["CALL_INPUT", "Content", "Item", "ItemTable", "text_of_part"]
+__all__ = ["CALL_INPUT", "Content", "Item", "ItemTable", "item_data", "text_of_part"]
 
 # The items that are calls of the application's tools, and where each keeps its input.
 CALL_INPUT = {"function_call": "arguments", "custom_tool_call": "input"}
+_PART_KINDS: dict[str, ContentKind] = {
+    "output_text": "text",
+    "text": "text",
+    "refusal": "refusal",
+    "reasoning_text": "reasoning",
+    "summary_text": "reasoning",
+}
 
 
 class Content:
@@ -20,7 +27,7 @@ class Content:
     __slots__ = ("held", "kind", "part", "pieces", "replaced")
 
     def __init__(self, kind: ContentKind, part: int) -> None:
-        self.kind = kind
+        self.kind: ContentKind = kind
         self.part = part
         self.pieces: list[str] = []
         self.held = ""  # a high surrogate at the end
@@ -59,7 +66,7 @@ class Content:
 
 
 class Item:
-    """One output item. ``contents`` is keyed by kind and the provider's number, summaries before other reasoning."""
+    """One output item; its ``contents`` are keyed by what they are and the provider's number."""
 
     __slots__ = ("call", "contents", "final", "index", "item_id", "order", "part", "type")
 
@@ -73,13 +80,18 @@ class Item:
         self.final: dict[str, Any] | None = None
         self.part = -1  # of an item that the provider runs itself
 
+    def in_order(self) -> list[Content]:
+        """The contents as the provider numbers them, summaries before other reasoning."""
+        return [content for _, content in sorted(self.contents.items(), key=_content_rank)]
+
     def rank(self) -> tuple[int, int]:
         """Its place among all items."""
         return (self.order if self.index is None else self.index, self.order)
 
 
 class ItemTable:
-    """Finds the item that an event speaks of: by output index, without one by item id, else the newest that fits.
+    """Finds the item that an event speaks of: by output index, without one by item id, else the newest that
+    fits.
 
     Item ids are not the key where there is an index, because some gateways send another one with every event.
     """
@@ -94,7 +106,7 @@ class ItemTable:
 
     def find(self, event: dict[str, Any], type: str | None) -> Item:
         """The item that a delta or the end of one belongs to; a new one if there is none."""
-        index = event.get("output_index")
+        index: Any = event.get("output_index")
         if index.__class__ is int:
             item = self._at.get(index)
             if item is not None and fits(item, type):
@@ -103,8 +115,8 @@ class ItemTable:
 
     def begin(self, event: dict[str, Any], data: dict[str, Any]) -> Item:
         """The item that ``output_item.added`` announces."""
-        index, item_id, type = _index(event.get("output_index")), _name(data.get("id")), _name(data.get("type"))
-        call_id = _name(data.get("call_id"))
+        index, item_id = natural(event.get("output_index")), _name(data.get("id"))
+        type, call_id = _name(data.get("type")), _name(data.get("call_id"))
         known = self._at.get(index) if index is not None else self._by_id.get(item_id or "")
         if known is not None and fits(known, type) and self._same_call(known, call_id):
             known.type = known.type or type
@@ -118,7 +130,11 @@ class ItemTable:
         """The item that ``data`` describes as it finally is; ``taken`` are no candidates."""
         type, call_id, item_id = _name(data.get("type")), _name(data.get("call_id")), _name(data.get("id"))
         known = self._by_call.get(call_id) if call_id is not None else None
-        candidates = [known, self._at.get(index) if index is not None else None, self._by_id.get(item_id or "")]
+        candidates = [
+            known,
+            self._at.get(index) if index is not None else None,
+            self._by_id.get(item_id or ""),
+        ]
         if taken is not None or index is None:
             candidates += self.items  # the list at the end may count otherwise than the events did
         for item in candidates:
@@ -133,7 +149,7 @@ class ItemTable:
         return item
 
     def _find(self, event: dict[str, Any], type: str | None) -> Item:
-        index, item_id = _index(event.get("output_index")), _name(event.get("item_id"))
+        index, item_id = natural(event.get("output_index")), _name(event.get("item_id"))
         item = self._at.get(index) if index is not None else None
         if item is None and item_id is not None:
             item = self._by_id.get(item_id)
@@ -167,22 +183,40 @@ def text_of_part(part: Any) -> tuple[ContentKind, str] | None:
     """Kind and text of a content part, in any of the forms that events and items hold it in."""
     if not isinstance(part, dict):
         return None
-    kind = part.get("type")
-    if kind == "refusal":
-        text, name = part.get("refusal"), "refusal"
-    elif kind in ("reasoning_text", "summary_text", "reasoning"):
-        text, name = part.get("text"), "reasoning"
-    elif kind in ("output_text", "text"):
-        text, name = part.get("text"), "text"
-    else:
+    kind = _PART_KINDS.get(str(part.get("type")))
+    if kind is None:
         return None
-    return (name, text) if isinstance(text, str) and text else None  # type: ignore[return-value]
+    text = part.get("refusal" if kind == "refusal" else "text")
+    return (kind, text) if isinstance(text, str) and text else None
 
 
-def _index(value: Any) -> int | None:
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9:
-        value = int(value)
-    return value if value.__class__ is int and value >= 0 else None
+def _content_rank(entry: tuple[tuple[str, int], Content]) -> tuple[bool, int, int]:
+    (slot, number), content = entry
+    return (not slot.startswith("summary"), number, content.part)
+
+
+def item_data(item: Item, ids: dict[int, str]) -> dict[str, Any] | None:
+    """An item as the next request sends it back: the provider's own form, or made from what was streamed."""
+    call = item.call
+    call_id = ids.get(call.part) if call is not None else None
+    if call is not None and call_id is None:
+        return None  # dropped: neither name nor arguments
+    data: dict[str, Any] | None = scrub(item.final)
+    if call is not None and item.type is not None:
+        data = dict(data or {"type": item.type})
+        data["call_id"] = call_id
+        data["name"] = call.name or ""
+        data[CALL_INPUT[item.type]] = call.text.finish(False)[0]
+        return data
+    if data is None and item.contents and item.type == "message":
+        content = [
+            {"type": "refusal", "refusal": entry.text()}
+            if entry.kind == "refusal"
+            else {"type": "output_text", "text": entry.text(), "annotations": []}
+            for entry in item.in_order()
+        ]
+        data = {"type": "message", "role": "assistant", "content": content}
+    return data
 
 
 def _name(value: Any) -> str | None:

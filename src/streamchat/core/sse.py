@@ -1,8 +1,9 @@
 """Server-sent events as bytes: an incremental decoder and an encoder, both pure.
 
-The decoder follows the event stream rules of the WHATWG HTML standard (section 9.2.6): a byte order mark at the
-start, CR, LF or CRLF also across the borders of two feeds, ids that hold a NUL are ignored, comments are skipped,
-what stands behind the last blank line is discarded. Whatever the splits, its cost is linear in the bytes.
+The decoder follows the event stream rules of the WHATWG HTML standard (section 9.2.6): a byte order mark at
+the start, CR, LF or CRLF also across the borders of two feeds, ids that hold a NUL are ignored, comments
+are skipped, what stands behind the last blank line is discarded. Whatever the splits, its cost is linear in
+the bytes.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ class SSEError(StreamChatError, ValueError):
 class Frame(NamedTuple):
     """One dispatched event: what came between two blank lines, if it had data.
 
-    ``event`` is ``"message"`` where the stream named none. ``data`` is the bytes of all its data lines, joined by LF;
-    ``text`` decodes them. ``id`` is the last event id in force at this frame, ``retry`` the milliseconds that this
-    frame set, or None.
+    ``event`` is ``"message"`` where the stream named none. ``data`` is the bytes of all its data lines,
+    joined by LF; ``text`` decodes them. ``id`` is the last event id in force at this frame, ``retry`` the
+    milliseconds that this frame set, or None.
     """
 
     event: str
@@ -49,9 +50,9 @@ _new = tuple.__new__
 class SSEDecoder:
     """Turns the bytes of an event stream, in pieces of any size, into frames.
 
-    ``feed`` returns the frames that the piece completed. Frames are data; comments and blank lines give none, so
-    "a frame was returned" is what an idle timeout should count. ``last_event_id`` and ``retry`` (milliseconds) hold
-    what the stream set last, also in a frame without data.
+    ``feed`` returns the frames that the piece completed. Frames are data; comments and blank lines give
+    none, so "a frame was returned" is what an idle timeout should count. ``last_event_id`` and ``retry``
+    (milliseconds) hold what the stream set last, also in a frame without data.
 
     ``error_field=True`` reads a line ``error: …`` as data of a frame with the event ``error``: no part of the
     standard, but some model servers report a failure in that way.
@@ -125,8 +126,7 @@ class SSEDecoder:
             if piece:
                 for line in piece.split(b"\n"):
                     self._line(line, frames)
-                if self._open:
-                    self._dispatch(frames)
+                self._line(b"", frames)
         if rest:
             *lines, tail = rest.split(b"\n")
             for line in lines:
@@ -138,7 +138,8 @@ class SSEDecoder:
     def flush(self) -> list[Frame]:
         """The frame that the end of the stream cut off before its blank line; the standard discards it.
 
-        For streams where the sender may forget the last blank line. Whether the data is whole, the caller must see.
+        For streams where the sender may forget the last blank line. Whether the data is whole, the caller
+        must see.
         """
         frames: list[Frame] = []
         if self._start:
@@ -202,9 +203,9 @@ def encode_frame(
 ) -> bytes:
     """One frame with LF line ends.
 
-    ``data`` may hold line ends of any kind; each line becomes a ``data:`` line, so a reader gets LF for all of them.
-    None writes no data line: such a frame sets ``id`` or ``retry`` and dispatches nothing. ``retry`` is in
-    milliseconds, not negative.
+    ``data`` may hold line ends of any kind; each line becomes a ``data:`` line, so a reader gets LF for all
+    of them. None writes no data line: such a frame sets ``id`` or ``retry`` and dispatches nothing.
+    ``retry`` is in milliseconds, not negative.
 
     Raises ``SSEError`` if ``event`` or ``id`` holds CR, LF or NUL, any of them half of a surrogate pair, or
     ``retry`` is negative.
@@ -244,4 +245,5 @@ def _encode(field: str, value: str) -> bytes:
     try:
         return value.encode()
     except UnicodeEncodeError as error:
-        raise SSEError(f"{field} holds half of a surrogate pair at {error.start}; UTF-8 cannot carry it") from error
+        message = f"{field} holds half of a surrogate pair at {error.start}; UTF-8 cannot carry it"
+        raise SSEError(message) from error

@@ -1,4 +1,4 @@
-"""Which call a fragment belongs to, and what the calls are in the end, for one choice of a chat completion.
+"""Which call each fragment of a chat completion belongs to: the tool calls of one choice while they stream.
 
 Numbers in comments are the rules of the provider notes.
 """
@@ -9,73 +9,23 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from typing import Any, NamedTuple
 
-from streamchat.core.arguments import ArgumentText
-from streamchat.core.completion import CallDelta, CallProblem, ToolCall
-from streamchat.core.jsontext import join_surrogates, parse_object, scrub
-
-__all__ = ["CUT_REASONS", "OpenCall", "ToolCallAccumulator", "as_dict", "merge_extra", "provider_id", "whole_calls"]
-
-# Rule 10, and what some servers say instead of `length` or `error`.
-CUT_REASONS = frozenset(
-    {"length", "content_filter", "error", "max_tokens", "model_length", "insufficient_system_resource"}
+from streamchat.core.calls import (
+    CUT_REASONS,
+    OpenCall,
+    as_dict,
+    merge_extra,
+    natural,
+    provider_id,
+    whole_calls,
 )
+from streamchat.core.completion import CallDelta, ToolCall
+from streamchat.core.jsontext import join_surrogates, parse_object
+
+__all__ = ["ToolCallAccumulator"]
 
 _ENTRY_KEYS = frozenset({"index", "id", "type", "function", "custom"})
 _FUNCTION_KEYS = frozenset({"name", "arguments"})
 _NOTHING: Mapping[str, Any] = {}
-
-
-class OpenCall:
-    """A call that may still grow. ``part`` is -1 until there is something to show."""
-
-    __slots__ = (
-        "closed",
-        "extra",
-        "id",
-        "index",
-        "literal",
-        "name",
-        "order",
-        "part",
-        "position",
-        "raw_id",
-        "renamed",
-        "spare",
-        "text",
-    )
-
-    def __init__(self, order: int, index: int | None = None) -> None:
-        self.order = order
-        self.index = index
-        self.raw_id: str | None = None  # the provider's, also when another call has the same
-        self.id: str | None = None
-        self.name: str | None = None
-        self.text = ArgumentText()
-        self.extra: dict[str, Any] | None = None
-        self.literal = False  # the input is plain text, not JSON
-        self.position = -1
-        self.part = -1
-        self.renamed: str | None = None  # a name that came after the arguments were complete
-        self.closed: bool | None = None  # the provider said that it is whole, or that it is not
-        self.spare = False  # opened by a changed id alone: no call unless more comes
-
-    def grow_name(self, name: str) -> bool:
-        """Rule 4; whether the name changed."""
-        known = self.name
-        if known is None or name.startswith(known):
-            if name == known:
-                return False
-            self.name = name
-        elif not self.text:
-            self.name = known + name
-        else:
-            return False
-        return True
-
-    @property
-    def empty(self) -> bool:
-        """Rule 7: neither id, name nor arguments."""
-        return not (self.name or self.text) and (self.raw_id is None or self.spare)
 
 
 class _Seat(NamedTuple):
@@ -89,7 +39,8 @@ class _Seat(NamedTuple):
 class ToolCallAccumulator:
     """The tool calls of one choice, from the ``tool_calls`` of its deltas.
 
-    ``choice`` is written into the deltas; ``new_part`` gives the next part number (its own count from 0 by default).
+    ``choice`` is written into the deltas; ``new_part`` gives the next part number (its own count from 0 by
+    default).
     """
 
     __slots__ = ("_at", "_batch", "_by_id", "_by_key", "_calls", "_choice", "_new_part", "_positions")
@@ -113,10 +64,16 @@ class ToolCallAccumulator:
         return self._calls
 
     def add(self, tool_calls: Iterable[Any] | Mapping[str, Any] | None) -> list[CallDelta]:
-        """Adds the ``tool_calls`` of one delta: dicts, objects of the SDK, or None. Returns what they changed."""
+        """Adds the ``tool_calls`` of one delta, dicts or objects of the SDK; returns what they changed."""
         if not tool_calls or isinstance(tool_calls, str):
             return []
-        entries = [tool_calls] if isinstance(tool_calls, Mapping) else list(tool_calls)
+        entries: Any = tool_calls
+        if tool_calls.__class__ is not list:
+            entries = [tool_calls] if isinstance(tool_calls, Mapping) else list(tool_calls)
+        if len(entries) == 1:
+            known = self._add_plain(entries[0])
+            if known is not None:
+                return known
         deltas: list[CallDelta] = []
         before = len(self._calls)
         several = len(entries) > 1
@@ -126,12 +83,12 @@ class ToolCallAccumulator:
                 entry = as_dict(entry)
                 if entry is None:
                     continue
-            function = entry.get("function")
+            function: Any = entry.get("function")
             if function.__class__ is not dict:
                 function = _function_of(entry)
-            index = entry.get("index")
+            index: Any = entry.get("index")
             if index.__class__ is not int or index < 0:
-                index = _index(index)
+                index = natural(index)
             call_id = provider_id(entry.get("id"))
             name = function.get("name")
             if not (name.__class__ is str and name):
@@ -155,11 +112,27 @@ class ToolCallAccumulator:
             self._batch = batch
         return deltas
 
+    def _add_plain(self, entry: Any) -> list[CallDelta] | None:
+        """The usual fragment, index and text alone, without the others' questions; None if it is not one."""
+        if entry.__class__ is not dict or len(entry) != 2:
+            return None
+        function = entry.get("function")
+        if function.__class__ is not dict or len(function) != 1:
+            return None
+        fragment, index = function.get("arguments"), entry.get("index")
+        if fragment.__class__ is not str or not fragment or index.__class__ is not int:
+            return None
+        call = self._at.get(index)
+        if call is None or call.part < 0 or call.literal or call.renamed is not None:
+            return None
+        text = call.text.add(fragment)
+        return [CallDelta(call.part, call.position, call.id, None, text, self._choice)] if text else []
+
     def finish(self, finish_reason: str | None = None, *, cut: bool = False) -> list[ToolCall]:
         """The calls as they are now, in the provider's order.
 
-        ``finish_reason`` decides about arguments that are not a whole object: cut off, or invalid. ``cut`` says
-        that the stream broke off, whatever the reason. May be called again; changes nothing.
+        ``finish_reason`` decides about arguments that are not a whole object: cut off, or invalid. ``cut``
+        says that the stream broke off, whatever the reason. May be called again; changes nothing.
         """
         cut = cut or finish_reason in CUT_REASONS
         return whole_calls(self._calls, lambda call: cut)
@@ -249,7 +222,7 @@ class ToolCallAccumulator:
         return self._open(None)
 
     def _find_by_seat(self, seat: _Seat) -> OpenCall | None:
-        """The call that an entry continues: the one at its place in the last such chunk, else among all calls."""
+        """The call that an entry continues: the one at its place in the last such chunk, else of all."""
         call: OpenCall | None = None
         if seat.place < len(self._batch):
             call = self._batch[seat.place]
@@ -332,86 +305,11 @@ class ToolCallAccumulator:
             for key, value in entry.items()
             if key not in _ENTRY_KEYS and value is not None and not (flat and key in _FUNCTION_KEYS)
         }
-        more = {key: value for key, value in function.items() if key not in _FUNCTION_KEYS and value is not None}
-        if more and not flat:
-            extra["function"] = more
+        if not flat:
+            more = {key: function[key] for key in function if key not in _FUNCTION_KEYS}
+            extra = merge_extra(extra, {"function": more} if more else {})
         if extra:
             call.extra = merge_extra(call.extra, extra)
-
-
-def whole_calls(calls: Iterable[OpenCall], is_cut: Callable[[OpenCall], bool]) -> list[ToolCall]:
-    """The calls in the provider's order, each with an id of its own (rules 2, 6, 7 and 10)."""
-    kept = [call for call in calls if not call.empty]
-    kept.sort(key=lambda call: (call.order if call.index is None else call.index, call.order))
-    taken = {call.id for call in kept if call.id is not None}
-    whole: list[ToolCall] = []
-    for call in kept:
-        cut = is_cut(call)
-        raw, arguments = call.text.finish(cut)
-        if call.literal:
-            arguments = None if cut else {"input": raw}
-        problem: CallProblem | None = None
-        if not call.name:
-            problem = "missing_name"
-        elif arguments is None:
-            problem = "truncated" if cut else "invalid_json"
-        call_id = call.id
-        if call_id is None:
-            call_id = _made_id(call, taken)
-            taken.add(call_id)
-        whole.append(
-            ToolCall(
-                id=call_id,
-                name=call.name,
-                arguments=None if problem else arguments,
-                arguments_json=raw,
-                problem=problem,
-                extra=scrub(call.extra),
-                index=call.index,
-                position=call.position,
-                part=call.part,
-            )
-        )
-    return whole
-
-
-def merge_extra(known: dict[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:
-    """``known`` with ``new`` merged into it, dict by dict; of two other values the newer stays."""
-    merged = dict(known) if known else {}
-    for key, value in new.items():
-        present = merged.get(key)
-        if isinstance(value, Mapping):
-            merged[key] = merge_extra(present if isinstance(present, dict) else None, value)
-        elif value is not None:
-            merged[key] = value
-    return merged
-
-
-def provider_id(value: Any) -> str | None:
-    """Rule 2: an id as text; None for what is no id."""
-    if value is None or value == "" or value == "null":
-        return None
-    if value.__class__ is str:
-        return join_surrogates(value)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    return None
-
-
-def _made_id(call: OpenCall, taken: set[str]) -> str:
-    made = f"call_{call.position}"
-    tries = 0
-    while made in taken:
-        tries += 1
-        made = f"call_{call.position}_{tries}"
-    return made
-
-
-def _index(value: Any) -> int | None:
-    """Rule 1: a non-negative integer, also as a string."""
-    if isinstance(value, str):
-        return int(value) if value.isascii() and value.isdigit() and len(value) <= 18 else None
-    return value if value.__class__ is int and value >= 0 else None
 
 
 def _begins_value(arguments: Any) -> bool:
@@ -434,7 +332,7 @@ def _begins_another(call: OpenCall, name: str, arguments: Any) -> bool:
         return False  # rule 5
     if isinstance(arguments, str):
         return not call.text.is_same(arguments)
-    return parse_object(call.text.text()) != arguments
+    return bool(parse_object(call.text.text()) != arguments)
 
 
 def _function_of(entry: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -447,17 +345,3 @@ def _function_of(entry: Mapping[str, Any]) -> Mapping[str, Any]:
         custom = as_dict(custom) or _NOTHING
         return {"name": custom.get("name"), "arguments": custom.get("input")}
     return {key: entry[key] for key in _FUNCTION_KEYS if key in entry}
-
-
-def as_dict(value: Any) -> dict[str, Any] | None:
-    """A mapping, or an object of the SDK or like it, as a dict; None for anything else."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    if value is None or isinstance(value, (str, bytes, int, float, list, tuple)):
-        return None
-    if hasattr(value, "model_dump"):
-        dumped = value.model_dump(exclude_unset=True, warnings=False)
-        return dumped if isinstance(dumped, dict) else None
-    known = {key: getattr(value, key) for key in ("index", "id", "type", "function", "custom") if hasattr(value, key)}
-    known.update({key: getattr(value, key) for key in ("name", "arguments", "input") if hasattr(value, key)})
-    return known or None

@@ -12,8 +12,8 @@ __all__ = ["accumulate_sse"]
 def accumulate_sse(body: bytes, api: Literal["chat", "responses"] = "chat") -> Completion:
     """The completion that a recorded response ``body`` comes to, as if the connection had ended after it.
 
-    ``api`` says whether the body is of Chat Completions or of Responses. Never raises for what a provider sent;
-    ``Completion.error`` and each call's ``problem`` name what is wrong.
+    ``api`` says whether the body is of Chat Completions or of Responses. Never raises for what a provider
+    sent; ``Completion.error`` and each call's ``problem`` name what is wrong.
     """
     reader = CompletionReader(api)
     reader.feed(body)
