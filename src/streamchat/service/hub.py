@@ -1,0 +1,257 @@
+"""Hands runs to readers: one topic per run and process, any number of subscriptions, each at its own pace.
+
+A subscription that is slow falls out of the topic's window and reads the store by itself until it has caught up: it
+is never dropped silently, holds nothing in memory meanwhile, and slows nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from streamchat.buffers.base import EventBuffer, Page
+from streamchat.core.cursor import Cursor, Reset, owner_of, resolve
+from streamchat.core.fold import Folder
+from streamchat.events import TERMINAL, StoredEvent, dump_json
+from streamchat.service.driver import read_log
+from streamchat.service.topic import PAGE, Encoder, HistoryReset, Topic
+
+__all__ = ["Encoder", "HistoryReset", "Hub", "Subscription"]
+
+
+class Subscription:
+    """One reader of one run; made by `Hub.subscribe`, used by one task, closed by whoever opened it.
+
+    ``cursor`` is what a client may be primed with: it moves with what was handed out. ``finished`` means that the
+    terminal event was handed out, here or before this cursor.
+    """
+
+    __slots__ = ("_after", "_closed", "_epoch", "_generation", "_hub", "_reset", "_topic", "finished", "suspended")
+
+    def __init__(self, hub: Hub, topic: Topic, generation: str, after: int, *, finished: bool) -> None:
+        self._hub = hub
+        self._topic = topic
+        self._generation = generation
+        self._after = after
+        self._epoch = topic.epoch
+        self._reset: HistoryReset | None = None
+        self._closed = False
+        self.finished = finished
+        self.suspended = False
+
+    @property
+    def run_id(self) -> str:
+        """The run that is read."""
+        return self._topic.run_id
+
+    @property
+    def cursor(self) -> str:
+        """The id of the last thing handed out, or where the reading begins."""
+        return f"{self._generation}.{self._after}"
+
+    async def next(self, seconds: float | None = None) -> HistoryReset | Sequence[StoredEvent] | None:
+        """Return what is there now, waiting for something at most ``seconds``; None when time runs out.
+
+        Raises StopAsyncIteration after the terminal event and after `close`, `RunNotFound` when the run is gone,
+        `BufferUnavailable`. Cancelled, it loses nothing.
+        """
+        ready = await self._ready(seconds)
+        if isinstance(ready, Page):
+            return self._handed_out(ready.events)
+        if not ready:
+            return None
+        if self._reset is not None:
+            return self._take_reset()
+        return self._handed_out(self._topic.after(self._after))
+
+    async def next_bytes(self, encoder: Encoder, seconds: float | None = None) -> bytes | None:
+        """Return the same as `next`, encoded, all that is pending joined into one."""
+        ready = await self._ready(seconds)
+        if isinstance(ready, Page):
+            return b"".join([encoder.event(event) for event in self._handed_out(ready.events)])
+        if not ready:
+            return None
+        if self._reset is not None:
+            return encoder.reset(self._take_reset())
+        data, last = self._topic.bytes_after(self._after, encoder)
+        self._note(last)
+        return data
+
+    async def _ready(self, seconds: float | None) -> bool | Page:
+        """Wait until the topic (True) or the store (a page) has something; False when time runs out."""
+        topic = self._topic
+        while True:
+            if self._closed or self.finished:
+                raise StopAsyncIteration
+            if self._epoch != topic.epoch:
+                self._epoch = topic.epoch
+                await self._judge_again()
+            if self._reset is not None or topic.base <= self._after < topic.head:
+                return True
+            if self._after < topic.base:
+                page = await self._page_behind_the_window()
+                if page is not None:
+                    return page
+                continue
+            if topic.error is not None:
+                raise topic.error
+            if not await self._wait(seconds):
+                return False
+
+    async def _wait(self, seconds: float | None) -> bool:
+        waiter = self._topic.waiter()
+        timer = None
+        if seconds is not None:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(seconds, _time_out, waiter)
+        try:
+            await waiter
+        except TimeoutError:
+            return False
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._topic.drop(waiter)
+        return True
+
+    async def _page_behind_the_window(self) -> Page | None:
+        page = await self._hub.buffer.read(self.run_id, self._after, PAGE)
+        verdict = resolve(Cursor(self._generation, self._after), page.segments, page.first_seq, page.last_seq)
+        if isinstance(verdict, Reset):
+            self._reset = await self._hub.make_reset(self.run_id, verdict.reason)
+            return None
+        return page if page.events else None
+
+    async def _judge_again(self) -> None:
+        """The store holds another history than what was handed out by this process: does ours still stand?"""
+        page = await self._hub.buffer.read(self.run_id, self._after, 1)
+        verdict = resolve(Cursor(self._generation, self._after), page.segments, page.first_seq, page.last_seq)
+        if isinstance(verdict, Reset):
+            self._reset = await self._hub.make_reset(self.run_id, verdict.reason)
+
+    def _take_reset(self) -> HistoryReset:
+        reset, self._reset = self._reset, None
+        assert reset is not None
+        generation, _, seq = reset.id.rpartition(".")
+        self._generation, self._after = generation, int(seq)
+        self.finished = reset.over
+        return reset
+
+    def _handed_out(self, events: Sequence[StoredEvent]) -> Sequence[StoredEvent]:
+        self._note(events[-1])
+        return events
+
+    def _note(self, last: StoredEvent) -> None:
+        self._after, self._generation = last.seq, last.generation
+        self.suspended = last.type == "suspended"
+        self.finished = last.type == TERMINAL
+
+    async def close(self) -> None:
+        """Let go; a `next` that waits raises StopAsyncIteration. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._topic.wake()
+            await self._hub.leave(self._topic)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _time_out(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())
+
+
+class Hub:
+    """All topics of a process. ``window`` is bytes of event data kept per run, ``poll`` seconds between looks."""
+
+    def __init__(self, buffer: EventBuffer, *, window: int = 1024 * 1024, poll: float = 2.0) -> None:
+        self.buffer = buffer
+        self._window = window
+        self._poll = poll
+        self._topics: dict[str, Topic] = {}
+        self._fed: set[str] = set()
+        self._readers: set[asyncio.Task[None]] = set()
+
+    async def subscribe(self, run_id: str, cursor: Cursor | None = None) -> Subscription:
+        """Read a run from ``cursor`` (exclusive; None is the start). Raises `RunNotFound`, `BufferUnavailable`.
+
+        A cursor that cannot be continued is no error: the first thing handed out is then a `HistoryReset`.
+        """
+        page = await self.buffer.read(run_id, cursor.seq if cursor else 0, 1)
+        verdict = resolve(cursor, page.segments, page.first_seq, page.last_seq)
+        if isinstance(verdict, Reset):
+            reset = await self.make_reset(run_id, verdict.reason)
+            topic = self._join(run_id, reset.last_seq)
+            subscription = Subscription(self, topic, reset.id.rpartition(".")[0], reset.last_seq, finished=False)
+            subscription._reset = reset
+            return subscription
+        after = verdict.after
+        finished = False
+        if after and after == page.last_seq:
+            # Told by the last event itself: a status may be ahead of what this reader was given.
+            last = await self.buffer.read(run_id, after - 1, 1)
+            finished = last.closed
+        generation = owner_of(after, page.segments) or ""
+        return Subscription(self, self._join(run_id, after), generation, after, finished=finished)
+
+    def _join(self, run_id: str, after: int) -> Topic:
+        topic = self._topics.get(run_id)
+        if topic is None or topic.error is not None:
+            topic = Topic(run_id, self.buffer, after, window=self._window, poll=self._poll)
+            topic.fed = run_id in self._fed
+            self._topics[run_id] = topic
+        topic.subscribers += 1
+        if topic.reader is None and not topic.over:
+            topic.reader = asyncio.create_task(topic.read(), name=f"streamchat read {run_id}")
+            self._readers.add(topic.reader)
+            topic.reader.add_done_callback(self._readers.discard)
+        return topic
+
+    async def leave(self, topic: Topic) -> None:
+        """Count one subscription less; the last one takes the topic with it."""
+        topic.subscribers -= 1
+        if topic.subscribers == 0:
+            if self._topics.get(topic.run_id) is topic:
+                del self._topics[topic.run_id]
+            if topic.reader is not None and not topic.reader.done():
+                topic.reader.cancel()
+                await asyncio.wait({topic.reader})
+
+    async def make_reset(self, run_id: str, reason: str) -> HistoryReset:
+        """Fold all that is stored into the snapshot that replaces what a client has."""
+        events = await read_log(self.buffer, run_id)
+        folder = Folder()
+        for event in events:
+            folder.add(event)
+        snapshot = dump_json(folder.state.model_dump(mode="json", exclude_none=True))
+        last = events[-1]
+        return HistoryReset(reason, events[0].seq, last.seq, snapshot, last.id, over=last.type == TERMINAL)
+
+    def publish(self, run_id: str, events: Sequence[StoredEvent]) -> None:
+        """Take events that a driver of this process has just made durable."""
+        topic = self._topics.get(run_id)
+        if topic is not None:
+            topic.feed(events)
+
+    def feed(self, run_id: str, fed: bool) -> None:
+        """Note that a driver of this process holds the run (its topic then needs no reads), or no longer does."""
+        (self._fed.add if fed else self._fed.discard)(run_id)
+        topic = self._topics.get(run_id)
+        if topic is not None:
+            topic.set_fed(fed)
+
+    async def close(self) -> None:
+        """End all readers of the store; subscriptions then wait for nothing, and are closed by their owners."""
+        readers = list(self._readers)
+        for reader in readers:
+            reader.cancel()
+        if readers:
+            await asyncio.wait(readers)

@@ -1,0 +1,231 @@
+"""One run as this process's readers share it: a window of its newest events, fed once, handed to any number.
+
+A topic has one reader of the store, however many subscribe; a driver in the same process feeds it directly, and then
+the store is not read at all. Events are encoded once per encoder, and subscribers in step share the joined bytes too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from streamchat.buffers.base import EventBuffer, Page
+from streamchat.core.cursor import Cursor, Reset, resolve
+from streamchat.errors import BufferUnavailable, RunNotFound
+from streamchat.events import TERMINAL, StoredEvent
+
+__all__ = ["Encoder", "HistoryReset", "Topic"]
+
+log = logging.getLogger("streamchat.hub")
+
+PAGE = 500
+_MOST_AT_ONCE = 500
+
+
+class HistoryReset:
+    """Tells one client that its cursor cannot be continued: it replaces all that it has and folds on. Never stored.
+
+    ``snapshot`` is the JSON of the `RunState` at ``last_seq``; ``id`` is the cursor from there on. The oldest event
+    that is still stored is ``first_seq``; ``over`` says that nothing will follow.
+    """
+
+    __slots__ = ("first_seq", "id", "last_seq", "over", "reason", "snapshot")
+    type = "history_reset"
+
+    def __init__(
+        self,
+        reason: str,
+        first_seq: int,
+        last_seq: int,
+        snapshot: bytes,
+        id: str,  # noqa: A002 - the field's name on the wire
+        *,
+        over: bool = False,
+    ) -> None:
+        self.reason = reason
+        self.first_seq = first_seq
+        self.last_seq = last_seq
+        self.snapshot = snapshot
+        self.id = id
+        self.over = over
+
+
+class Encoder(Protocol):
+    """Turns what a subscription gives into the bytes of a wire; stateless, hashable, shared by all readers."""
+
+    def event(self, event: StoredEvent) -> bytes:
+        """Encode one event."""
+        ...
+
+    def reset(self, reset: HistoryReset) -> bytes:
+        """Encode a reset."""
+        ...
+
+
+class _Encoded:
+    """What one encoder made of the window, event by event, and the last stretch that was joined."""
+
+    __slots__ = ("chunks", "joined", "stretch")
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.stretch = (0, 0)
+        self.joined = b""
+
+
+class Topic:
+    """The events of one run behind ``base`` (exclusive) up to ``head`` (inclusive), as far as this process knows.
+
+    ``epoch`` changes when the store turned out to hold another history than what was handed out; every subscription
+    then judges its own cursor again. ``error`` is set when the run is gone.
+    """
+
+    def __init__(self, run_id: str, buffer: EventBuffer, after: int, *, window: int, poll: float) -> None:
+        self.run_id = run_id
+        self.base = after
+        self.epoch = 0
+        self.fed = False
+        self.subscribers = 0
+        self.error: RunNotFound | None = None
+        self.reader: asyncio.Task[None] | None = None
+        self._buffer = buffer
+        self._window = window
+        self._poll = poll
+        self._events: list[StoredEvent] = []
+        self._size = 0
+        self._last: StoredEvent | None = None
+        self._encoded: dict[Encoder, _Encoded] = {}
+        self._waiters: list[asyncio.Future[None]] = []
+        self._refresh = asyncio.Event()
+
+    @property
+    def head(self) -> int:
+        """The seq of the newest event known here."""
+        return self.base + len(self._events)
+
+    @property
+    def over(self) -> bool:
+        """Whether the last event of the run is known here."""
+        return self._last is not None and self._last.type == TERMINAL
+
+    def after(self, seq: int) -> Sequence[StoredEvent]:
+        """Return what follows ``seq``, bounded; ``seq`` must be within the window."""
+        start = seq - self.base
+        return self._events[start : start + _MOST_AT_ONCE]
+
+    def bytes_after(self, seq: int, encoder: Encoder) -> tuple[bytes, StoredEvent]:
+        """Return the same, encoded and joined, and the last event in it; there must be one."""
+        encoded = self._encoded.get(encoder)
+        if encoded is None:
+            encoded = self._encoded[encoder] = _Encoded()
+        chunks, events = encoded.chunks, self._events
+        for event in events[len(chunks) :]:
+            chunks.append(encoder.event(event))
+        start = seq - self.base
+        end = min(start + _MOST_AT_ONCE, len(events))
+        stretch = (seq, self.base + end)
+        if encoded.stretch != stretch:
+            encoded.joined = chunks[start] if end == start + 1 else b"".join(chunks[start:end])
+            encoded.stretch = stretch
+        return encoded.joined, events[end - 1]
+
+    def feed(self, events: Sequence[StoredEvent]) -> None:
+        """Take events that were just stored; what does not follow on makes the reader look into the store."""
+        if not events or events[-1].seq <= self.head:
+            return
+        if events[0].seq > self.head + 1:
+            self._refresh.set()
+            return
+        new = events[self.head + 1 - events[0].seq :]
+        self._events += new
+        self._last = new[-1]
+        self._size += sum(len(event.data) for event in new)
+        if self._size > self._window:
+            self._shrink()
+        self.wake()
+
+    def _shrink(self) -> None:
+        """Forget the older half of the window: who is behind it reads the store."""
+        keep = len(self._events) // 2
+        gone = len(self._events) - keep
+        self._events = self._events[gone:]
+        self.base += gone
+        self._size = sum(len(event.data) for event in self._events)
+        self._encoded = {}
+
+    def wake(self) -> None:
+        """Wake all who wait."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def waiter(self) -> asyncio.Future[None]:
+        """Return a future that is done at the next change."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(future)
+        return future
+
+    def drop(self, waiter: asyncio.Future[None]) -> None:
+        """Forget a waiter that nobody waits for any more."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+
+    def set_fed(self, fed: bool) -> None:
+        """Note that a driver here feeds the topic, or no longer does."""
+        self.fed = fed
+        if not fed:
+            self._refresh.set()
+
+    async def read(self) -> None:
+        """Keep the topic up to date until the run is over; runs as a task of the hub, while there are subscribers."""
+        follower = await self._buffer.follow(self.run_id)
+        wait = 0.05
+        try:
+            while not self.over:
+                self._refresh.clear()
+                try:
+                    await self._catch_up()
+                    wait = 0.05
+                except BufferUnavailable as error:
+                    log.warning("run %s: the store is away, tried again in %.2f s: %s", self.run_id, wait, error)
+                    await asyncio.sleep(wait)
+                    wait = min(2 * wait, 2.0)
+                    continue
+                if self.over:
+                    return
+                if self.fed:
+                    await self._refresh.wait()
+                else:
+                    await follower.wait(self._poll)
+        except RunNotFound as error:
+            self.error = error
+        finally:
+            await follower.close()
+            self.wake()
+
+    async def _catch_up(self) -> None:
+        while True:
+            page = await self._buffer.read(self.run_id, self.head, PAGE)
+            if self._diverged(page):
+                continue
+            self.feed(page.events)
+            if self.head >= page.last_seq:
+                return
+
+    def _diverged(self, page: Page) -> bool:
+        """Start anew at the store's head if that does not continue what was handed out here."""
+        at = self._last.generation if self._last is not None else None
+        if at is not None:
+            verdict = resolve(Cursor(at, self.head), page.segments, page.first_seq, page.last_seq)
+            if not isinstance(verdict, Reset):
+                return False
+        elif self.head <= page.last_seq and self.head + 1 >= page.first_seq:
+            return False
+        self._events, self._encoded, self._last, self._size = [], {}, None, 0
+        self.base = page.last_seq
+        self.epoch += 1
+        self.wake()
+        return True
