@@ -39,7 +39,9 @@ def test_the_wheel_carries_licence_and_entry_points(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     info = {name.split(".dist-info/")[1]: name for name in archive.namelist() if ".dist-info/" in name}
     assert "licenses/LICENSE" in info
-    assert b"streamchat = streamchat.cli:main" in archive.read(info["entry_points.txt"])
+    entry_points = archive.read(info["entry_points.txt"]).decode()
+    assert "[console_scripts]\nstreamchat = streamchat.cli:main" in entry_points
+    assert "[pytest11]\nstreamchat = streamchat.testing.plugin" in entry_points
 
 
 def test_the_wheel_imports_where_only_the_core_dependencies_are(wheel: Path, tmp_path: Path) -> None:
