@@ -1,8 +1,9 @@
-"""The seam to where tokens come from: a `Model` turns a `ModelRequest` into batches of deltas and one `ModelResult`.
+"""The seam to where tokens come from: a `Model` turns a `ModelRequest` into batches of deltas and one
+`ModelResult`.
 
-A model yields *lists*: all that one read of the network brought, so that a burst of chunks costs one hand-over. It
-retries by itself while nothing was yielded that a reader could have seen; after that it raises `ModelError`, and the
-orchestrator withdraws what came and asks again.
+A model yields *lists*: all that one read of the network brought, so that a burst of chunks costs one
+hand-over. It retries by itself while nothing was yielded that a reader could have seen; after that it raises
+`ModelError`, and the orchestrator withdraws what came and asks again.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class ToolSchema:
 class ModelRequest:
     """What one model call is asked.
 
-    ``options`` go to the provider as they are (temperature, tool_choice, …). ``attempt`` counts from 0 and grows when
-    the orchestrator asks again after a failure in mid-stream.
+    ``options`` go to the provider as they are (temperature, tool_choice, …). ``attempt`` counts from 0 and
+    grows when the orchestrator asks again after a failure in mid-stream.
     """
 
     messages: Sequence[ModelMessage]
@@ -65,7 +66,9 @@ class ModelRetry(NamedTuple):
 
 
 class FinishedContent(NamedTuple):
-    """A content part as it finally stands; ``replaced`` is True where ``text`` differs from its joined deltas."""
+    """A content part as it finally stands; ``replaced`` is True where ``text`` differs from its joined
+    deltas.
+    """
 
     part: int
     kind: str
@@ -87,8 +90,8 @@ class ProviderCall(NamedTuple):
 class ModelResult:
     """The last item of every model stream: what the model's share of the step came to.
 
-    ``parts`` numbers are local to the step and start at 0, as in the deltas. ``extras`` is kept with the log, shown to
-    nobody, and given back to the provider with the assistant's message on later requests.
+    ``parts`` numbers are local to the step and start at 0, as in the deltas. ``extras`` is kept with the log,
+    shown to nobody, and given back to the provider with the assistant's message on later requests.
     """
 
     finish_reason: str | None
@@ -114,7 +117,7 @@ class Model(Protocol):
     def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelOutput], None]:
         """Ask the model; yield batches of output, the last item of the last batch being a `ModelResult`.
 
-        Raises `ModelError` when the provider cannot be asked or its stream ends badly. Cancelled or closed, it closes
-        the provider's response before it returns.
+        Raises `ModelError` when the provider cannot be asked or its stream ends badly. Cancelled or closed,
+        it closes the provider's response before it returns.
         """
         ...
