@@ -12,7 +12,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from streamchat.core.jsontext import encode_json, hold_surrogate, is_json, join_surrogates, parse_object
+from streamchat.core.jsontext import (
+    encode_json,
+    hold_surrogate,
+    is_json,
+    join_surrogates,
+    parse_object,
+    scrub,
+)
 
 __all__ = ["ArgumentText"]
 
@@ -87,7 +94,7 @@ class ArgumentText:
         """Adds arguments of any type but text: an object as such, another value as its JSON text."""
         if isinstance(value, Mapping):
             return self.add_object(dict(value))
-        return self.add(encode_json(value))
+        return self.add(encode_json(scrub(value)))
 
     def replace(self, text: str) -> str:
         """Sets the whole text, as a provider's final word; returns the rest that a reader must append."""
@@ -265,7 +272,7 @@ class _Fields:
         return not self._fields
 
     def text(self) -> str:
-        return encode_json(_plain(self._fields))
+        return encode_json(scrub(_plain(self._fields)))
 
 
 class _Text:
@@ -311,7 +318,7 @@ def _merge(known: dict[str, Any], new: dict[str, Any]) -> bool:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, _Text):
-        return join_surrogates("".join(value.pieces))
+        return "".join(value.pieces)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 from streamchat.core.calls import as_dict, natural
 from streamchat.core.completion import (
@@ -249,6 +249,8 @@ class _Choice:
         calls = self._calls.finish(self.finish_reason, cut=broken) if self._calls is not None else []
         parts: list[Part] = []
         replaced: set[int] = set()
+        if self._held and self._part < 0:
+            self._open_part(cast("ContentKind", self._kind))
         for number, kind, pieces in self._parts:
             text = "".join(pieces)
             if self._held and number == self._part:
@@ -310,9 +312,9 @@ class _Choice:
     def _add_calls(self, calls: Any, out: list[Delta]) -> None:
         if self._calls is None:
             self._calls = ToolCallAccumulator(choice=self.index, new_part=self._counter.__next__)
+        self._release(out)
         deltas = self._calls.add(calls)
         if deltas:
-            self._release(out)
             self._kind = "tool_call"
             out.extend(deltas)
 
@@ -349,20 +351,27 @@ class _Choice:
         if kind != self._kind:
             self._release(out)
             self._kind = kind
-            self._part = next(self._counter)
-            self._pieces = []
-            self._parts.append((self._part, kind, self._pieces))
+            self._part = -1
         if self._held or not text.isascii():
             text, self._held = hold_surrogate(self._held, text)
             if not text:
                 return
+        if self._part < 0:
+            self._open_part(kind)
         self._pieces.append(text)
         out.append(ContentDelta(kind, self._part, text, self.index))
+
+    def _open_part(self, kind: ContentKind) -> None:
+        self._part = next(self._counter)
+        self._pieces = []
+        self._parts.append((self._part, kind, self._pieces))
 
     def _release(self, out: list[Delta]) -> None:
         """The other half of a surrogate pair can no longer come."""
         if self._held:
             self._held = ""
+            if self._part < 0:
+                self._open_part(cast("ContentKind", self._kind))
             self._pieces.append("\ufffd")
             out.append(ContentDelta(self._parts[-1][1], self._part, "\ufffd", self.index))
 

@@ -32,7 +32,7 @@ def decode_json(data: bytes | str) -> Any:
     """The value that ``data`` holds; text in it may hold halves of surrogate pairs. Raises ``ValueError``."""
     try:
         return from_json(data)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         if _TOO_DEEP in str(error):  # what is deeper than its bound would break those who walk the value
             raise
     try:
@@ -119,7 +119,7 @@ def _parse_strict(text: str) -> Any:
     if not _MAY_OVERFLOW.search(text):
         try:
             return from_json(text, allow_inf_nan=False)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # the latter for text that UTF-8 cannot carry
             if _TOO_DEEP in str(error):
                 return _INVALID
     try:

@@ -113,8 +113,8 @@ class ResponsesAccumulator:
             error = next((call.problem for call in calls if call.problem), None)
         by_call = {call.part: call.id for call in calls}
         items = sorted(self._table.items, key=Item.rank)
-        contents = [content for item in items for content in item.in_order()]
-        final = {content.part: content.text() for content in contents}
+        contents = [content for item in items for content in item.in_order() if content]
+        final = {content.number(): content.text() for content in contents}
         open_calls = {call.part: call for call in self._calls}
         replaced = {content.part for content in contents if not content.shown}
         replaced.update(c.part for c in calls if not open_calls[c.part].text.shown_as(c.arguments_json))
@@ -164,7 +164,7 @@ class ResponsesAccumulator:
         if isinstance(response.get("usage"), dict):
             self.usage = response["usage"]
         status = response.get("status")
-        if status not in _TERMINAL:
+        if not isinstance(status, str) or status not in _TERMINAL:
             status = str(event.get("type", "")).rpartition(".")[2]
             status = {"canceled": "cancelled"}.get(status, status)
         self.status = status if status in _TERMINAL else "completed"
@@ -234,7 +234,7 @@ class ResponsesAccumulator:
         key = (slot + kind, number if number.__class__ is int else 0)
         content = item.contents.get(key)
         if content is None:
-            content = item.contents[key] = Content(kind, next(self._counter))
+            content = item.contents[key] = Content(kind, self._counter.__next__)
         return content
 
     def _say(

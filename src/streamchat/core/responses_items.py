@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from streamchat.core.calls import OpenCall, natural
@@ -22,16 +23,29 @@ _PART_KINDS: dict[str, ContentKind] = {
 
 
 class Content:
-    """One text of an item; ``pieces`` joined is the text, also where the deltas said something else."""
+    """One text of an item; ``pieces`` joined is the text, also where the deltas said something else.
 
-    __slots__ = ("held", "kind", "part", "pieces", "replaced")
+    ``part`` is -1 until there is something to show; then ``new_part`` gives it.
+    """
 
-    def __init__(self, kind: ContentKind, part: int) -> None:
+    __slots__ = ("_new_part", "held", "kind", "part", "pieces", "replaced")
+
+    def __init__(self, kind: ContentKind, new_part: Callable[[], int]) -> None:
         self.kind: ContentKind = kind
-        self.part = part
+        self.part = -1
+        self._new_part = new_part
         self.pieces: list[str] = []
         self.held = ""  # a high surrogate at the end
         self.replaced = False
+
+    def __bool__(self) -> bool:
+        return bool(self.pieces or self.held)
+
+    def number(self) -> int:
+        """The part, given now if it has none yet."""
+        if self.part < 0:
+            self.part = self._new_part()
+        return self.part
 
     def add(self, text: str, out: list[Delta]) -> None:
         """Appends a delta."""
@@ -40,7 +54,7 @@ class Content:
         if text:
             self.pieces.append(text)
             if not self.replaced:
-                out.append(ContentDelta(self.kind, self.part, text))
+                out.append(ContentDelta(self.kind, self.number(), text))
 
     def settle(self, text: str, out: list[Delta]) -> None:
         """Sets the whole text, as the provider's final word, which overrides the deltas."""
@@ -50,7 +64,7 @@ class Content:
         if text == known:
             return
         if text.startswith(known) and not self.replaced:
-            out.append(ContentDelta(self.kind, self.part, text[len(known) :]))
+            out.append(ContentDelta(self.kind, self.number(), text[len(known) :]))
         else:
             self.replaced = True
         self.pieces = [text]
@@ -220,4 +234,4 @@ def item_data(item: Item, ids: dict[int, str]) -> dict[str, Any] | None:
 
 
 def _name(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return join_surrogates(value) if isinstance(value, str) and value else None

@@ -5,7 +5,7 @@ Numbers in comments are the rules of the provider notes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -65,11 +65,11 @@ class ToolCallAccumulator:
 
     def add(self, tool_calls: Iterable[Any] | Mapping[str, Any] | None) -> list[CallDelta]:
         """Adds the ``tool_calls`` of one delta, dicts or objects of the SDK; returns what they changed."""
-        if not tool_calls or isinstance(tool_calls, str):
+        if not tool_calls:
             return []
         entries: Any = tool_calls
         if tool_calls.__class__ is not list:
-            entries = [tool_calls] if isinstance(tool_calls, Mapping) else list(tool_calls)
+            entries = list(tool_calls) if isinstance(tool_calls, (tuple, Iterator)) else [tool_calls]
         if len(entries) == 1:
             known = self._add_plain(entries[0])
             if known is not None:
