@@ -177,10 +177,14 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A lease that was just given, and the run as it then was."""
+    """A lease that was just given, and the run under it.
+
+    ``was`` is the status before: ``running`` means that an earlier holder's lease had expired.
+    """
 
     lease: Lease
     run: RunRecord
+    was: RunStatus = "queued"
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,7 @@ class MemoryEventBuffer:
         run = self._state.claimable(now, run_id, log_versions)
         if run is None:
             return None
+        was = run.status
         run.fence += 1
         run.generation = next_generation(run.segments[0].generation, self._token())
         run.segments.append(Segment(run.generation, run.head_seq + 1))
@@ -132,7 +133,7 @@ class MemoryEventBuffer:
         run.lease_until = now + int(ttl * 1000)
         run.queued_at = run.wake_at = None
         run.updated_at = now
-        return Claim(run.lease(), run.record())
+        return Claim(run.lease(), run.record(), was)
 
     async def append(
         self,

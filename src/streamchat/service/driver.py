@@ -1,9 +1,10 @@
 """Drives one run for one lease: takes events from the orchestrator, makes them durable, then lets it go on.
 
-Two tasks do the work. The *puller* asks the orchestrator for events and runs ahead of the store, within a byte bound,
-but never past a barrier that is not durable. The *writer* appends whatever has gathered while the append before it was
-under way: natural group commit, no timer. A third, the *keeper*, renews the lease and looks for inputs. What the log
-says when the driver is gone is true at any moment: a crash between two lines loses at most what nobody was told.
+Two tasks do the work. The *puller* asks the orchestrator for events and runs ahead of the store, within a
+byte bound, but never past a barrier that is not durable. The *writer* appends whatever has gathered while the
+append before it was under way: natural group commit, no timer. A third, the *keeper*, renews the lease and
+looks for inputs. What the log says when the driver is gone is true at any moment: a crash between two lines
+loses at most what nobody was told.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ Outcome: TypeAlias = Literal["over", "suspended", "handed_over", "lost"]
 class DriverOptions:
     """``lease_ttl`` and ``input_poll`` are seconds, ``max_unsaved`` is bytes.
 
-    A run that is quiet for ``input_poll`` looks whether another process posted something. The orchestrator may run
-    ``max_unsaved`` ahead of the store, also while the store is away.
+    A run that is quiet for ``input_poll`` looks whether another process posted something. The orchestrator
+    may run ``max_unsaved`` ahead of the store, also while the store is away.
     """
 
     lease_ttl: float = 15.0
@@ -114,8 +115,14 @@ class Driver:
         """Look for inputs now: something was posted in this process."""
         self._poked.set()
 
+    async def conclude(self, events: Sequence[StreamEvent]) -> None:
+        """Append the end of a run in which there is no work; raises `LeaseLost`, `BufferUnavailable`."""
+        await self._look_for_inputs()
+        await self._append(events)
+
     async def drive(self) -> RunSummary:
-        """Drive the run until it is over, suspended or lost; cancelled, it hands the run over to whoever claims next.
+        """Drive the run until it is over, suspended or lost; cancelled, it hands the run over to whoever
+        claims next.
 
         Never raises for anything that happens to the run; a cancellation is re-raised after the handing over.
         """
@@ -164,7 +171,8 @@ class Driver:
                 self._saved.clear()
                 self._work.set()
                 if event.type in BARRIERS or pending.size > options.max_unsaved:
-                    # The writer may be busy with the batch before; it takes all that waits, so once is enough.
+                    # The writer may be busy with the batch before; it takes all that waits, so once is
+                    # enough.
                     await self._saved.wait()
 
     def _note_extras(self, event: StreamEvent) -> None:
@@ -215,7 +223,9 @@ class Driver:
             keep_slot = any(wait.kind != "job" for wait in last.waits)
         for event in events:
             self._note_extras(event)
-        consumed = list(self._read_inputs) if any(isinstance(e, Cancelled) for e in events) or then == "over" else []
+        consumed = (
+            list(self._read_inputs) if any(isinstance(e, Cancelled) for e in events) or then == "over" else []
+        )
 
         async def write() -> Lease:
             appended = await self._buffer.append(

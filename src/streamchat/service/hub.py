@@ -1,7 +1,7 @@
 """Hands runs to readers: one topic per run and process, any number of subscriptions, each at its own pace.
 
-A subscription that is slow falls out of the topic's window and reads the store by itself until it has caught up: it
-is never dropped silently, holds nothing in memory meanwhile, and slows nobody.
+A subscription that is slow falls out of the topic's window and reads the store by itself until it has caught
+up: it is never dropped silently, holds nothing in memory meanwhile, and slows nobody.
 """
 
 from __future__ import annotations
@@ -24,11 +24,21 @@ __all__ = ["Encoder", "HistoryReset", "Hub", "Subscription"]
 class Subscription:
     """One reader of one run; made by `Hub.subscribe`, used by one task, closed by whoever opened it.
 
-    ``cursor`` is what a client may be primed with: it moves with what was handed out. ``finished`` means that the
-    terminal event was handed out, here or before this cursor.
+    ``cursor`` is what a client may be primed with: it moves with what was handed out. ``finished`` means that
+    the terminal event was handed out, here or before this cursor.
     """
 
-    __slots__ = ("_after", "_closed", "_epoch", "_generation", "_hub", "_reset", "_topic", "finished", "suspended")
+    __slots__ = (
+        "_after",
+        "_closed",
+        "_epoch",
+        "_generation",
+        "_hub",
+        "_reset",
+        "_topic",
+        "finished",
+        "suspended",
+    )
 
     def __init__(self, hub: Hub, topic: Topic, generation: str, after: int, *, finished: bool) -> None:
         self._hub = hub
@@ -54,8 +64,8 @@ class Subscription:
     async def next(self, seconds: float | None = None) -> HistoryReset | Sequence[StoredEvent] | None:
         """Return what is there now, waiting for something at most ``seconds``; None when time runs out.
 
-        Raises StopAsyncIteration after the terminal event and after `close`, `RunNotFound` when the run is gone,
-        `BufferUnavailable`. Cancelled, it loses nothing.
+        Raises StopAsyncIteration after the terminal event and after `close`, `RunNotFound` when the run is
+        gone, `BufferUnavailable`. Cancelled, it loses nothing.
         """
         ready = await self._ready(seconds)
         if isinstance(ready, Page):
@@ -170,7 +180,8 @@ def _time_out(waiter: asyncio.Future[None]) -> None:
 
 
 class Hub:
-    """All topics of a process. ``window`` is bytes of event data kept per run, ``poll`` seconds between looks."""
+    """All topics of a process. ``window`` is bytes of event data kept per run, ``poll`` seconds between
+    looks."""
 
     def __init__(self, buffer: EventBuffer, *, window: int = 1024 * 1024, poll: float = 2.0) -> None:
         self.buffer = buffer
@@ -181,7 +192,8 @@ class Hub:
         self._readers: set[asyncio.Task[None]] = set()
 
     async def subscribe(self, run_id: str, cursor: Cursor | None = None) -> Subscription:
-        """Read a run from ``cursor`` (exclusive; None is the start). Raises `RunNotFound`, `BufferUnavailable`.
+        """Read a run from ``cursor`` (exclusive; None is the start). Raises `RunNotFound`,
+        `BufferUnavailable`.
 
         A cursor that cannot be continued is no error: the first thing handed out is then a `HistoryReset`.
         """
@@ -190,7 +202,9 @@ class Hub:
         if isinstance(verdict, Reset):
             reset = await self.make_reset(run_id, verdict.reason)
             topic = self._join(run_id, reset.last_seq)
-            subscription = Subscription(self, topic, reset.id.rpartition(".")[0], reset.last_seq, finished=False)
+            subscription = Subscription(
+                self, topic, reset.id.rpartition(".")[0], reset.last_seq, finished=False
+            )
             subscription._reset = reset
             return subscription
         after = verdict.after
@@ -242,14 +256,15 @@ class Hub:
             topic.feed(events)
 
     def feed(self, run_id: str, fed: bool) -> None:
-        """Note that a driver of this process holds the run (its topic then needs no reads), or no longer does."""
+        """Note that a driver of this process holds the run (its topic then needs no reads), or no longer
+        does."""
         (self._fed.add if fed else self._fed.discard)(run_id)
         topic = self._topics.get(run_id)
         if topic is not None:
             topic.set_fed(fed)
 
     async def close(self) -> None:
-        """End all readers of the store; subscriptions then wait for nothing, and are closed by their owners."""
+        """End all readers of the store; subscriptions are closed by their owners."""
         readers = list(self._readers)
         for reader in readers:
             reader.cancel()

@@ -1,7 +1,7 @@
 """Events on their way into the log, gathered while an append is under way.
 
-Pure bookkeeping for the driver: what belongs together is never split. Adjacent deltas of one part become one event; a group (events with nothing done in
-between) enters whole; `take` gives what the next append writes.
+Pure bookkeeping for the driver: what belongs together is never split. Adjacent deltas of one part become one
+event; a group (events with nothing done in between) enters whole; `take` gives what the next append writes.
 """
 
 from __future__ import annotations
@@ -78,5 +78,5 @@ def _joined(run: list[StreamEvent]) -> StreamEvent:
     if len(run) == 1:
         return run[0]
     if isinstance(first, ToolCallDelta):
-        return first.model_copy(update={"arguments": "".join(e.arguments for e in run)})  # type: ignore[union-attr]
+        return first.model_copy(update={"arguments": "".join(e.arguments for e in run)})  # type: ignore[union-attr,misc]
     return type(first)(step=first.step, part=first.part, text="".join(e.text for e in run))  # type: ignore[union-attr,no-any-return]

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from streamchat.events import ErrorEvent, Finalized, StepReset, StoredEvent, ToolResult, Usage
+from streamchat.events import ErrorEvent, Finalized, StepReset, StoredEvent, ToolResult
+from streamchat.messages import Usage
 
 __all__ = ["RunSummary", "SummaryBuilder"]
 
@@ -15,10 +16,11 @@ __all__ = ["RunSummary", "SummaryBuilder"]
 class RunSummary:
     """A run, or one worker's share of it when it was taken over or handed on.
 
-    ``outcome`` is the final status, ``handed_over`` (another worker goes on), ``lost`` (the lease went to somebody
-    else, or the store was away for too long) or ``suspended``. Times are seconds: ``queued`` from creation to the
-    claim, ``first_token`` from creation to the first delta in the log, ``duration`` from creation to the end.
-    ``retries`` counts steps asked again. ``failed_phase`` and ``failed_code`` are those of the run's ``error``.
+    ``outcome`` is the final status, ``handed_over`` (another worker goes on), ``lost`` (the lease went to
+    somebody else, or the store was away for too long) or ``suspended``. Times are seconds: ``queued`` from
+    creation to the claim, ``first_token`` from creation to the first delta in the log, ``duration`` from
+    creation to the end. ``retries`` counts steps asked again. ``failed_phase`` and ``failed_code`` are those
+    of the run's ``error``.
     """
 
     run_id: str

@@ -1,7 +1,8 @@
 """One run as this process's readers share it: a window of its newest events, fed once, handed to any number.
 
-A topic has one reader of the store, however many subscribe; a driver in the same process feeds it directly, and then
-the store is not read at all. Events are encoded once per encoder, and subscribers in step share the joined bytes too.
+A topic has one reader of the store, however many subscribe; a driver in the same process feeds it directly,
+and then the store is not read at all. Events are encoded once per encoder, and subscribers in step share the
+joined bytes too.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ _MOST_AT_ONCE = 500
 
 
 class HistoryReset:
-    """Tells one client that its cursor cannot be continued: it replaces all that it has and folds on. Never stored.
+    """Tells one client that its cursor cannot be continued: it replaces all that it has and folds on. Never
+    stored.
 
-    ``snapshot`` is the JSON of the `RunState` at ``last_seq``; ``id`` is the cursor from there on. The oldest event
-    that is still stored is ``first_seq``; ``over`` says that nothing will follow.
+    ``snapshot`` is the JSON of the `RunState` at ``last_seq``; ``id`` is the cursor from there on. The oldest
+    event that is still stored is ``first_seq``; ``over`` says that nothing will follow.
     """
 
     __slots__ = ("first_seq", "id", "last_seq", "over", "reason", "snapshot")
@@ -40,7 +42,7 @@ class HistoryReset:
         first_seq: int,
         last_seq: int,
         snapshot: bytes,
-        id: str,  # noqa: A002 - the field's name on the wire
+        id: str,
         *,
         over: bool = False,
     ) -> None:
@@ -53,7 +55,7 @@ class HistoryReset:
 
 
 class Encoder(Protocol):
-    """Turns what a subscription gives into the bytes of a wire; stateless, hashable, shared by all readers."""
+    """Turns what a subscription gives into a wire's bytes; stateless, hashable, shared by all readers."""
 
     def event(self, event: StoredEvent) -> bytes:
         """Encode one event."""
@@ -76,10 +78,11 @@ class _Encoded:
 
 
 class Topic:
-    """The events of one run behind ``base`` (exclusive) up to ``head`` (inclusive), as far as this process knows.
+    """The events of one run behind ``base`` (exclusive) up to ``head`` (inclusive), as far as this process
+    knows.
 
-    ``epoch`` changes when the store turned out to hold another history than what was handed out; every subscription
-    then judges its own cursor again. ``error`` is set when the run is gone.
+    ``epoch`` changes when the store turned out to hold another history than what was handed out; every
+    subscription then judges its own cursor again. ``error`` is set when the run is gone, or cannot be read.
     """
 
     def __init__(self, run_id: str, buffer: EventBuffer, after: int, *, window: int, poll: float) -> None:
@@ -88,7 +91,7 @@ class Topic:
         self.epoch = 0
         self.fed = False
         self.subscribers = 0
-        self.error: RunNotFound | None = None
+        self.error: Exception | None = None
         self.reader: asyncio.Task[None] | None = None
         self._buffer = buffer
         self._window = window
@@ -144,6 +147,8 @@ class Topic:
         self._size += sum(len(event.data) for event in new)
         if self._size > self._window:
             self._shrink()
+        if self.over:
+            self._refresh.set()
         self.wake()
 
     def _shrink(self) -> None:
@@ -180,7 +185,8 @@ class Topic:
             self._refresh.set()
 
     async def read(self) -> None:
-        """Keep the topic up to date until the run is over; runs as a task of the hub, while there are subscribers."""
+        """Keep the topic up to date until the run is over; runs as a task of the hub, while there are
+        subscribers."""
         follower = await self._buffer.follow(self.run_id)
         wait = 0.05
         try:
@@ -190,24 +196,27 @@ class Topic:
                     await self._catch_up()
                     wait = 0.05
                 except BufferUnavailable as error:
-                    log.warning("run %s: the store is away, tried again in %.2f s: %s", self.run_id, wait, error)
+                    log.warning(
+                        "run %s: the store is away, tried again in %.2f s: %s", self.run_id, wait, error
+                    )
                     await asyncio.sleep(wait)
                     wait = min(2 * wait, 2.0)
                     continue
-                if self.over:
-                    return
                 if self.fed:
                     await self._refresh.wait()
                 else:
                     await follower.wait(self._poll)
         except RunNotFound as error:
             self.error = error
+        except Exception as error:
+            log.exception("run %s: reading the store failed", self.run_id)
+            self.error = error
         finally:
             await follower.close()
             self.wake()
 
     async def _catch_up(self) -> None:
-        while True:
+        while not self.over:
             page = await self._buffer.read(self.run_id, self.head, PAGE)
             if self._diverged(page):
                 continue

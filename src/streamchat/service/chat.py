@@ -1,0 +1,590 @@
+"""`StreamChat`: what an application holds. It starts runs, hands them to readers, supervises the work."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from streamchat.buffers.base import (
+    Claim,
+    ConversationRecord,
+    EventBuffer,
+    Input,
+    MessageRecord,
+    NewEvent,
+    NewRun,
+    Page,
+    RunRecord,
+)
+from streamchat.buffers.memory import MemoryEventBuffer
+from streamchat.core.conclude import conclude
+from streamchat.core.cursor import parse_cursor
+from streamchat.core.fold import Folder
+from streamchat.errors import (
+    ConversationNotFound,
+    InvalidInput,
+    LeaseLost,
+    NotAuthorized,
+    RunNotFound,
+    RunOver,
+    StreamChatError,
+)
+from streamchat.events import Cancelled, RunStarted, StoredEvent, StreamEvent, dump_json
+from streamchat.messages import ModelMessage
+from streamchat.models.base import Model
+from streamchat.orchestration.context import RunContext
+from streamchat.orchestration.options import RunOptions
+from streamchat.orchestrator import orchestrate
+from streamchat.principal import Principal
+from streamchat.service.access import Action, Authorize, Resource, allowed, owns
+from streamchat.service.driver import Driver, DriverOptions, read_log
+from streamchat.service.hub import HistoryReset, Hub, Subscription
+from streamchat.service.request import (
+    RunRequest,
+    conversation_path,
+    model_history,
+    stored_content,
+    user_content,
+)
+from streamchat.service.status import RunStatus, Started
+from streamchat.service.summary import RunSummary, SummaryBuilder
+from streamchat.service.supervisor import Supervisor
+from streamchat.tools import ToolRegistry
+
+__all__ = ["ServiceLimits", "StreamChat"]
+
+log = logging.getLogger("streamchat.service")
+
+Instructions: TypeAlias = str | Callable[[RunContext], str | Awaitable[str | None] | None]
+PrepareMessages: TypeAlias = Callable[
+    [list[ModelMessage], RunContext], Sequence[ModelMessage] | Awaitable[Sequence[ModelMessage]]
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """What a process takes on, and what a client may send.
+
+    ``max_runs`` are at work at once, ``max_queue`` wait in this process. ``drain_seconds`` is how long
+    `close` lets runs finish. ``max_body_bytes`` and ``max_message_chars`` bound a request.
+    """
+
+    max_runs: int = 100
+    max_queue: int = 1000
+    drain_seconds: float = 5.0
+    max_body_bytes: int = 1_000_000
+    max_message_chars: int = 200_000
+    max_history_messages: int = 1000
+
+
+class StreamChat:
+    """Runs, conversations and their readers over one `EventBuffer`.
+
+    ``authorize(principal, action, resource)`` is asked on every verb (`streamchat.service.access`); what it
+    forbids looks like what does not exist. Without it construction fails, unless ``allow_anonymous`` is True:
+    then everybody has what is theirs, and those without a principal share what was made without one.
+
+    ``instructions`` is the system prompt: text, or a function of the run's context. ``prepare_messages`` may
+    cut or change the messages that the model is given. ``deps`` makes, for each run in this process, what
+    tools find in ``ctx.deps``. ``on_run_finished`` gets a `RunSummary`. Functions may be sync or async.
+
+    Use it as an async context manager, or call `open` and `close`; both are idempotent. It works for one
+    event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Model,
+        tools: ToolRegistry | None = None,
+        buffer: EventBuffer | None = None,
+        authorize: Authorize | None = None,
+        allow_anonymous: bool = False,
+        instructions: Instructions | None = None,
+        prepare_messages: PrepareMessages | None = None,
+        options: RunOptions | None = None,
+        deps: Callable[[RunContext], Any] | None = None,
+        limits: ServiceLimits | None = None,
+        on_run_finished: Callable[[RunSummary], Any] | None = None,
+        on_disconnect: str = "continue",
+        on_busy: str = "reject",
+        allow_system_message: bool = False,
+        streaming: bool | Callable[[Principal | None], bool] = True,
+        worker: str | None = None,
+        lease_ttl: float = 15.0,
+    ) -> None:
+        if authorize is None and not allow_anonymous:
+            raise StreamChatError(
+                "StreamChat needs to know who may do what: pass authorize= "
+                "(streamchat.owns for the usual case), or allow_anonymous=True"
+            )
+        if on_disconnect != "continue" or on_busy != "reject":
+            raise InvalidInput(
+                f"on_disconnect={on_disconnect!r}, on_busy={on_busy!r}: "
+                "this version knows 'continue' and 'reject'"
+            )
+        self.model = model
+        self.tools = tools or ToolRegistry()
+        self.buffer: EventBuffer = buffer if buffer is not None else MemoryEventBuffer()
+        self.options = options or RunOptions()
+        self.limits = limits or ServiceLimits()
+        self.allow_anonymous = allow_anonymous
+        self.worker = worker or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self.hub = Hub(self.buffer)
+        self._authorize = authorize or owns
+        self._instructions = instructions
+        self._prepare_messages = prepare_messages
+        self._deps = deps
+        self._on_run_finished = on_run_finished
+        self._allow_system_message = allow_system_message
+        self._streaming = streaming
+        self._driver_options = DriverOptions(lease_ttl=lease_ttl)
+        self._supervisor: Supervisor | None = None
+        self._opening = asyncio.Lock()
+
+    # Its own life.
+
+    async def open(self) -> Self:
+        """Open the buffer and begin to work. Raises `BufferUnavailable` with what to do."""
+        async with self._opening:
+            if self._supervisor is None:
+                await self.buffer.open()
+                self._supervisor = Supervisor(
+                    self.buffer,
+                    self.worker,
+                    self._work,
+                    lease_ttl=self._driver_options.lease_ttl,
+                    max_runs=self.limits.max_runs,
+                    max_queue=self.limits.max_queue,
+                    look_every=min(5.0, self._driver_options.lease_ttl / 2),
+                )
+                self._supervisor.start()
+        return self
+
+    async def drain(self, seconds: float | None = None) -> None:
+        """Take no more runs, let what runs finish for ``seconds`` (the limits' by default), hand over the
+        rest."""
+        if self._supervisor is not None:
+            await self._supervisor.drain(self.limits.drain_seconds if seconds is None else seconds)
+
+    async def close(self) -> None:
+        """Drain, end all readers and close the buffer."""
+        async with self._opening:
+            if self._supervisor is None:
+                return
+            await self.drain()
+            await self.hub.close()
+            await self.buffer.close()
+            self._supervisor = None
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no more runs."""
+        return self._supervisor is not None and self._supervisor.draining
+
+    def streams_for(self, principal: Principal | None) -> bool:
+        """Whether this principal is given streams."""
+        return self._streaming(principal) if callable(self._streaming) else self._streaming
+
+    # Starting.
+
+    async def start(
+        self,
+        conversation_id: str | None,
+        message: str | Sequence[Mapping[str, Any]],
+        principal: Principal | None = None,
+        *,
+        idempotency_key: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        system_message: str | None = None,
+        client_id: str | None = None,
+    ) -> Started:
+        """Make the user's message, the assistant's placeholder and the run durable, and answer at once.
+
+        Without ``conversation_id`` a conversation is made. Raises `InvalidInput` (with ``field``), `Busy`,
+        `ConversationBusy`, `ConversationNotFound` (also for another's), `IdempotencyConflict`,
+        `BufferUnavailable`; nothing is written then.
+        """
+        supervisor = self._opened()
+        parts = user_content(message, self.limits.max_message_chars)
+        if system_message is not None and not self._allow_system_message:
+            raise InvalidInput("a system message is not taken from clients here", field="system_message")
+        supervisor.check_room()
+        known = await self._conversation_for_start(conversation_id, principal)
+        context = RunContext(
+            run_id=uuid.uuid4().hex,
+            conversation_id=conversation_id or uuid.uuid4().hex,
+            message_id=uuid.uuid4().hex,
+            principal=principal,
+        )
+        request = await self._request(context, known, parts, system_message)
+        request = request.model_copy(
+            update={"metadata": dict(metadata) if metadata else None, "client_id": client_id}
+        )
+        digest = hashlib.sha256(dump_json([conversation_id, parts, system_message, metadata])).hexdigest()
+        run = self._new_run(context, request, parts, idempotency_key, digest)
+        created = await self.buffer.create(run, self._first_messages(context, parts, known))
+        if created.new:
+            supervisor.submit(created.run.run_id)
+        return Started(
+            created.run.run_id, created.run.message_id, created.run.conversation_id, new=created.new
+        )
+
+    async def _conversation_for_start(
+        self, conversation_id: str | None, principal: Principal | None
+    ) -> ConversationRecord | None:
+        """The conversation that a run is to be started in, or None for a new one."""
+        known = None
+        if conversation_id is not None:
+            if not conversation_id.isascii() or not 0 < len(conversation_id) <= 64:
+                raise InvalidInput(
+                    f"a conversation id has 1 to 64 ASCII characters, not {conversation_id[:80]!r}",
+                    field="conversation_id",
+                )
+            try:
+                known = await self.buffer.conversation(conversation_id)
+            except ConversationNotFound:
+                known = None
+        owner = known.owner if known else principal.id if principal else None
+        tenant = known.tenant if known else principal.tenant if principal else None
+        resource = Resource(owner, tenant, conversation_id=conversation_id)
+        if not await allowed(self._authorize, principal, "start", resource):
+            if known is None:
+                raise NotAuthorized(f"{principal!r} may not start conversations")
+            raise ConversationNotFound(f"no conversation {conversation_id!r}")
+        return known
+
+    async def _request(
+        self,
+        context: RunContext,
+        known: ConversationRecord | None,
+        parts: list[dict[str, Any]],
+        system_message: str | None,
+    ) -> RunRequest:
+        """What the model will be given: the system prompt, the conversation so far, and the new message."""
+        messages: list[ModelMessage] = []
+        prompt = await self._system_prompt(context)
+        if prompt:
+            messages.append(ModelMessage(role="system", content=prompt))
+        if system_message:
+            messages.append(ModelMessage(role="system", content=system_message))
+        if known is not None:
+            rows = await self.buffer.messages(known.conversation_id, limit=self.limits.max_history_messages)
+            messages += model_history(conversation_path(rows, known.leaf_id))
+        only_text = len(parts) == 1 and parts[0]["type"] == "text"
+        messages.append(ModelMessage(role="user", content=parts[0]["text"] if only_text else parts))
+        if self._prepare_messages is not None:
+            prepared = self._prepare_messages(messages, context)
+            messages = list(await prepared if inspect.isawaitable(prepared) else prepared)
+        digests = {tool.name: tool.digest() for tool in self.tools}
+        return RunRequest(messages=tuple(messages), tools=digests)
+
+    async def _system_prompt(self, context: RunContext) -> str | None:
+        if not callable(self._instructions):
+            return self._instructions
+        prompt = self._instructions(context)
+        return await prompt if inspect.isawaitable(prompt) else prompt
+
+    def _new_run(
+        self,
+        context: RunContext,
+        request: RunRequest,
+        parts: list[dict[str, Any]],
+        idempotency_key: str | None,
+        digest: str,
+    ) -> NewRun:
+        assert context.conversation_id is not None
+        assert context.message_id is not None
+        started = RunStarted(
+            run_id=context.run_id,
+            conversation_id=context.conversation_id,
+            message_id=context.message_id,
+            model=self.model.name,
+        )
+        text = next((part["text"] for part in parts if part["type"] == "text"), "")
+        return NewRun(
+            run_id=context.run_id,
+            conversation_id=context.conversation_id,
+            message_id=context.message_id,
+            started=NewEvent.of(started),
+            request=request.encode(),
+            principal=context.principal,
+            idempotency_key=idempotency_key,
+            digest=digest if idempotency_key is not None else None,
+            title=" ".join(text.split())[:80] or None,
+        )
+
+    def _first_messages(
+        self, context: RunContext, parts: list[dict[str, Any]], known: ConversationRecord | None
+    ) -> list[MessageRecord]:
+        assert context.conversation_id is not None
+        assert context.message_id is not None
+        user = MessageRecord(
+            message_id=uuid.uuid4().hex,
+            conversation_id=context.conversation_id,
+            run_id=context.run_id,
+            role="user",
+            status="complete",
+            content=stored_content(parts),
+            parent_id=known.leaf_id if known else None,
+        )
+        placeholder = MessageRecord(
+            message_id=context.message_id,
+            conversation_id=context.conversation_id,
+            run_id=context.run_id,
+            role="assistant",
+            status="pending",
+            content=b"[]",
+            parent_id=user.message_id,
+        )
+        return [user, placeholder]
+
+    # Reading.
+
+    async def attach(
+        self, run_id: str, after: str | None = None, principal: Principal | None = None
+    ) -> Subscription:
+        """Read a run from the cursor ``after`` (exclusive; None is the start); close what you get.
+
+        Raises `CursorInvalid`, `RunNotFound` (also for another's run), `BufferUnavailable`.
+        """
+        cursor = None if after is None else parse_cursor(after)
+        await self._run(run_id, principal, "read")
+        return await self.hub.subscribe(run_id, cursor)
+
+    async def ask(
+        self,
+        conversation_id: str | None,
+        message: str | Sequence[Mapping[str, Any]],
+        principal: Principal | None = None,
+        **options: Any,
+    ) -> AsyncGenerator[StoredEvent | HistoryReset, None]:
+        """`start` a run and yield what it brings until it is over; leaving early does not end the run."""
+        started = await self.start(conversation_id, message, principal, **options)
+        async with await self.attach(started.run_id, principal=principal) as subscription:
+            while not subscription.finished:
+                got = await subscription.next()
+                if isinstance(got, HistoryReset):
+                    yield got
+                else:
+                    for event in got or ():
+                        yield event
+
+    async def reply(
+        self,
+        conversation_id: str | None,
+        message: str | Sequence[Mapping[str, Any]],
+        principal: Principal | None = None,
+        **options: Any,
+    ) -> RunStatus:
+        """`start` a run and wait for its end, or until it is suspended; return its status with the whole
+        answer."""
+        started = await self.start(conversation_id, message, principal, **options)
+        async with await self.attach(started.run_id, principal=principal) as subscription:
+            while not (subscription.finished or subscription.suspended):
+                await subscription.next()
+        return await self.status(started.run_id, principal)
+
+    async def status(self, run_id: str, principal: Principal | None = None) -> RunStatus:
+        """Return what the run's log amounts to. Raises `RunNotFound`."""
+        run = await self._run(run_id, principal, "read")
+        events = await read_log(self.buffer, run_id)
+        folder = Folder()
+        for event in events:
+            folder.add(event)
+        return RunStatus(run_id, run.conversation_id, run.message_id, folder.state, events[-1].id)
+
+    async def events(
+        self, run_id: str, principal: Principal | None = None, *, after: int = 0, limit: int = 100
+    ) -> Page:
+        """Return a page of the log: events with seq above ``after``. Raises `RunNotFound`."""
+        await self._run(run_id, principal, "read")
+        return await self.buffer.read(run_id, after, limit)
+
+    async def history(
+        self,
+        conversation_id: str,
+        principal: Principal | None = None,
+        *,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> list[MessageRecord]:
+        """Return the messages behind the one named ``after``. Raises `ConversationNotFound`."""
+        await self._conversation(conversation_id, principal, "read")
+        return await self.buffer.messages(conversation_id, after=after, limit=limit)
+
+    async def conversations(
+        self, principal: Principal | None = None, *, after: str | None = None, limit: int = 50
+    ) -> list[ConversationRecord]:
+        """Return the principal's own conversations, most recently changed first, behind the one named
+        ``after``."""
+        owner = principal.id if principal else None
+        tenant = principal.tenant if principal else None
+        if not await allowed(self._authorize, principal, "list", Resource(owner, tenant)):
+            return []
+        return await self.buffer.conversations(owner, tenant, after=after, limit=limit)
+
+    async def find(self, conversation_id: str, principal: Principal | None = None) -> RunRecord | None:
+        """Return the conversation's newest run that is not over; None also for an unknown or foreign
+        conversation."""
+        try:
+            await self._conversation(conversation_id, principal, "read")
+        except ConversationNotFound:
+            return None
+        return await self.buffer.find(conversation_id)
+
+    # Stopping.
+
+    async def cancel(
+        self, run_id: str, principal: Principal | None = None, *, reason: str | None = None
+    ) -> None:
+        """Ask the run to stop, wherever it is worked on. Idempotent, also after its end. Raises
+        `RunNotFound`."""
+        supervisor = self._opened()
+        await self._run(run_id, principal, "cancel")
+        posted = Input(
+            "cancel", body={"reason": reason} if reason else {}, by=principal.id if principal else None
+        )
+        try:
+            await self.buffer.post(run_id, posted)
+        except RunOver:
+            return
+        if supervisor.driven(run_id):
+            supervisor.poke(run_id)
+        else:
+            await self._conclude_unheld(run_id, posted)
+
+    async def _conclude_unheld(self, run_id: str, posted: Input) -> None:
+        """End a run that nobody holds, outside the concurrency bound: there is no work in it."""
+        claim = await self.buffer.claim(self.worker, self._driver_options.lease_ttl, run_id)
+        if claim is None:
+            return  # somebody holds it, and finds the cancel in the inbox
+        cancelled = Cancelled(by=posted.by, reason=posted.body.get("reason"))
+        driver = self._driver(claim, RunContext(run_id=run_id), SummaryBuilder(claim.run.created_at))
+        events = await read_log(self.buffer, run_id)
+        try:
+            await driver.conclude(conclude(events, cancelled, resumed="cancel", worker=self.worker))
+        except LeaseLost as error:
+            log.warning("run %s: somebody else took it before it could be ended: %s", run_id, error)
+
+    # What is asked before anything is shown.
+
+    async def _run(self, run_id: str, principal: Principal | None, action: Action) -> RunRecord:
+        self._opened()
+        run = await self.buffer.get(run_id)
+        owner = run.principal.id if run.principal else None
+        tenant = run.principal.tenant if run.principal else None
+        resource = Resource(owner, tenant, run_id=run_id, conversation_id=run.conversation_id)
+        if not await allowed(self._authorize, principal, action, resource):
+            raise RunNotFound(f"no run {run_id!r}")
+        return run
+
+    async def _conversation(
+        self, conversation_id: str, principal: Principal | None, action: Action
+    ) -> ConversationRecord:
+        self._opened()
+        known = await self.buffer.conversation(conversation_id)
+        resource = Resource(known.owner, known.tenant, conversation_id=conversation_id)
+        if not await allowed(self._authorize, principal, action, resource):
+            raise ConversationNotFound(f"no conversation {conversation_id!r}")
+        return known
+
+    def _opened(self) -> Supervisor:
+        if self._supervisor is None:
+            raise StreamChatError(
+                "StreamChat is not open: use `async with chat:`, the adapter's lifespan, or await chat.open()"
+            )
+        return self._supervisor
+
+    # Working on runs.
+
+    def _driver(
+        self,
+        claim: Claim,
+        context: RunContext,
+        summary: SummaryBuilder,
+        request: RunRequest | None = None,
+    ) -> Driver:
+        def make_events(history: Sequence[StoredEvent]) -> AsyncGenerator[StreamEvent, None]:
+            messages = request.messages if request is not None else ()
+            return orchestrate(
+                self.model,
+                messages,
+                tools=self.tools,
+                context=context,
+                history=history,
+                options=self.options,
+            )
+
+        return Driver(
+            claim, self.buffer, context, make_events, self.hub.publish, self._driver_options, summary
+        )
+
+    async def _work(self, claim: Claim, register: Callable[[Driver], None]) -> None:
+        """Drive one claimed run to its end and tell what it came to."""
+        run = claim.run
+        context = RunContext(
+            run_id=run.run_id,
+            conversation_id=run.conversation_id,
+            message_id=run.message_id,
+            parent_run_id=run.parent_run_id,
+            principal=run.principal,
+            fence=claim.lease.fence,
+            worker=self.worker,
+            resumed="takeover" if claim.was == "running" else "handover",
+            age=max(0.0, time.time() - run.created_at / 1000),
+        )
+        if self._deps is not None:
+            deps = self._deps(context)
+            context.deps = await deps if inspect.isawaitable(deps) else deps
+        summary = SummaryBuilder(run.created_at)
+        summary.claimed_at = run.updated_at
+        driver = self._driver(claim, context, summary, RunRequest.model_validate_json(run.request))
+        register(driver)
+        self.hub.feed(run.run_id, True)
+        try:
+            came_to = await driver.drive()
+        finally:
+            self.hub.feed(run.run_id, False)
+        await self._tell(came_to)
+
+    async def _tell(self, summary: RunSummary) -> None:
+        log.info(
+            "run %s: %s in %s s, first token %s s, %d steps, %d tools, %d events, %s tokens, %d retries%s",
+            summary.run_id,
+            summary.outcome,
+            summary.duration,
+            summary.first_token,
+            summary.steps,
+            summary.tool_calls,
+            summary.events,
+            summary.usage.total_tokens if summary.usage else "?",
+            summary.retries,
+            f", failed in {summary.failed_phase}: {summary.failed_code}" if summary.failed_phase else "",
+        )
+        if self._on_run_finished is None:
+            return
+        try:
+            answer = self._on_run_finished(summary)
+            if inspect.isawaitable(answer):
+                await answer
+        except Exception:
+            log.exception("run %s: on_run_finished raised", summary.run_id)

@@ -1,0 +1,165 @@
+"""Which runs this process works on: bounded, claimed one by one, and let go in order when it shuts down.
+
+A run that was created here is claimed as soon as there is room; besides, the supervisor looks every few
+seconds for runs that nobody holds (queued in the store, or whose worker died). Leases make it harmless that
+many processes look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+
+from streamchat.buffers.base import Claim, EventBuffer
+from streamchat.errors import Busy, StreamChatError
+from streamchat.service.driver import Driver
+
+__all__ = ["Supervisor"]
+
+log = logging.getLogger("streamchat.service")
+
+_PAUSE_AFTER_FAILURE = 0.5
+
+
+class Supervisor:
+    """Claims runs and drives them, at most ``max_runs`` at once; at most ``max_queue`` wait in this process.
+
+    ``work(claim, register)`` drives one claimed run to its end; it calls ``register`` with the driver, so
+    that a cancel in this process is noticed at once. ``look_every`` is seconds.
+    """
+
+    def __init__(
+        self,
+        buffer: EventBuffer,
+        worker: str,
+        work: Callable[[Claim, Callable[[Driver], None]], Awaitable[None]],
+        *,
+        lease_ttl: float,
+        max_runs: int,
+        max_queue: int,
+        look_every: float,
+    ) -> None:
+        self._buffer = buffer
+        self._worker = worker
+        self._work = work
+        self._lease_ttl = lease_ttl
+        self._max_runs = max_runs
+        self._max_queue = max_queue
+        self._look_every = look_every
+        self._queue: OrderedDict[str, None] = OrderedDict()
+        self._drivers: dict[str, Driver] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wakeup = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._loop: asyncio.Task[None] | None = None
+        self.draining = False
+
+    @property
+    def active(self) -> int:
+        """How many runs are at work here."""
+        return len(self._tasks)
+
+    def check_room(self) -> None:
+        """Raise `Busy` if no further run may be queued here."""
+        if self.draining:
+            raise Busy("the server is shutting down; start the run elsewhere", retry_after=1.0)
+        if len(self._queue) >= self._max_queue:
+            raise Busy(
+                f"{len(self._queue)} runs wait already (max_queue={self._max_queue}); try again later",
+                retry_after=2.0,
+            )
+
+    def submit(self, run_id: str) -> None:
+        """Work on a run that was just created, as soon as there is room."""
+        self._queue[run_id] = None
+        self._wakeup.set()
+
+    def driven(self, run_id: str) -> bool:
+        """Whether the run is at work here."""
+        return run_id in self._drivers
+
+    def poke(self, run_id: str) -> None:
+        """Something was posted to the run: if it is driven here, its driver looks now; if not, it may be
+        claimable."""
+        driver = self._drivers.get(run_id)
+        if driver is not None:
+            driver.poke()
+        elif not self.draining:
+            self.submit(run_id)
+
+    def start(self) -> None:
+        """Begin to claim runs."""
+        self._loop = asyncio.create_task(self._claim_runs(), name="streamchat supervisor")
+
+    async def drain(self, seconds: float) -> None:
+        """Take nothing more, let what runs finish for at most ``seconds``, then hand the rest over."""
+        self.draining = True
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.cancel()
+            await asyncio.wait({loop})
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            log.info("%d runs are handed over to other workers", len(self._tasks))
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _claim_runs(self) -> None:
+        while True:
+            self._wakeup.clear()
+            wait = self._look_every
+            try:
+                await self._claim_what_there_is()
+            except StreamChatError as error:
+                log.warning("no runs can be claimed at the moment: %s", error)
+                wait = min(wait, _PAUSE_AFTER_FAILURE)
+            except Exception:
+                log.exception("claiming runs failed; it is tried again")
+                wait = min(wait, _PAUSE_AFTER_FAILURE)
+            try:
+                async with asyncio.timeout(wait):
+                    await self._wakeup.wait()
+            except TimeoutError:
+                pass
+
+    async def _claim_what_there_is(self) -> None:
+        while len(self._tasks) < self._max_runs:
+            run_id = next(iter(self._queue), None)
+            claim = await self._buffer.claim(self._worker, self._lease_ttl, run_id)
+            if run_id is not None:
+                # Not there any more: somebody else took it, or it is over.
+                self._queue.pop(run_id, None)
+            elif claim is None:
+                return
+            if claim is not None:
+                self._begin(claim)
+
+    def _begin(self, claim: Claim) -> None:
+        run_id = claim.run.run_id
+        task = asyncio.create_task(self._drive(claim), name=f"streamchat run {run_id}")
+        self._tasks.add(task)
+        self._idle.clear()
+        task.add_done_callback(self._ended)
+
+    async def _drive(self, claim: Claim) -> None:
+        run_id = claim.run.run_id
+        try:
+            await self._work(claim, lambda driver: self._drivers.__setitem__(run_id, driver))
+        except Exception:
+            log.exception("run %s: driving it failed; its lease will expire", run_id)
+        finally:
+            self._drivers.pop(run_id, None)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._wakeup.set()
+        if not self._tasks:
+            self._idle.set()
