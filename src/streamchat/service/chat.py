@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import inspect
 import logging
 import os
 import socket
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 from streamchat.buffers.base import (
     Claim,
@@ -21,8 +20,6 @@ from streamchat.buffers.base import (
     EventBuffer,
     Input,
     MessageRecord,
-    NewEvent,
-    NewRun,
     Page,
     RunRecord,
 )
@@ -39,8 +36,7 @@ from streamchat.errors import (
     RunOver,
     StreamChatError,
 )
-from streamchat.events import Cancelled, RunStarted, StoredEvent, StreamEvent, dump_json
-from streamchat.messages import ModelMessage
+from streamchat.events import Cancelled, StoredEvent, StreamEvent
 from streamchat.models.base import Model
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import RunOptions
@@ -49,13 +45,8 @@ from streamchat.principal import Principal
 from streamchat.service.access import Action, Authorize, Resource, allowed, owns
 from streamchat.service.driver import Driver, DriverOptions, read_log
 from streamchat.service.hub import HistoryReset, Hub, Subscription
-from streamchat.service.request import (
-    RunRequest,
-    conversation_path,
-    model_history,
-    stored_content,
-    user_content,
-)
+from streamchat.service.request import RunRequest, user_content
+from streamchat.service.starting import Instructions, PrepareMessages, Turn, TurnMaker
 from streamchat.service.status import RunStatus, Started
 from streamchat.service.summary import RunSummary, SummaryBuilder
 from streamchat.service.supervisor import Supervisor
@@ -64,11 +55,6 @@ from streamchat.tools import ToolRegistry
 __all__ = ["ServiceLimits", "StreamChat"]
 
 log = logging.getLogger("streamchat.service")
-
-Instructions: TypeAlias = str | Callable[[RunContext], str | Awaitable[str | None] | None]
-PrepareMessages: TypeAlias = Callable[
-    [list[ModelMessage], RunContext], Sequence[ModelMessage] | Awaitable[Sequence[ModelMessage]]
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +128,14 @@ class StreamChat:
         self.worker = worker or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.hub = Hub(self.buffer)
         self._authorize = authorize or owns
-        self._instructions = instructions
-        self._prepare_messages = prepare_messages
+        self._turns = TurnMaker(
+            self.buffer,
+            model.name,
+            self.tools,
+            instructions,
+            prepare_messages,
+            self.limits.max_history_messages,
+        )
         self._deps = deps
         self._on_run_finished = on_run_finished
         self._allow_system_message = allow_system_message
@@ -229,19 +221,9 @@ class StreamChat:
             raise InvalidInput("a system message is not taken from clients here", field="system_message")
         supervisor.check_room()
         known = await self._conversation_for_start(conversation_id, principal)
-        context = RunContext(
-            run_id=uuid.uuid4().hex,
-            conversation_id=conversation_id or uuid.uuid4().hex,
-            message_id=uuid.uuid4().hex,
-            principal=principal,
-        )
-        request = await self._request(context, known, parts, system_message)
-        request = request.model_copy(
-            update={"metadata": dict(metadata) if metadata else None, "client_id": client_id}
-        )
-        digest = hashlib.sha256(dump_json([conversation_id, parts, system_message, metadata])).hexdigest()
-        run = self._new_run(context, request, parts, idempotency_key, digest)
-        created = await self.buffer.create(run, self._first_messages(context, parts, known))
+        turn = Turn(parts, conversation_id, principal, idempotency_key, metadata, system_message, client_id)
+        run, messages = await self._turns.make(turn, known)
+        created = await self.buffer.create(run, messages)
         if created.new:
             supervisor.submit(created.run.run_id)
         return Started(
@@ -271,91 +253,6 @@ class StreamChat:
                 raise NotAuthorized(f"{principal!r} may not start conversations")
             raise ConversationNotFound(f"no conversation {conversation_id!r}")
         return known
-
-    async def _request(
-        self,
-        context: RunContext,
-        known: ConversationRecord | None,
-        parts: list[dict[str, Any]],
-        system_message: str | None,
-    ) -> RunRequest:
-        """What the model will be given: the system prompt, the conversation so far, and the new message."""
-        messages: list[ModelMessage] = []
-        prompt = await self._system_prompt(context)
-        if prompt:
-            messages.append(ModelMessage(role="system", content=prompt))
-        if system_message:
-            messages.append(ModelMessage(role="system", content=system_message))
-        if known is not None:
-            rows = await self.buffer.messages(known.conversation_id, limit=self.limits.max_history_messages)
-            messages += model_history(conversation_path(rows, known.leaf_id))
-        only_text = len(parts) == 1 and parts[0]["type"] == "text"
-        messages.append(ModelMessage(role="user", content=parts[0]["text"] if only_text else parts))
-        if self._prepare_messages is not None:
-            prepared = self._prepare_messages(messages, context)
-            messages = list(await prepared if inspect.isawaitable(prepared) else prepared)
-        digests = {tool.name: tool.digest() for tool in self.tools}
-        return RunRequest(messages=tuple(messages), tools=digests)
-
-    async def _system_prompt(self, context: RunContext) -> str | None:
-        if not callable(self._instructions):
-            return self._instructions
-        prompt = self._instructions(context)
-        return await prompt if inspect.isawaitable(prompt) else prompt
-
-    def _new_run(
-        self,
-        context: RunContext,
-        request: RunRequest,
-        parts: list[dict[str, Any]],
-        idempotency_key: str | None,
-        digest: str,
-    ) -> NewRun:
-        assert context.conversation_id is not None
-        assert context.message_id is not None
-        started = RunStarted(
-            run_id=context.run_id,
-            conversation_id=context.conversation_id,
-            message_id=context.message_id,
-            model=self.model.name,
-        )
-        text = next((part["text"] for part in parts if part["type"] == "text"), "")
-        return NewRun(
-            run_id=context.run_id,
-            conversation_id=context.conversation_id,
-            message_id=context.message_id,
-            started=NewEvent.of(started),
-            request=request.encode(),
-            principal=context.principal,
-            idempotency_key=idempotency_key,
-            digest=digest if idempotency_key is not None else None,
-            title=" ".join(text.split())[:80] or None,
-        )
-
-    def _first_messages(
-        self, context: RunContext, parts: list[dict[str, Any]], known: ConversationRecord | None
-    ) -> list[MessageRecord]:
-        assert context.conversation_id is not None
-        assert context.message_id is not None
-        user = MessageRecord(
-            message_id=uuid.uuid4().hex,
-            conversation_id=context.conversation_id,
-            run_id=context.run_id,
-            role="user",
-            status="complete",
-            content=stored_content(parts),
-            parent_id=known.leaf_id if known else None,
-        )
-        placeholder = MessageRecord(
-            message_id=context.message_id,
-            conversation_id=context.conversation_id,
-            run_id=context.run_id,
-            role="assistant",
-            status="pending",
-            content=b"[]",
-            parent_id=user.message_id,
-        )
-        return [user, placeholder]
 
     # Reading.
 

@@ -1,0 +1,142 @@
+"""What `StreamChat.start` writes: the stored request, the run, and the first messages of the turn."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from streamchat.buffers.base import ConversationRecord, EventBuffer, MessageRecord, NewEvent, NewRun
+from streamchat.events import RunStarted, dump_json
+from streamchat.messages import ModelMessage
+from streamchat.orchestration.context import RunContext
+from streamchat.principal import Principal
+from streamchat.service.request import RunRequest, conversation_path, model_history, stored_content
+from streamchat.tools import ToolRegistry
+
+__all__ = ["Instructions", "PrepareMessages", "Turn", "TurnMaker"]
+
+Instructions: TypeAlias = str | Callable[[RunContext], str | Awaitable[str | None] | None]
+PrepareMessages: TypeAlias = Callable[
+    [list[ModelMessage], RunContext], Sequence[ModelMessage] | Awaitable[Sequence[ModelMessage]]
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a client asked for: ``parts`` are the user's message as Chat Completions parts, checked."""
+
+    parts: list[dict[str, Any]]
+    conversation_id: str | None = None
+    principal: Principal | None = None
+    idempotency_key: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    system_message: str | None = None
+    client_id: str | None = None
+
+    def digest(self) -> str:
+        """Identify the body, so that an idempotency key that comes again with another one is noticed."""
+        body = [self.conversation_id, self.parts, self.system_message, self.metadata]
+        return hashlib.sha256(dump_json(body)).hexdigest()
+
+
+class TurnMaker:
+    """Makes of a `Turn` the rows that `EventBuffer.create` is given."""
+
+    def __init__(
+        self,
+        buffer: EventBuffer,
+        model: str,
+        tools: ToolRegistry,
+        instructions: Instructions | None,
+        prepare_messages: PrepareMessages | None,
+        max_history: int,
+    ) -> None:
+        self._buffer = buffer
+        self._model = model
+        self._tools = tools
+        self._instructions = instructions
+        self._prepare_messages = prepare_messages
+        self._max_history = max_history
+
+    async def make(self, turn: Turn, known: ConversationRecord | None) -> tuple[NewRun, list[MessageRecord]]:
+        """Return the run and its first messages; ``known`` is the conversation, if there is one already."""
+        conversation_id = turn.conversation_id or uuid.uuid4().hex
+        context = RunContext(
+            run_id=uuid.uuid4().hex,
+            conversation_id=conversation_id,
+            message_id=uuid.uuid4().hex,
+            principal=turn.principal,
+        )
+        message_id = context.message_id or ""
+        request = await self._request(context, turn, known)
+        started = RunStarted(
+            run_id=context.run_id,
+            conversation_id=conversation_id,
+            message_id=message_id,
+            model=self._model,
+        )
+        text = next((part["text"] for part in turn.parts if part["type"] == "text"), "")
+        run = NewRun(
+            run_id=context.run_id,
+            conversation_id=conversation_id,
+            message_id=message_id,
+            started=NewEvent.of(started),
+            request=request.encode(),
+            principal=turn.principal,
+            idempotency_key=turn.idempotency_key,
+            digest=turn.digest() if turn.idempotency_key is not None else None,
+            title=" ".join(text.split())[:80] or None,
+        )
+        return run, _first_messages(run, turn, known)
+
+    async def _request(self, context: RunContext, turn: Turn, known: ConversationRecord | None) -> RunRequest:
+        """What the model will be given: the system prompt, the conversation so far, and the new message."""
+        prompts = (await self._system_prompt(context), turn.system_message)
+        messages = [ModelMessage(role="system", content=text) for text in prompts if text]
+        if known is not None:
+            rows = await self._buffer.messages(known.conversation_id, limit=self._max_history)
+            messages += model_history(conversation_path(rows, known.leaf_id))
+        parts = turn.parts
+        only_text = len(parts) == 1 and parts[0]["type"] == "text"
+        messages.append(ModelMessage(role="user", content=parts[0]["text"] if only_text else parts))
+        if self._prepare_messages is not None:
+            prepared = self._prepare_messages(messages, context)
+            messages = list(await prepared if inspect.isawaitable(prepared) else prepared)
+        return RunRequest(
+            messages=tuple(messages),
+            tools={tool.name: tool.digest() for tool in self._tools},
+            metadata=dict(turn.metadata) if turn.metadata else None,
+            client_id=turn.client_id,
+        )
+
+    async def _system_prompt(self, context: RunContext) -> str | None:
+        if not callable(self._instructions):
+            return self._instructions
+        prompt = self._instructions(context)
+        return await prompt if inspect.isawaitable(prompt) else prompt
+
+
+def _first_messages(run: NewRun, turn: Turn, known: ConversationRecord | None) -> list[MessageRecord]:
+    user = MessageRecord(
+        message_id=uuid.uuid4().hex,
+        conversation_id=run.conversation_id,
+        run_id=run.run_id,
+        role="user",
+        status="complete",
+        content=stored_content(turn.parts),
+        parent_id=known.leaf_id if known else None,
+    )
+    placeholder = MessageRecord(
+        message_id=run.message_id,
+        conversation_id=run.conversation_id,
+        run_id=run.run_id,
+        role="assistant",
+        status="pending",
+        content=b"[]",
+        parent_id=user.message_id,
+    )
+    return [user, placeholder]
