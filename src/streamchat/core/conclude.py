@@ -6,11 +6,14 @@ from collections.abc import Iterable
 
 from streamchat.core.fold import Folder
 from streamchat.events import (
+    EVENT_TYPES,
     Cancelled,
     ErrorEvent,
     Finalized,
+    FinalStatus,
     JobResult,
     MessageCompleted,
+    Outcome,
     ResumeReason,
     RunResumed,
     StoredEvent,
@@ -35,20 +38,24 @@ def conclude(
     worker: str | None = None,
     duration: float | None = None,
 ) -> list[StreamEvent]:
-    """Return the events that end a log: nothing for one that is over, else results, the ending, ``finalized``.
+    """Return the events that end a log: results for what is open, the ending, ``finalized``.
 
-    ``reason`` is the ending's first event, or a word: ``"cancelled"``, anything else being the code of an error with
-    phase ``orchestration``. A call that was started and has no result becomes ``unknown``, one that never started
-    ``cancelled``, an open job ``job_result(cancelled)``. A new holder gives ``resumed`` and ``worker``, which puts
-    ``run_resumed`` first, unless the log holds nothing but ``run_started``; a suspended log always gets one. ``duration`` is in seconds.
+    Nothing for a log that is over, and nothing for an empty one, which no run stands behind. ``reason`` is
+    the ending's first event, or a word: ``"cancelled"``, anything else being the code of an error with phase
+    ``orchestration``. A call that was started and has no result becomes ``unknown``, one that never started
+    ``cancelled``, an open job ``job_result(cancelled)``. A new holder gives ``resumed`` and ``worker``, which
+    puts ``run_resumed`` first unless the log holds nothing but ``run_started``; a suspended log always gets
+    one. Of an ending that is half there only the rest is returned, whatever the reason. ``duration`` is in
+    seconds.
     """
     folder = Folder()
     last = ""
     for event in events:
         folder.add(event)
-        last = event.type
+        if event.type in EVENT_TYPES:
+            last = event.type
     state = folder.state
-    if state.over:
+    if state.over or not last:
         return []
     if last in _ENDING:
         # An ending is one batch, so no store of ours holds half of one; a log from elsewhere may.
@@ -67,7 +74,7 @@ def conclude(
                 JobResult(step=call.step, job_id=call.job_id or "", call_id=call.call_id, outcome="cancelled")
             )
         elif call.state != "done":
-            outcome = "unknown" if call.state == "running" else "cancelled"
+            outcome: Outcome = "unknown" if call.state == "running" else "cancelled"
             out.append(ToolResult(step=call.step, call_id=call.call_id, outcome=outcome))
     for event in out:
         folder.add(event)
@@ -86,13 +93,15 @@ def _first(reason: str | ErrorEvent | Cancelled) -> ErrorEvent | Cancelled:
 def ending(
     folder: Folder, first: ErrorEvent | Cancelled | None = None, *, duration: float | None = None
 ) -> list[StreamEvent]:
-    """Return the last batch of a log whose calls all have results: why it ended, the message, ``finalized``."""
+    """Return a log's last batch: why it ends, the message, ``finalized``. All calls must have results."""
     state = folder.state
     message = MessageCompleted(
         content=folder.content(),
         finish_reason=state.finish_reason if first is None else None,
         usage=state.usage,
     )
-    status = "success" if first is None else "error" if isinstance(first, ErrorEvent) else "cancelled"
+    status: FinalStatus = "success"
+    if first is not None:
+        status = "error" if isinstance(first, ErrorEvent) else "cancelled"
     final = Finalized(status=status, usage=state.usage, duration=duration)
     return [*([first] if first is not None else []), message, final]

@@ -1,17 +1,17 @@
 """Folding a log into the state of its run: message parts, tool calls, status, waits, usage and timings.
 
-`fold` is a pure function, and folding in pieces gives what folding at once gives: a snapshot plus the events after it
-is as good as the whole log. `Folder` is the same thing kept open, at constant cost per event.
+`fold` is a pure function, and folding in pieces gives what folding at once gives: a snapshot plus the events
+after it is as good as the whole log. `Folder` is the same thing kept open, at constant cost per event.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
+from streamchat.core.state import RunState, StepState
 from streamchat.events import (
+    ApprovalRequested,
     ApprovalResolved,
     Cancelled,
     ErrorEvent,
@@ -35,7 +35,6 @@ from streamchat.events import (
     ToolProgress,
     ToolResult,
     ToolStarted,
-    Wait,
 )
 from streamchat.messages import (
     ContentPart,
@@ -45,79 +44,9 @@ from streamchat.messages import (
     SourcePart,
     TextPart,
     ToolCallPart,
-    Usage,
 )
 
 __all__ = ["Folder", "RunState", "StepState", "fold"]
-
-Status: TypeAlias = Literal["queued", "running", "suspended", "success", "error", "cancelled"]
-
-
-class StepState(BaseModel):
-    """One step as the log tells it; durations are seconds, None while unknown."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    step: int
-    name: str | None = None
-    kind: Literal["model", "workflow"] = "model"
-    model_completed: bool = False
-    finished: bool = False
-    resets: int = 0
-    finish_reason: str | None = None
-    usage: Usage | None = None
-    duration: float | None = None
-    time_to_first_token: float | None = None
-
-
-class RunState(BaseModel):
-    """What a log amounts to. JSON of it is the snapshot that ``history_reset`` carries; a client folds on from there.
-
-    ``parts`` are in order of ``part`` and hold calls known only from deltas as well (``state`` is ``streaming``); the
-    final content leaves those out. ``seq`` and the times (milliseconds since the epoch) are known only where stored
-    events were folded. ``last_part`` counts withdrawn parts too: numbers are never used again.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    run_id: str | None = None
-    conversation_id: str | None = None
-    message_id: str | None = None
-    parent_run_id: str | None = None
-    model: str | None = None
-    status: Status = "queued"
-    parts: tuple[ContentPart, ...] = ()
-    steps: tuple[StepState, ...] = ()
-    waits: tuple[Wait, ...] = ()
-    usage: Usage | None = None
-    finish_reason: str | None = None
-    error: ErrorEvent | None = None
-    cancelled: Cancelled | None = None
-    takeovers: int = 0
-    last_part: int = -1
-    events: int = 0
-    seq: int = 0
-    started_at: int | None = None
-    first_token_at: int | None = None
-    ended_at: int | None = None
-    duration: float | None = None
-
-    @property
-    def over(self) -> bool:
-        """Whether the run has ended."""
-        return self.status in ("success", "error", "cancelled")
-
-    @property
-    def text(self) -> str:
-        """All text of the answer, without reasoning and refusals."""
-        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
-
-    @property
-    def calls(self) -> tuple[ToolCallPart, ...]:
-        """The tool calls that stand, those still streaming left out."""
-        return tuple(
-            part for part in self.parts if isinstance(part, ToolCallPart) and part.state != "streaming"
-        )
 
 
 class _TextBuilder:
@@ -154,6 +83,9 @@ class _CallBuilder:
         return ToolCallPart(**self.fields)
 
 
+_Builder: TypeAlias = _TextBuilder | _CallBuilder | SourcePart | FilePart
+
+_B = TypeVar("_B", bound=_Builder)
 _TEXT_PARTS: dict[str, Callable[..., ContentPart]] = {
     "text_delta": TextPart,
     "reasoning_delta": ReasoningPart,
@@ -164,18 +96,20 @@ _TEXT_PARTS: dict[str, Callable[..., ContentPart]] = {
 class Folder:
     """A fold kept open: `add` events one by one, look at `state` whenever needed.
 
-    ``extras`` holds what ``model_completed`` carried in private, by step: it is no part of the state, because the
-    state is shown to clients.
+    ``extras`` holds what ``model_completed`` carried in private, by step: it is no part of the state, because
+    the state is shown to clients.
     """
 
     def __init__(self, state: RunState | None = None) -> None:
         state = state or RunState()
         self._base: dict[str, Any] = {
-            name: getattr(state, name) for name in RunState.model_fields if name not in ("parts", "steps", "events")
+            name: getattr(state, name)
+            for name in RunState.model_fields
+            if name not in ("parts", "steps", "events")
         }
         self.events = state.events
         self._steps: dict[int, dict[str, Any]] = {s.step: dict(s) for s in state.steps}
-        self._parts: dict[int, Any] = {}
+        self._parts: dict[int, _Builder] = {}
         self._calls: dict[str, _CallBuilder] = {}
         self._set_parts(state.parts)
         self.extras: dict[int, dict[str, Any]] = {}
@@ -184,11 +118,11 @@ class Folder:
         self._parts, self._calls = {}, {}
         for part in parts:
             if isinstance(part, ToolCallPart):
-                self._parts[part.part] = self._calls[part.call_id] = _CallBuilder(dict(part))
+                self._calls[part.call_id] = self._take_part(part.part, _CallBuilder(dict(part)))
             elif isinstance(part, TextPart | ReasoningPart | RefusalPart):
-                self._parts[part.part] = _TextBuilder(type(part), part.part, part.step, part.text)
+                self._take_part(part.part, _TextBuilder(type(part), part.part, part.step, part.text))
             else:
-                self._parts[part.part] = part
+                self._take_part(part.part, part)
 
     def add(self, event: StreamEvent | StoredEvent) -> None:
         """Fold one more event."""
@@ -222,10 +156,9 @@ class Folder:
         )
 
     def content(self) -> tuple[ContentPart, ...]:
-        """The parts that a ``message_completed`` would hold now: calls known only from deltas are left out."""
-        return tuple(
-            p for p in self.state.parts if not (isinstance(p, ToolCallPart) and p.state == "streaming")
-        )
+        """The parts that a ``message_completed`` would hold now: no calls that are known only from deltas."""
+        parts = self.state.parts
+        return tuple(p for p in parts if not (isinstance(p, ToolCallPart) and p.state == "streaming"))
 
     # One method per type of event; a type without one changes nothing.
 
@@ -248,18 +181,18 @@ class Folder:
             finished=True, duration=event.duration, time_to_first_token=event.time_to_first_token
         )
 
-    def _take_part(self, part: int, builder: Any) -> Any:
+    def _take_part(self, part: int, builder: _B) -> _B:
         self._parts[part] = builder
         self._base["last_part"] = max(self._base["last_part"], part)
         return builder
 
     def _text(self, event: TextDelta) -> None:
         builder = self._parts.get(event.part)
-        if builder is None:
+        if isinstance(builder, _TextBuilder):
+            builder.fragments.append(event.text)
+        else:
             make = _TEXT_PARTS[event.type]
             self._take_part(event.part, _TextBuilder(make, event.part, event.step, event.text))
-        else:
-            builder.fragments.append(event.text)
 
     def _source(self, event: SourceEvent) -> None:
         self._take_part(event.part, SourcePart(**event.model_dump(exclude={"type"})))
@@ -307,7 +240,7 @@ class Folder:
         call = self._calls.get(call_id)
         return call.fields if call is not None else {}
 
-    def _approval_requested(self, event: Any) -> None:
+    def _approval_requested(self, event: ApprovalRequested) -> None:
         self._call(event.call_id)["state"] = "approval"
 
     def _approval_resolved(self, event: ApprovalResolved) -> None:
@@ -344,18 +277,16 @@ class Folder:
         self._base["waits"] = event.waits
 
     def _error(self, event: ErrorEvent) -> None:
-        self._base["error"] = event
+        self._base["error"] = event.model_copy(update={"private": None})
 
     def _cancelled(self, event: Cancelled) -> None:
-        self._base["cancelled"] = event
+        self._base["cancelled"] = event.model_copy(update={"private": None})
 
     def _message_completed(self, event: MessageCompleted) -> None:
         self._set_parts(event.content)
         self._base["finish_reason"] = event.finish_reason
         if event.usage is not None:
             self._base["usage"] = event.usage
-        if event.content:
-            self._base["last_part"] = max(self._base["last_part"], *(p.part for p in event.content))
 
     def _finalized(self, event: Finalized) -> None:
         self._base.update(status=event.status, duration=event.duration, waits=())
@@ -363,7 +294,7 @@ class Folder:
             self._base["usage"] = event.usage
 
 
-def _step_of(builder: Any) -> int:
+def _step_of(builder: _Builder) -> int:
     step: int = builder.fields["step"] if isinstance(builder, _CallBuilder) else builder.step
     return step
 
@@ -398,7 +329,8 @@ _HANDLERS: dict[str, Callable[[Folder, Any], None]] = {
 def fold(events: Iterable[StreamEvent | StoredEvent], state: RunState | None = None) -> RunState:
     """Fold events, after those that ``state`` came from, into the run's state.
 
-    ``fold(b, fold(a))`` equals ``fold(a + b)``. The order is taken as given: `streamchat.core.lifecycle` checks it.
+    ``fold(b, fold(a))`` equals ``fold(a + b)``. The order is taken as given: `streamchat.core.lifecycle`
+    checks it.
     """
     folder = Folder(state)
     for event in events:

@@ -1,7 +1,7 @@
 """From what was said and done in a run to the messages that a model is given on its next request.
 
-A run's content becomes one assistant message per step, each followed by the answers to its calls. Every call gets
-exactly one answer, whatever became of it: providers refuse a history in which one is missing.
+A run's content becomes one assistant message per step, each followed by the answers to its calls. Every call
+gets exactly one answer, whatever became of it: providers refuse a history in which one is missing.
 """
 
 from __future__ import annotations
@@ -42,17 +42,18 @@ def _json(value: Any) -> str:
 
 
 def private_of(extras: Mapping[int, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Put the private extras of a run's steps into the form that a message row keeps, or None if there are none."""
+    """Put the private extras of a run's steps into the form that a message row keeps; None for none."""
     return {"steps": {str(step): dict(value) for step, value in extras.items()}} if extras else None
 
 
 def messages_of_content(
     content: Iterable[ContentPart], private: Mapping[str, Any] | None = None
 ) -> list[ModelMessage]:
-    """Return the model messages of one run's content (`streamchat.messages.ContentPart`, in order of ``part``).
+    """Return the model messages of one run's content, which must be in order of ``part``.
 
-    ``private`` is what `private_of` made. Reasoning and refusals are not repeated to the model as text; what a
-    provider needs of them is in its extras. A part of a step that said and called nothing leaves no message.
+    ``private`` is what `private_of` made. Reasoning and refusals are not repeated to the model as text; what
+    a provider needs of them is in its extras. A part of a step that said and called nothing leaves no
+    message.
     """
     steps = (private or {}).get("steps", {})
     out: list[ModelMessage] = []
@@ -69,18 +70,17 @@ def _messages_of_step(parts: list[ContentPart], extras: dict[str, Any] | None) -
         for part in parts
         if isinstance(part, ToolCallPart) and part.state != "streaming" and part.executed_by != "provider"
     ]
+    per_call: Mapping[str, Any] = (extras or {}).get("calls", {})
+    extras = {key: value for key, value in (extras or {}).items() if key != "calls"}
     if not text and not calls and not extras:
         return []
-    per_call: Mapping[str, Any] = (extras or {}).get("calls", {})
     assistant = ModelMessage(
         role="assistant",
         content=text,
         calls=tuple(_message_call(call, per_call.get(call.call_id)) for call in calls),
-        extras={key: value for key, value in extras.items() if key != "calls"} if extras else None,
+        extras=extras or None,
     )
-    answers = [
-        ModelMessage(role="tool", call_id=call.call_id, content=result_text(call)) for call in calls
-    ]
+    answers = [ModelMessage(role="tool", call_id=call.call_id, content=result_text(call)) for call in calls]
     return [assistant, *answers]
 
 

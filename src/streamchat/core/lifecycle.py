@@ -1,35 +1,61 @@
 """The legal order of a run's events, as one table over their types and one over a call's.
 
-`RUN` says which event may follow in which phase of a run, `CALL` the same for one tool call. `Lifecycle` walks both
-and adds what a table of types cannot say: which step, part or call an event names. The same walk checks what
-`orchestrate()` yields, what encoders are given and what hypothesis makes up; the diagrams in the documentation are
-drawn from the tables by `diagram`.
+`RUN` says which event may follow in which phase of a run, `CALL` the same for one tool call. `Lifecycle`
+walks both and adds what a table of types cannot say: which step, part or call an event names. The same walk
+checks what `orchestrate()` yields, what encoders are given and what hypothesis makes up; the diagrams in the
+documentation are drawn from the tables by `diagram`.
 
 Reading the run's phases: ``ready`` is between steps, ``model`` while the model speaks, ``tools`` from
-``model_completed`` to ``step_finished``. A suspended run goes back to where it was, so it has two phases. After
-``failed`` or ``stopped`` only the message and the end may come.
+``model_completed`` to ``step_finished``. A suspended run goes back to where it was, so it has two phases.
+After ``failed`` or ``stopped`` only the message and the end may come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 from streamchat.errors import IllegalEvent
 from streamchat.events import (
+    ApprovalRequested,
     ApprovalResolved,
+    Cancelled,
+    ErrorEvent,
+    FileEvent,
+    Finalized,
+    JobResult,
+    MessageCompleted,
     ModelCompleted,
+    ReasoningDelta,
+    RefusalDelta,
+    SourceEvent,
+    StepFinished,
+    StepReset,
     StoredEvent,
     StreamEvent,
     Suspended,
+    TextDelta,
     ToolCallDelta,
     ToolCallEvent,
+    ToolProgress,
     ToolResult,
+    ToolStarted,
     UnknownEvent,
 )
 
-__all__ = ["BARRIERS", "CALL", "HELD", "RUN", "CallPhase", "Lifecycle", "Phase", "check_log", "diagram"]
+__all__ = [
+    "BARRIERS",
+    "CALL",
+    "HELD",
+    "RUN",
+    "CallPhase",
+    "Lifecycle",
+    "Phase",
+    "call_event",
+    "check_log",
+    "diagram",
+]
 
 Phase: TypeAlias = Literal[
     "start",
@@ -64,12 +90,16 @@ RUN: Mapping[Phase, Mapping[str, Phase]] = {
         **_ENDINGS,
     },
     "model": {
-        **_stay("model", *_CONTENT, "tool_call_delta", "tool_call", "tool_progress", "tool_result", "step_reset"),
+        **_stay(
+            "model", *_CONTENT, "tool_call_delta", "tool_call", "tool_progress", "tool_result", "step_reset"
+        ),
         "model_completed": "tools",
         **_ENDINGS,
     },
     "tools": {
-        **_stay("tools", "approval_requested", "approval_resolved", "tool_started", "tool_progress", "tool_result"),
+        **_stay(
+            "tools", "approval_requested", "approval_resolved", "tool_started", "tool_progress", "tool_result"
+        ),
         "step_finished": "ready",
         "suspended": "suspended_tools",
         **_ENDINGS,
@@ -86,13 +116,22 @@ RUN: Mapping[Phase, Mapping[str, Phase]] = {
 CALL: Mapping[CallPhase, Mapping[str, CallPhase]] = {
     "new": {"tool_call": "called"},
     "called": {"approval_requested": "approval", "tool_started": "started", "tool_result": "answered"},
-    "approval": {"approval_resolved": "called", "tool_result": "answered"},
+    "approval": {
+        "approval_resolved": "called",
+        "approval_resolved (refused)": "denied",
+        "tool_result": "answered",
+    },
     "denied": {"tool_result": "answered"},
-    "started": {"tool_started": "started", "tool_progress": "started", "tool_result": "answered"},
+    "started": {
+        "tool_started": "started",
+        "tool_progress": "started",
+        "tool_result": "answered",
+        "tool_result (deferred)": "deferred",
+    },
     "deferred": {"tool_progress": "deferred", "job_result": "answered"},
     "answered": {},
 }
-"""The same for one tool call. A result ``deferred`` leads to that phase, an approval that was refused to ``denied``."""
+"""The same for one tool call. Two types lead on by what they say: `call_event` knows their names here."""
 
 BARRIERS = frozenset(
     {
@@ -118,25 +157,40 @@ HELD: Mapping[str, str] = {
 """Events that are stored in one batch with a later one: its type. Without it they are not stored at all."""
 
 _FINAL_STATUS: Mapping[str, str] = {"failed": "error", "stopped": "cancelled", "ready": "success"}
-_NEVER_STARTED = frozenset({"error", "denied", "cancelled", "timeout"})
-_PROGRESS_ANYWHERE = frozenset({"status", "custom", "job_result", "tool_progress", "error"})
+_NOT_RUN = frozenset({"error", "denied", "cancelled", "timeout"})
+_ANY_STEP = frozenset({"status", "custom", "job_result", "tool_progress", "error"})
+
+
+_CallEvent: TypeAlias = (
+    ApprovalRequested | ApprovalResolved | ToolStarted | ToolProgress | ToolResult | JobResult
+)
+
+
+def call_event(event: _CallEvent) -> str:
+    """Return the name under which `CALL` knows an event: its type, and what it says where that matters."""
+    if isinstance(event, ToolResult) and event.outcome == "deferred":
+        return "tool_result (deferred)"
+    if isinstance(event, ApprovalResolved) and not event.approved:
+        return "approval_resolved (refused)"
+    return event.type
 
 
 @dataclass(slots=True)
 class _Call:
     step: int
-    part: int
-    runs_here: bool
+    place: Literal["here", "elsewhere", "nowhere"]
+    """Where it is executed; with a problem, nowhere."""
     phase: CallPhase = "called"
 
 
 class Lifecycle:
     """Walks a log from its first event and refuses the first one that may not stand where it does.
 
-    `check` raises `IllegalEvent`, naming the event, the phase and the reason, and then leaves the walk as it was.
+    `check` raises `IllegalEvent`, naming the event, the phase and the reason, and then leaves the walk as it
+    was.
     """
 
-    __slots__ = ("_calls", "_parts", "ending", "last_part", "phase", "step")
+    __slots__ = ("_call_parts", "_calls", "_parts", "ending", "last_part", "phase", "step")
 
     def __init__(self) -> None:
         self.phase: Phase = "start"
@@ -145,8 +199,15 @@ class Lifecycle:
         self.last_part = -1
         """The highest part number seen so far, withdrawn ones included."""
         self.ending: Phase = "ready"
+        """The phase that the ending began in: ``ready``, ``failed`` or ``stopped``."""
         self._calls: dict[str, _Call] = {}
+        self._call_parts: dict[str, int] = {}
         self._parts: dict[int, tuple[int, str]] = {}
+
+    @property
+    def calls(self) -> dict[str, CallPhase]:
+        """The complete calls that stand, by ``call_id``, and the phase that each is in."""
+        return {call_id: call.phase for call_id, call in self._calls.items()}
 
     def check(self, event: StreamEvent) -> None:
         """Take the next event of the log."""
@@ -156,11 +217,13 @@ class Lifecycle:
             return
         after = RUN[self.phase].get(event.type)
         if after is None:
-            raise self._illegal(event, f"here only {', '.join(sorted(RUN[self.phase])) or 'nothing'} may come")
+            raise self._illegal(
+                event, f"here only {', '.join(sorted(RUN[self.phase])) or 'nothing'} may come"
+            )
         self._check_step(event)
-        handler = getattr(self, f"_on_{event.type}", None)
+        handler = _HANDLERS.get(event.type)
         if handler is not None:
-            handler(event)
+            handler(self, event)
         if after == "message":
             self.ending = self.phase
         self.phase = after
@@ -174,8 +237,10 @@ class Lifecycle:
             if step != self.step + 1:
                 raise self._illegal(event, f"the next step is {self.step + 1}")
             self.step += 1
-        elif step is not None and step != self.step and event.type not in _PROGRESS_ANYWHERE:
+        elif step is not None and step != self.step and event.type not in _ANY_STEP:
             raise self._illegal(event, f"the open step is {self.step}")
+
+    # Parts, and the calls that are parts. Whatever may raise comes before whatever changes the walk.
 
     def _take_part(self, event: StreamEvent, part: int, kind: str) -> None:
         known = self._parts.get(part)
@@ -187,102 +252,125 @@ class Lifecycle:
         elif known != (self.step, kind):
             raise self._illegal(event, f"part {part} is {known[1]} of step {known[0]}")
 
-    def _on_text_delta(self, event: StreamEvent) -> None:
-        self._take_part(event, event.part, event.type)  # type: ignore[union-attr]
-
-    _on_reasoning_delta = _on_refusal_delta = _on_text_delta
-
-    def _on_source(self, event: StreamEvent) -> None:
-        part: int = event.part  # type: ignore[union-attr]
-        if part in self._parts:
-            raise self._illegal(event, f"part {part} is taken")
-        self._take_part(event, part, event.type)
-
-    _on_file = _on_source
-
-    def _on_tool_call_delta(self, event: ToolCallDelta) -> None:
+    def _take_call_part(self, event: ToolCallDelta | ToolCallEvent) -> None:
         if event.call_id in self._calls:
-            raise self._illegal(event, "the call is complete, or the id is taken")
-        self._take_part(event, event.part, f"call {event.call_id}")
+            raise self._illegal(event, f"call_id {event.call_id!r} is taken: that call is complete")
+        part = self._call_parts.get(event.call_id)
+        if part is not None and part != event.part:
+            raise self._illegal(event, f"call_id {event.call_id!r} is taken: it is part {part}")
+        self._take_part(event, event.part, f"call {event.call_id!r}")
+        self._call_parts[event.call_id] = event.part
+
+    def _on_delta(self, event: TextDelta | ReasoningDelta | RefusalDelta) -> None:
+        self._take_part(event, event.part, event.type)
+
+    def _on_whole_part(self, event: SourceEvent | FileEvent) -> None:
+        if event.part in self._parts:
+            raise self._illegal(event, f"part {event.part} is taken")
+        self._take_part(event, event.part, event.type)
 
     def _on_tool_call(self, event: ToolCallEvent) -> None:
-        if event.call_id in self._calls:
-            raise self._illegal(event, "the call_id is taken in this run")
-        self._take_part(event, event.part, f"call {event.call_id}")
-        runs_here = event.executed_by == "server" and event.problem is None
-        self._calls[event.call_id] = _Call(self.step, event.part, runs_here)
+        self._take_call_part(event)
+        here: Literal["here", "elsewhere"] = "here" if event.executed_by == "server" else "elsewhere"
+        self._calls[event.call_id] = _Call(self.step, here if event.problem is None else "nowhere")
 
     def _on_model_completed(self, event: ModelCompleted) -> None:
-        calls = {call_id for call_id, call in self._calls.items() if call.step == self.step}
-        if set(event.call_ids) != calls or len(event.call_ids) != len(calls):
-            raise self._illegal(event, f"the step's calls are {sorted(calls)}")
+        calls = [call_id for call_id, call in self._calls.items() if call.step == self.step]
+        if sorted(event.call_ids) != sorted(calls):
+            raise self._illegal(event, f"the step's calls are {calls}")
         for finished in event.parts:
             if self._parts.get(finished.part, (0, ""))[0] != self.step:
                 raise self._illegal(event, f"part {finished.part} is none of this step's")
 
-    def _on_step_reset(self, event: StreamEvent) -> None:
+    def _on_step_reset(self, event: StepReset) -> None:
+        self._parts = {number: part for number, part in self._parts.items() if part[0] != self.step}
+        self._call_parts = {i: part for i, part in self._call_parts.items() if part in self._parts}
         self._calls = {i: call for i, call in self._calls.items() if call.step != self.step}
-        self._parts = {i: part for i, part in self._parts.items() if part[0] != self.step}
 
-    def _advance(self, event: StreamEvent, call_id: str) -> _Call:
-        call = self._calls.get(call_id)
+    # What becomes of a call.
+
+    def _look_ahead(
+        self,
+        event: ApprovalRequested | ApprovalResolved | ToolStarted | ToolProgress | ToolResult | JobResult,
+    ) -> tuple[_Call, CallPhase]:
+        call = self._calls.get(event.call_id)
         if call is None:
-            raise self._illegal(event, f"no call {call_id!r} stands")
-        after = CALL[call.phase].get(event.type)
+            raise self._illegal(event, f"no call {event.call_id!r} stands")
+        after = CALL[call.phase].get(call_event(event))
         if after is None:
-            raise self._illegal(event, f"call {call_id!r} is {call.phase}")
+            raise self._illegal(event, f"call {event.call_id!r} is in phase {call.phase!r}")
+        return call, after
+
+    def _on_call_event(self, event: ApprovalRequested | ApprovalResolved | ToolProgress | JobResult) -> None:
+        call, after = self._look_ahead(event)
         call.phase = after
-        return call
 
-    def _on_approval_requested(self, event: StreamEvent) -> None:
-        self._advance(event, event.call_id)  # type: ignore[union-attr]
-
-    _on_tool_progress = _on_job_result = _on_approval_requested
-
-    def _on_approval_resolved(self, event: ApprovalResolved) -> None:
-        call = self._advance(event, event.call_id)
-        if not event.approved:
-            call.phase = "denied"
-
-    def _on_tool_started(self, event: StreamEvent) -> None:
-        call = self._calls.get(event.call_id)  # type: ignore[union-attr]
-        if call is not None and not call.runs_here:
+    def _on_tool_started(self, event: ToolStarted) -> None:
+        call, after = self._look_ahead(event)
+        if call.place != "here":
             raise self._illegal(event, "the call has a problem, or is executed elsewhere")
-        self._advance(event, event.call_id)  # type: ignore[union-attr]
+        call.phase = after
 
     def _on_tool_result(self, event: ToolResult) -> None:
-        call = self._calls.get(event.call_id)
-        if call is not None and call.phase != "started" and call.runs_here and event.outcome not in _NEVER_STARTED:
-            raise self._illegal(event, "a call that never started has no such outcome")
+        call, after = self._look_ahead(event)
         if self.phase == "model" and event.outcome != "cancelled":
             raise self._illegal(event, "before model_completed a call can only be cancelled")
-        call = self._advance(event, event.call_id)
-        if event.outcome == "deferred":
-            call.phase = "deferred"
+        may_have_run = call.phase == "started" or (call.phase == "called" and call.place == "elsewhere")
+        if not may_have_run and event.outcome not in _NOT_RUN:
+            raise self._illegal(event, f"a call that never ran has no outcome {event.outcome!r}")
+        call.phase = after
 
-    def _on_step_finished(self, event: StreamEvent) -> None:
-        open_calls = [i for i, call in self._calls.items() if call.phase not in ("answered", "deferred")]
+    def _refuse_open_calls(self, event: StreamEvent, *done: CallPhase) -> None:
+        open_calls = [call_id for call_id, call in self._calls.items() if call.phase not in done]
         if open_calls:
-            raise self._illegal(event, f"calls {open_calls} have no result")
+            raise self._illegal(event, f"calls {open_calls} have no result yet")
+
+    def _on_step_finished(self, event: StepFinished) -> None:
+        self._refuse_open_calls(event, "answered", "deferred")
+
+    def _on_ending(self, event: ErrorEvent | Cancelled | MessageCompleted) -> None:
+        self._refuse_open_calls(event, "answered")
 
     def _on_suspended(self, event: Suspended) -> None:
-        wanted = {"approval": "approval", "tool_result": "called", "job": "deferred"}
         if not event.waits:
             raise self._illegal(event, "it waits for nothing")
         for wait in event.waits:
             call = self._calls.get(wait.call_id)
-            if call is None or call.phase != wanted[wait.kind]:
-                raise self._illegal(event, f"call {wait.call_id!r} does not wait for {wait.kind}")
+            if call is None or (wait.kind, call.phase, call.place) not in _WAITS:
+                raise self._illegal(event, f"call {wait.call_id!r} does not wait for {wait.kind!r}")
 
-    def _on_message_completed(self, event: StreamEvent) -> None:
-        open_calls = [i for i, call in self._calls.items() if call.phase != "answered"]
-        if open_calls:
-            raise self._illegal(event, f"calls {open_calls} have no final result")
-
-    def _on_finalized(self, event: StreamEvent) -> None:
+    def _on_finalized(self, event: Finalized) -> None:
         status = _FINAL_STATUS[self.ending]
-        if event.status != status:  # type: ignore[union-attr]
+        if event.status != status:
             raise self._illegal(event, f"the status of this ending is {status!r}")
+
+
+_WAITS = frozenset(
+    {
+        *(("approval", "approval", place) for place in ("here", "elsewhere", "nowhere")),
+        ("tool_result", "called", "elsewhere"),
+        ("job", "deferred", "here"),
+    }
+)
+"""What a call may wait for: the kind of the wait, the call's phase, and where it is executed."""
+
+_HANDLERS: dict[str, Callable[[Lifecycle, Any], None]] = {
+    **dict.fromkeys(("text_delta", "reasoning_delta", "refusal_delta"), Lifecycle._on_delta),
+    **dict.fromkeys(("source", "file"), Lifecycle._on_whole_part),
+    "tool_call_delta": Lifecycle._take_call_part,
+    "tool_call": Lifecycle._on_tool_call,
+    "model_completed": Lifecycle._on_model_completed,
+    "step_reset": Lifecycle._on_step_reset,
+    **dict.fromkeys(
+        ("approval_requested", "approval_resolved", "tool_progress", "job_result"), Lifecycle._on_call_event
+    ),
+    "tool_started": Lifecycle._on_tool_started,
+    "tool_result": Lifecycle._on_tool_result,
+    "step_finished": Lifecycle._on_step_finished,
+    "suspended": Lifecycle._on_suspended,
+    **dict.fromkeys(("error", "cancelled", "message_completed"), Lifecycle._on_ending),
+    "finalized": Lifecycle._on_finalized,
+}
 
 
 def check_log(events: Iterable[StreamEvent | StoredEvent]) -> Phase:
@@ -293,15 +381,19 @@ def check_log(events: Iterable[StreamEvent | StoredEvent]) -> Phase:
     return walk.phase
 
 
-def diagram(table: Mapping[str, Mapping[str, str]] = RUN) -> str:
-    """Draw a table (`RUN` or `CALL`) as a Mermaid state diagram, one arrow per pair of phases."""
+def diagram(
+    table: Mapping[Phase, Mapping[str, Phase]] | Mapping[CallPhase, Mapping[str, CallPhase]] = RUN,
+) -> str:
+    """Draw a table (`RUN` or `CALL`) as a Mermaid state diagram, one arrow per pair of phases.
+
+    The table's first row is where it begins; a row from which nothing leads on is an end.
+    """
+    rows: Mapping[Any, Mapping[str, Any]] = table
     arrows: dict[tuple[str, str], list[str]] = {}
-    for phase, row in table.items():
+    for phase, row in rows.items():
         for kind, after in row.items():
             arrows.setdefault((phase, after), []).append(kind)
-    lines = ["stateDiagram-v2"]
+    lines = ["stateDiagram-v2", f"    [*] --> {next(iter(rows))}"]
     lines += [f"    {phase} --> {after}: {', '.join(kinds)}" for (phase, after), kinds in arrows.items()]
+    lines += [f"    {phase} --> [*]" for phase, row in rows.items() if not row]
     return "\n".join(lines) + "\n"
-
-
-assert set(RUN) == set(get_args(Phase)) and set(CALL) == set(get_args(CallPhase))  # noqa: S101, PT018
