@@ -1,0 +1,202 @@
+"""Appending: many plain batches at once, or one with all that may come with it (messages, answers, an
+ending)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import update
+
+from streamchat.buffers import refusals
+from streamchat.buffers.base import Appended, Lease, MessageRecord, NewEvent, Then
+from streamchat.buffers.shared import check_messages, event_bytes, same_events, status_after, stored
+from streamchat.buffers.sql.rows import put_messages, stored_events, touch_conversation
+from streamchat.buffers.sql.transaction import EventRow, Head, Move, Tx
+from streamchat.buffers.sql.writer import Job
+from streamchat.core.append_rule import Decision, batch_must_last, decide_append
+from streamchat.events import StoredEvent
+
+__all__ = ["AppendJob", "append_many", "append_one", "event_rows", "judge"]
+
+
+@dataclass(slots=True, frozen=True)
+class Batch:
+    """What `EventBuffer.append` was given; ``status`` is the run's afterwards."""
+
+    lease: Lease
+    events: Sequence[NewEvent]
+    messages: Sequence[MessageRecord]
+    consumed: Sequence[str]
+    then: Then
+    wake_at: int | None
+    keep_slot: bool
+    status: str
+
+
+class AppendJob(Job[Tx, Appended]):
+    """An append; ``plain`` (see `Job`) where it is nothing but events by a holder who stays."""
+
+    __slots__ = ("batch", "coded")
+
+    def __init__(
+        self,
+        lease: Lease,
+        events: Sequence[NewEvent],
+        coded: Sequence[tuple[str, bytes, bytes | None]],
+        *,
+        messages: Sequence[MessageRecord],
+        consumed: Sequence[str],
+        then: Then,
+        wake_at: int | None,
+        keep_slot: bool,
+    ) -> None:
+        """``coded`` are the same events as ``events``, in the form in which they are stored."""
+        status = status_after(then, events)
+        self.batch = Batch(lease, events, messages, consumed, then, wake_at, keep_slot, status)
+        self.coded = coded
+        super().__init__(
+            lease.run_id,
+            lambda tx: append_one(tx, self),
+            size=event_bytes(events) + sum(len(message.content) for message in messages),
+            durable=batch_must_last(
+                [event.type for event in events], consumed=len(consumed), keeps=then == "hold"
+            ),
+            plain=then == "hold" and not messages and not consumed,
+            news=True,
+        )
+
+
+def append_many(tx: Tx, jobs: Sequence[AppendJob]) -> None:
+    """Append plain batches, at most one for each run; refusals are set as ``error``."""
+    heads = tx.hot.heads([job.run_id for job in jobs])
+    rows: list[EventRow] = []
+    moves: list[Move] = []
+    for job in jobs:
+        head = heads.get(job.run_id)
+        decision = judge(tx, head, job.batch.lease, job.batch.events, keeps=True)
+        if head is None or decision == "lost":
+            job.error = _lost(job.batch.lease, head)
+        else:
+            job.result = _appended(tx, head, job, recovered=decision == "recovered")
+            if decision == "write" and job.coded:
+                rows += event_rows(tx, job.run_id, head.head_seq, job.coded)
+                moves.append(Move(job.run_id, rows[-1].seq, head.head_seq + 1, job.size, tx.now))
+    tx.hot.insert(rows)
+    tx.hot.advance(moves)
+
+
+def append_one(tx: Tx, job: AppendJob) -> Appended:
+    """Append one batch with all that comes with it."""
+    batch, run_id = job.batch, job.run_id
+    head = tx.hot.heads([run_id]).get(run_id)
+    decision = judge(tx, head, batch.lease, batch.events, keeps=batch.then == "hold")
+    if head is None or decision == "lost":
+        raise _lost(batch.lease, head)
+    if decision == "recovered":
+        return _appended(tx, head, job, recovered=True)
+    unread = head.unread - _consume(tx, run_id, batch.consumed)
+    if batch.then == "suspend" and unread:
+        raise refusals.inputs_pending(run_id, unread)
+    check_messages(head.conversation_id, batch.messages)
+    put_messages(tx, batch.messages)
+    if job.coded:
+        rows = event_rows(tx, run_id, head.head_seq, job.coded)
+        tx.hot.insert(rows)
+        size = event_bytes(batch.events)
+        tx.hot.advance([Move(run_id, rows[-1].seq, head.head_seq + 1, size, tx.now)])
+    if batch.then != "hold":
+        _give_up(tx, head, batch)
+    elif batch.messages:
+        touch_conversation(tx, head.conversation_id)
+    return _appended(tx, head._replace(unread=unread), job, recovered=False)
+
+
+def judge(tx: Tx, head: Head | None, lease: Lease, events: Sequence[NewEvent], *, keeps: bool) -> Decision:
+    """Decide about an append (or, without events, a renewal) by what is stored."""
+    if head is None:
+        return "lost"
+    decision = decide_append(
+        stored_generation=head.generation,
+        stored_head=head.head_seq,
+        stored_held=head.owner is not None,
+        lease_generation=lease.generation,
+        lease_head=lease.head_seq,
+        batch=len(events),
+        keeps=keeps,
+    )
+    if decision == "recovered" and not same_events(_written(tx, lease, len(events)), events):
+        return "lost"
+    return decision
+
+
+def event_rows(
+    tx: Tx, run_id: str, head_seq: int, coded: Sequence[tuple[str, bytes, bytes | None]]
+) -> list[EventRow]:
+    """Return events as rows behind ``head_seq``."""
+    return [
+        EventRow(run_id, seq, event_type, data, private, tx.now)
+        for seq, (event_type, data, private) in enumerate(coded, head_seq + 1)
+    ]
+
+
+def _appended(tx: Tx, head: Head, job: AppendJob, *, recovered: bool) -> Appended:
+    batch = job.batch
+    lease = batch.lease.advanced(batch.lease.head_seq + len(batch.events), inputs=head.unread > 0)
+    if recovered:
+        return Appended(lease, _written(tx, batch.lease, len(batch.events)), recovered=True)
+    events = [
+        stored(event, seq, tx.now, head.generation)
+        for seq, event in enumerate(batch.events, head.head_seq + 1)
+    ]
+    return Appended(lease, events)
+
+
+def _written(tx: Tx, lease: Lease, count: int) -> list[StoredEvent]:
+    if count == 0:
+        return []
+    page = tx.hot.page(lease.run_id, lease.head_seq, count)
+    return [] if page is None else stored_events(tx.payloads, page)
+
+
+def _lost(lease: Lease, head: Head | None) -> Exception:
+    return refusals.lease_lost(lease, *((None, 0) if head is None else (head.generation, head.head_seq)))
+
+
+def _consume(tx: Tx, run_id: str, names: Sequence[str]) -> int:
+    """Mark inputs as read; return how many of them were not."""
+    inputs, runs = tx.schema.inputs, tx.schema.runs
+    done = 0
+    for name in dict.fromkeys(names):
+        kind, _, key = name.partition(":")
+        done += tx.connection.execute(
+            update(inputs)
+            .where(inputs.c.run_id == run_id, inputs.c.kind == kind, inputs.c.key == key)
+            .where(inputs.c.consumed_at.is_(None))
+            .values(consumed_at=tx.now)
+        ).rowcount
+    if done:
+        tx.connection.execute(
+            update(runs).where(runs.c.run_id == run_id).values(consumed=runs.c.consumed + done)
+        )
+    return done
+
+
+def _give_up(tx: Tx, head: Head, batch: Batch) -> None:
+    runs = tx.schema.runs
+    over = batch.then == "over"
+    ready_at = {"queue": tx.now, "suspend": batch.wake_at}.get(batch.then)
+    tx.connection.execute(
+        update(runs)
+        .where(runs.c.run_id == head.run_id)
+        .values(
+            status=batch.status,
+            owner=None,
+            lease_until=None,
+            ready_at=ready_at,
+            ended_at=tx.now if over else None,
+            updated_at=tx.now,
+        )
+    )
+    frees = over or (batch.then == "suspend" and not batch.keep_slot)
+    touch_conversation(tx, head.conversation_id, free=head.run_id if frees else None)

@@ -1,0 +1,282 @@
+"""A run's life outside of its log: created, claimed, renewed, posted to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Select, insert, select, update
+
+from streamchat.buffers import refusals
+from streamchat.buffers.base import (
+    Claim,
+    Created,
+    Input,
+    Lease,
+    MessageRecord,
+    NewEvent,
+    NewRun,
+    Posted,
+    RunRecord,
+)
+from streamchat.buffers.shared import encode_body, event_bytes, owner_and_tenant, same_run
+from streamchat.buffers.sql.appending import event_rows, judge
+from streamchat.buffers.sql.rows import encode_claims, encode_text, put_messages, run_record, select_run
+from streamchat.buffers.sql.transaction import Tx
+from streamchat.core.append_rule import claimable_since, idempotency_slot, status_after_post
+from streamchat.core.cursor import next_generation
+
+__all__ = ["claim", "create", "get_run", "post", "renew"]
+
+
+def get_run(tx: Tx, run_id: str) -> RunRecord | None:
+    """Return a run's record, or None."""
+    row = tx.connection.execute(select_run(tx.schema).where(tx.schema.runs.c.run_id == run_id)).first()
+    return None if row is None else run_record(tx.payloads, row)
+
+
+# --------------------------------------------------------------------------------------------------- create
+
+
+def create(tx: Tx, run: NewRun, messages: Sequence[MessageRecord], kept: Sequence[NewEvent]) -> Created:
+    """See `EventBuffer.create`."""
+    owner, tenant = owner_and_tenant(run.principal)
+    slot = None if run.idempotency_key is None else idempotency_slot(owner, tenant, run.idempotency_key)
+    known = _known(tx, run, slot)
+    if known is not None:
+        return Created(known, new=False)
+    _take_slot(tx, run, owner, tenant)
+    events = (run.started, *kept)
+    generation = next_generation(tx.token(), tx.token())
+    tx.connection.execute(
+        insert(tx.schema.runs).values(
+            run_id=run.run_id,
+            conversation_id=run.conversation_id,
+            message_id=run.message_id,
+            parent_run_id=run.parent_run_id,
+            principal=owner,
+            tenant=tenant,
+            slot=slot,
+            digest=run.digest,
+            log_version=run.log_version,
+            created_at=tx.now,
+            status="queued",
+            ready_at=tx.now,
+            updated_at=tx.now,
+            generation=generation,
+            fence=0,
+            first_seq=1,
+            batch_seq=1,
+            head_seq=len(events),
+            log_bytes=event_bytes(events),
+            posted=0,
+            consumed=0,
+        )
+    )
+    tx.connection.execute(
+        insert(tx.schema.requests).values(
+            run_id=run.run_id,
+            request=tx.payloads.put(run.request),
+            claims=encode_claims(tx.payloads, run.principal),
+        )
+    )
+    _begin_segment(tx, run.run_id, 0, generation, 1)
+    coded = [(e.type, tx.payloads.put(e.data), tx.payloads.put_optional(e.private)) for e in events]
+    tx.hot.insert(event_rows(tx, run.run_id, 0, coded))
+    put_messages(tx, messages)
+    made = get_run(tx, run.run_id)
+    assert made is not None
+    return Created(made, new=True)
+
+
+def _known(tx: Tx, run: NewRun, slot: str | None) -> RunRecord | None:
+    """Return the run that this `create` made before, if it did; raise where it clashes with another."""
+    runs, tombstones = tx.schema.runs, tx.schema.tombstones
+    if slot is not None:
+        row = tx.connection.execute(select_run(tx.schema).where(runs.c.slot == slot)).first()
+        if row is not None:
+            if row.digest != run.digest:
+                raise refusals.key_used(run, row.run_id)
+            return run_record(tx.payloads, row)
+    row = tx.connection.execute(select_run(tx.schema).where(runs.c.run_id == run.run_id)).first()
+    if row is not None:
+        record = run_record(tx.payloads, row)
+        if row.slot == slot and same_run(record, run):
+            return record
+        raise refusals.run_id_taken(run.run_id)
+    deleted = select(tombstones.c.id).where(tombstones.c.kind == "run", tombstones.c.id == run.run_id)
+    if tx.connection.execute(deleted).first() is not None:
+        raise refusals.run_id_taken(run.run_id)
+    return None
+
+
+def _take_slot(tx: Tx, run: NewRun, owner: str | None, tenant: str | None) -> None:
+    """Make the conversation, or take its slot if it is the principal's and free."""
+    conversations, tombstones = tx.schema.conversations, tx.schema.tombstones
+    mine = conversations.c.conversation_id == run.conversation_id
+    values = {"active_run_id": run.run_id, "leaf_id": run.message_id, "updated_at": tx.now}
+    row = tx.connection.execute(select(conversations).where(mine).with_for_update()).first()
+    if row is not None:
+        if (row.owner, row.tenant) != (owner, tenant):
+            raise refusals.conversation_foreign(run.conversation_id)
+        if row.active_run_id is not None:
+            raise refusals.conversation_busy(run.conversation_id, row.active_run_id)
+        tx.connection.execute(update(conversations).where(mine).values(values))
+        return
+    deleted = select(tombstones.c.id).where(
+        tombstones.c.kind == "conversation", tombstones.c.id == run.conversation_id
+    )
+    if tx.connection.execute(deleted).first() is not None:
+        raise refusals.conversation_deleted(run.conversation_id)
+    title = None if run.title is None else tx.payloads.put(encode_text(run.title))
+    tx.connection.execute(
+        insert(conversations).values(
+            conversation_id=run.conversation_id,
+            owner=owner,
+            tenant=tenant,
+            title=title,
+            created_at=tx.now,
+            **values,
+        )
+    )
+
+
+def _begin_segment(tx: Tx, run_id: str, fence: int, generation: str, first_seq: int) -> None:
+    tx.connection.execute(
+        insert(tx.schema.segments).values(
+            run_id=run_id, fence=fence, generation=generation, first_seq=first_seq, claimed_at=tx.now
+        )
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- claim
+
+
+def claim(tx: Tx, worker: str, ttl: float, run_id: str | None, log_versions: Collection[int]) -> Claim | None:
+    """See `EventBuffer.claim`."""
+    row = _waiting_longest(tx, run_id, log_versions)
+    if row is None:
+        return None
+    runs = tx.schema.runs
+    generation = next_generation(row.generation, tx.token())
+    tx.connection.execute(
+        update(runs)
+        .where(runs.c.run_id == row.run_id)
+        .values(
+            status="running",
+            owner=worker,
+            lease_until=tx.now + int(ttl * 1000),
+            fence=row.fence + 1,
+            generation=generation,
+            ready_at=None,
+            updated_at=tx.now,
+        )
+    )
+    _begin_segment(tx, row.run_id, row.fence + 1, generation, row.head_seq + 1)
+    record = get_run(tx, row.run_id)
+    assert record is not None
+    lease = Lease(
+        run_id=record.run_id,
+        worker=worker,
+        generation=generation,
+        fence=record.fence,
+        head_seq=record.head_seq,
+        expires_at=record.lease_until or 0,
+        inputs=row.posted > row.consumed,
+    )
+    return Claim(lease, record)
+
+
+def _waiting_longest(tx: Tx, run_id: str | None, log_versions: Collection[int]) -> Any:
+    """Return the row of the run to take; that of the named one, if it is to be had."""
+    best: tuple[int, int] | None = None
+    found: Any = None
+    for query in _candidates(tx, run_id, log_versions):
+        row = tx.connection.execute(query.with_for_update(skip_locked=True)).first()
+        if row is None:
+            continue
+        ready, lease_until = row.ready_at, row.lease_until
+        since = claimable_since(
+            row.status, queued_at=ready, lease_until=lease_until, wake_at=ready, now=tx.now
+        )
+        if since is not None and (best is None or (since, row.number) < best):
+            best, found = (since, row.number), row
+    return found
+
+
+def _candidates(tx: Tx, run_id: str | None, log_versions: Collection[int]) -> Iterator[Select[Any]]:
+    """Yield a query for each state that a run may be taken from, so that each finds its index."""
+    runs = tx.schema.runs
+    known = select(runs).where(runs.c.log_version.in_(sorted(log_versions))).limit(1)
+    if run_id is not None:
+        yield known.where(runs.c.run_id == run_id)
+        return
+    for status, since in (
+        ("queued", runs.c.ready_at),
+        ("running", runs.c.lease_until),
+        ("suspended", runs.c.ready_at),
+    ):
+        yield known.where(runs.c.status == status, since <= tx.now).order_by(since, runs.c.number)
+
+
+def renew(tx: Tx, lease: Lease, ttl: float) -> Lease:
+    """See `EventBuffer.renew`."""
+    head = tx.hot.heads([lease.run_id]).get(lease.run_id)
+    if head is None or judge(tx, head, lease, (), keeps=True) != "write":
+        raise refusals.lease_lost(lease, *((None, 0) if head is None else (head.generation, head.head_seq)))
+    runs = tx.schema.runs
+    until = tx.now + int(ttl * 1000)
+    tx.connection.execute(update(runs).where(runs.c.run_id == lease.run_id).values(lease_until=until))
+    return Lease(
+        run_id=lease.run_id,
+        worker=lease.worker,
+        generation=lease.generation,
+        fence=lease.fence,
+        head_seq=lease.head_seq,
+        expires_at=until,
+        inputs=head.unread > 0,
+    )
+
+
+# ----------------------------------------------------------------------------------------------------- post
+
+
+def post(tx: Tx, run_id: str, posted: Input) -> Posted:
+    """See `EventBuffer.post`. The run's row is locked first, or a run could be suspended between look and
+    leap."""
+    runs, inputs = tx.schema.runs, tx.schema.inputs
+    body = encode_body(posted)
+    run = tx.connection.execute(select(runs).where(runs.c.run_id == run_id).with_for_update()).first()
+    if run is None:
+        raise refusals.run_unknown(run_id)
+    first = tx.connection.execute(
+        select(inputs.c.body).where(
+            inputs.c.run_id == run_id, inputs.c.kind == posted.kind, inputs.c.key == posted.key
+        )
+    ).first()
+    if first is not None:
+        if posted.kind != "cancel" and tx.payloads.get(first.body) != body:
+            raise refusals.answered_otherwise(run_id, posted)
+    elif run.ended_at is not None:
+        raise refusals.run_over(run_id, run.status, posted)
+    else:
+        number = run.posted + 1
+        tx.connection.execute(
+            insert(inputs).values(
+                run_id=run_id,
+                kind=posted.kind,
+                key=posted.key,
+                number=number,
+                body=tx.payloads.put(body),
+                posted_by=posted.by,
+                at=tx.now,
+            )
+        )
+        status = status_after_post(run.status)
+        values = {"posted": number, "status": status, "updated_at": tx.now}
+        if status != run.status:
+            values["ready_at"] = tx.now
+        tx.connection.execute(update(runs).where(runs.c.run_id == run_id).values(values))
+    after = get_run(tx, run_id)
+    assert after is not None
+    return Posted(after, new=first is None)

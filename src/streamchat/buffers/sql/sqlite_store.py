@@ -1,0 +1,245 @@
+"""The SQLite side of the seams: `SQLiteStore` for the writer, `SQLiteHotPath` for batches and pages.
+
+The standard library's driver gives up the interpreter's lock at each row that it steps over, and on a busy
+process takes up to 5 ms to get it back: a thousand rows fetched one by one took 0.6 s there. So the hot path
+is written in single steps: many rows in one INSERT, a whole page as one row of aggregates (13 ms in the same
+trial).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import Engine
+
+from streamchat.buffers.codec import Payloads
+from streamchat.buffers.shared import Clock, Token
+from streamchat.buffers.sql.appending import AppendJob, append_many
+from streamchat.buffers.sql.schema import Schema
+from streamchat.buffers.sql.sqlite import begin_immediate, connect, translate
+from streamchat.buffers.sql.transaction import EventRow, Head, Move, PageRows, Tx
+from streamchat.buffers.sql.writer import Job
+from streamchat.errors import BufferUnavailable, StreamChatError
+
+__all__ = ["SQLiteHotPath", "SQLiteStore"]
+
+# Rows are inserted by so many: each number is one statement for the driver's cache.
+_LADDER = (64, 32, 16, 8, 4, 2, 1)
+_LARGE_LOG = 32 * 1024 * 1024
+_LARGE_PAGE = 16 * 1024 * 1024
+
+
+class SQLiteHotPath:
+    """`HotPath` over one connection of the standard library's driver."""
+
+    def __init__(self, raw: sqlite3.Connection, prefix: str) -> None:
+        self._raw = raw
+        columns = "run_id, generation, head_seq, owner, posted - consumed, conversation_id, status"
+        self._head = f"SELECT {columns} FROM {prefix}runs WHERE run_id = ?"
+        self._heads = (
+            f"SELECT json_group_array(json_array({columns})) FROM {prefix}runs "
+            f"WHERE run_id IN (SELECT value FROM json_each(?))"
+        )
+        row = "(?, ?, ?, ?, ?, ?)"
+        self._insert = {
+            n: f"INSERT INTO {prefix}events (run_id, seq, type, data, private, at) "
+            f"VALUES {', '.join([row] * n)}"
+            for n in _LADDER
+        }
+        self._advance = (
+            f"UPDATE {prefix}runs SET head_seq = ?, batch_seq = ?, log_bytes = log_bytes + ?, updated_at = ? "
+            f"WHERE run_id = ?"
+        )
+        self._advance_many = (
+            f"UPDATE {prefix}runs SET head_seq = json_extract(m.value, '$[1]'), "
+            f"batch_seq = json_extract(m.value, '$[2]'), "
+            f"log_bytes = log_bytes + json_extract(m.value, '$[3]'), "
+            f"updated_at = json_extract(m.value, '$[4]') "
+            f"FROM json_each(?) AS m WHERE {prefix}runs.run_id = json_extract(m.value, '$[0]')"
+        )
+        stretch = (
+            f"FROM {prefix}events WHERE run_id = :run AND seq > :after ORDER BY seq LIMIT "
+            f"(SELECT CASE WHEN log_bytes > :large THEN 0 ELSE :limit END "
+            f"FROM {prefix}runs WHERE run_id = :run)"
+        )
+        self._page = f"""
+            SELECT r.first_seq, r.head_seq, r.log_bytes,
+                (SELECT json_group_array(json_array(generation, first_seq)) FROM
+                    (SELECT generation, first_seq FROM {prefix}segments WHERE run_id = :run ORDER BY fence)),
+                e.*
+            FROM {prefix}runs AS r LEFT JOIN
+                (SELECT min(seq), json_group_array(type), json_group_array(at),
+                    json_group_array(length(data)), CAST(group_concat(data, '') AS BLOB),
+                    json_group_array(length(private)), CAST(group_concat(private, '') AS BLOB)
+                FROM (SELECT seq, type, data, private, at {stretch})) AS e
+            WHERE r.run_id = :run"""
+        self._sizes = (
+            f"SELECT json_group_array(size) FROM (SELECT length(data) + ifnull(length(private), 0) AS size "
+            f"FROM {prefix}events WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?)"
+        )
+
+    def heads(self, run_ids: Collection[str]) -> dict[str, Head]:
+        """Read the heads of some runs."""
+        if len(run_ids) == 1:
+            row = self._raw.execute(self._head, tuple(run_ids)).fetchone()
+            return {} if row is None else {row[0]: Head._make(row)}
+        (rows,) = self._raw.execute(self._heads, (json.dumps(list(run_ids)),)).fetchone()
+        return {row[0]: Head._make(row) for row in json.loads(rows)}
+
+    def insert(self, rows: Sequence[EventRow]) -> None:
+        """Write events."""
+        start, left = 0, len(rows)
+        for n in _LADDER:
+            while left >= n:
+                self._raw.execute(
+                    self._insert[n], [field for row in rows[start : start + n] for field in row]
+                )
+                start, left = start + n, left - n
+
+    def advance(self, moves: Sequence[Move]) -> None:
+        """Move heads."""
+        if len(moves) == 1:
+            run_id, *values = moves[0]
+            self._raw.execute(self._advance, (*values, run_id))
+        elif moves:
+            self._raw.execute(self._advance_many, (json.dumps(moves),))
+
+    def page(self, run_id: str, after: int, limit: int) -> PageRows | None:
+        """Read a page."""
+        found = self._fetch(run_id, after, limit, _LARGE_LOG)
+        if found is None or found[2] <= _LARGE_LOG:
+            return found and _page_rows(found)
+        (sizes,) = self._raw.execute(self._sizes, (run_id, after, limit)).fetchone()
+        fitting, total = 0, 0
+        for size in json.loads(sizes):
+            total += size
+            if fitting and total > _LARGE_PAGE:
+                break
+            fitting += 1
+        found = self._fetch(run_id, after, max(fitting, 1), 2**62)
+        return found and _page_rows(found)
+
+    def _fetch(self, run_id: str, after: int, limit: int, large: int) -> Any:
+        values = {"run": run_id, "after": after, "limit": limit, "large": large}
+        return self._raw.execute(self._page, values).fetchone()
+
+
+def _page_rows(row: Sequence[Any]) -> PageRows:
+    first_seq, head_seq, _, segments, seq, types, ats, sizes, data, private_sizes, private = row
+    events: list[tuple[int, str, bytes, bytes | None, int]] = []
+    if seq is not None:
+        start = private_start = 0
+        for event_type, at, size, private_size in zip(
+            json.loads(types), json.loads(ats), json.loads(sizes), json.loads(private_sizes), strict=True
+        ):
+            hidden = None
+            if private_size is not None:
+                hidden = private[private_start : private_start + private_size]
+                private_start += private_size
+            events.append((seq, event_type, data[start : start + size], hidden, at))
+            start += size
+            seq += 1
+    return PageRows(first_seq, head_seq, [(g, s) for g, s in json.loads(segments)], events)
+
+
+class SQLiteStore:
+    """What the writer needs of SQLite; the readers' connections are made here too."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        schema: Schema,
+        payloads: Payloads,
+        *,
+        clock: Clock,
+        token: Token,
+        busy_seconds: float,
+    ) -> None:
+        self._engine = engine
+        self._schema = schema
+        self._payloads = payloads
+        self._clock = clock
+        self._token = token
+        self._busy_seconds = busy_seconds
+        self._where = f"SQLite database {engine.url.database or ':memory:'!r}"
+        self._tx: Tx | None = None
+        self._raw: sqlite3.Connection | None = None
+        self._full = False
+
+    def session(self, *, writes: bool) -> tuple[Tx, sqlite3.Connection]:
+        """Open a connection for the calling thread."""
+        connection, raw = connect(self._engine, writes=writes)
+        hot = SQLiteHotPath(raw, self._schema.prefix)
+        return Tx(connection, hot, self._schema, self._payloads, self._clock, self._token), raw
+
+    def connect(self) -> None:
+        """Open the writing connection, and make or check the tables."""
+        self._tx, self._raw = self.session(writes=True)
+        self._raw.execute("PRAGMA synchronous = FULL")
+        self._full = True
+        begin_immediate(self._raw, self._busy_seconds)
+        try:
+            self._schema.create(self._tx.connection)
+            self._raw.execute("COMMIT")
+        except BaseException:
+            self._roll_back(self._raw)
+            raise
+
+    def disconnect(self) -> None:
+        """Close the writing connection."""
+        tx, self._tx, self._raw = self._tx, None, None
+        if tx is not None:
+            tx.connection.close()
+
+    def transact(self, jobs: Sequence[Job[Tx, Any]], *, durable: bool) -> None:
+        """Do all jobs in one transaction; see `Store.transact`."""
+        tx, raw = self._tx, self._raw
+        if tx is None or raw is None:
+            raise BufferUnavailable(f"{self._where} is not open")
+        if durable != self._full:
+            # Not possible inside a transaction. FULL makes what went before it durable as well.
+            raw.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._full = durable
+        try:
+            begin_immediate(raw, self._busy_seconds)
+        except sqlite3.Error as error:
+            raise self.translate(error) from error
+        try:
+            tx.now = self._clock()
+            self._perform(tx, raw, jobs)
+            raw.execute("COMMIT")
+        except BaseException:
+            self._roll_back(raw)
+            raise
+
+    def translate(self, error: Exception) -> Exception:
+        """Return the error that callers are to see."""
+        return translate(error, self._where)
+
+    def _perform(self, tx: Tx, raw: sqlite3.Connection, jobs: Sequence[Job[Tx, Any]]) -> None:
+        # Who waits in one transaction waits at the same time, so any order among them is a true one.
+        plain = [job for job in jobs if isinstance(job, AppendJob) and job.plain]
+        while plain:
+            first = {job.run_id: job for job in reversed(plain)}
+            append_many(tx, list(first.values()))
+            plain = [job for job in plain if first[job.run_id] is not job]
+        for job in jobs:
+            if not job.plain:
+                raw.execute("SAVEPOINT job")
+                try:
+                    job.result = job.body(tx)
+                except StreamChatError as error:
+                    job.error = error
+                    raw.execute("ROLLBACK TO job")
+                raw.execute("RELEASE job")
+
+    @staticmethod
+    def _roll_back(raw: sqlite3.Connection) -> None:
+        # Some errors, a full disk among them, have rolled back already.
+        with contextlib.suppress(sqlite3.Error):
+            if raw.in_transaction:
+                raw.execute("ROLLBACK")

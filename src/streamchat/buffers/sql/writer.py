@@ -1,0 +1,267 @@
+"""Group commit: one writer per process carries the changes of all runs, each transaction all that is waiting.
+
+There is no timer: while one transaction is under way, the next one's jobs gather, and when nothing is under
+way a job goes at once. A job that is refused (a stale lease, say) fails alone; a transaction that breaks is
+rolled back and tried again job by job, so that a poisonous one takes nobody with it. A big batch gets a
+transaction of its own and is never split.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
+from typing import Any, Generic, Protocol, TypeVar
+
+from streamchat.errors import BufferUnavailable
+
+__all__ = ["BIG_JOB", "Job", "Store", "Writer", "hold_back_cancellation", "next_transaction", "settle"]
+
+BIG_JOB = 256 * 1024
+"""A job with more bytes than this does not share its transaction."""
+
+_TRANSACTION_BYTES = 1024 * 1024
+_TRANSACTION_JOBS = 256
+
+T = TypeVar("T")
+R = TypeVar("R")
+_log = logging.getLogger("streamchat.buffers")
+
+
+@dataclass(slots=True, eq=False)
+class Job(Generic[T, R]):
+    """A change to one run (``""``: no certain one): ``body`` makes it inside a transaction ``T``, maybe
+    twice.
+
+    ``size`` is bytes of payload. ``durable`` must survive a power loss once it is done. ``plain`` jobs write
+    nothing before they refuse. ``news`` says that readers of the run are to be told. ``undo`` is what to do
+    with the result if nobody is there to take it.
+    """
+
+    run_id: str
+    body: Callable[[T], R]
+    size: int = 0
+    durable: bool = False
+    plain: bool = False
+    news: bool = False
+    undo: Callable[[R], Job[T, Any]] | None = None
+    result: R | None = None
+    error: BaseException | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+    future: asyncio.Future[R] | None = None
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether its caller went away."""
+        return self.future is not None and self.future.cancelled()
+
+
+class Store(Protocol[T]):
+    """What a `Writer` needs of a database. Everything is called from the writer's thread."""
+
+    def connect(self) -> None:
+        """Open the connection, and make the store ready for work."""
+        ...
+
+    def transact(self, jobs: Sequence[Job[T, Any]], *, durable: bool) -> None:
+        """Do all jobs in one transaction, setting ``result``, or ``error`` for those that are refused.
+
+        Anything that is raised means that nothing of it was written. Raises `BufferUnavailable` where no
+        transaction could be had at all, so that trying job by job is of no use.
+        """
+        ...
+
+    def translate(self, error: Exception) -> Exception:
+        """Return the error that callers are to see."""
+        ...
+
+    def disconnect(self) -> None:
+        """Close the connection."""
+        ...
+
+
+def next_transaction(waiting: deque[Job[T, Any]]) -> list[Job[T, Any]]:
+    """Take the jobs of the next transaction out of ``waiting``, and order them by run.
+
+    First come, first served, within bounds of bytes and number; a big job goes alone. Runs are touched in the
+    order of their ids, by every process, so that two writers never wait for each other's rows; the jobs of
+    one run stay in the order in which they came.
+    """
+    jobs: list[Job[T, Any]] = []
+    size = 0
+    while waiting and len(jobs) < _TRANSACTION_JOBS and size < _TRANSACTION_BYTES:
+        if waiting[0].size > BIG_JOB:
+            if not jobs:
+                jobs.append(waiting.popleft())
+            break
+        jobs.append(waiting.popleft())
+        size += jobs[-1].size
+    jobs.sort(key=lambda job: job.run_id)
+    return jobs
+
+
+@dataclass(slots=True, eq=False)
+class Writer(Generic[T]):
+    """The thread that owns a store's writing connection."""
+
+    store: Store[T]
+    name: str
+    announce: Callable[[Iterable[str]], None]
+    """Called on the loop with the runs of which there is news, once for each transaction."""
+    _queue: SimpleQueue[Job[T, Any] | _Stop] = field(default_factory=SimpleQueue)
+    _thread: Thread | None = None
+    _lock: Lock = field(default_factory=Lock)
+    """So that nothing is queued behind the order to stop."""
+    _open: bool = False
+
+    async def start(self) -> None:
+        """Start the thread and connect; raises what the connection raises."""
+        loop = asyncio.get_running_loop()
+        ready = loop.create_future()
+        self._thread = Thread(target=self._live, args=(loop, ready), name=self.name, daemon=True)
+        self._open = True
+        self._thread.start()
+        try:
+            await asyncio.shield(ready)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Do what is waiting, then end the thread; idempotent. Cancellation is held back until it has
+        ended."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        with self._lock:
+            self._open = False
+            self._queue.put(_Stop(loop, ended))
+        await hold_back_cancellation(ended)
+        thread.join()
+
+    async def do(self, job: Job[T, R]) -> R:
+        """Have a job done and return its result; raises what it raises.
+
+        A job that is cancelled before its transaction began is not done; from then on it may be.
+        """
+        job.loop = asyncio.get_running_loop()
+        job.future = job.loop.create_future()
+        self._put(job)
+        return await job.future
+
+    def _put(self, job: Job[T, Any]) -> None:
+        with self._lock:
+            if not self._open:
+                raise BufferUnavailable("the buffer is closed: open() it first")
+            self._queue.put(job)
+
+    # ------------------------------------------------------------------------------------- in the thread
+
+    def _live(self, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None]) -> None:
+        waiting: deque[Job[T, Any]] = deque()
+        try:
+            self.store.connect()
+        except Exception as error:
+            _call(loop, settle, ready, None, self.store.translate(error))
+            stop = self._gather(waiting)
+            while stop is None:
+                stop = self._gather(waiting)
+        else:
+            _call(loop, settle, ready, None, None)
+            stop = None
+            while stop is None or waiting:
+                stop = stop or self._gather(waiting)
+                self._transact(next_transaction(waiting))
+        self.store.disconnect()
+        _call(stop.loop, settle, stop.ended, None, None)
+
+    def _gather(self, waiting: deque[Job[T, Any]]) -> _Stop | None:
+        """Move what was queued to ``waiting``, and wait for it if that is empty; return the order to stop."""
+        with contextlib.suppress(Empty):
+            while True:
+                item = self._queue.get(block=not waiting)
+                if isinstance(item, _Stop):
+                    return item
+                waiting.append(item)
+        return None
+
+    def _transact(self, taken: Sequence[Job[T, Any]]) -> None:
+        jobs = [job for job in taken if not job.withdrawn]
+        if jobs:
+            self._attempt(jobs)
+            by_loop: dict[asyncio.AbstractEventLoop, list[Job[T, Any]]] = {}
+            for job in jobs:
+                if job.loop is not None:
+                    by_loop.setdefault(job.loop, []).append(job)
+            for loop, done in by_loop.items():
+                _call(loop, self._settle, done)
+
+    def _attempt(self, jobs: Sequence[Job[T, Any]]) -> None:
+        try:
+            self.store.transact(jobs, durable=any(job.durable for job in jobs))
+        except BufferUnavailable as error:
+            for job in jobs:
+                job.error = BufferUnavailable(str(error))
+        except Exception as error:
+            if len(jobs) == 1:
+                jobs[0].error = self.store.translate(error)
+                return
+            _log.warning("a transaction of %d jobs failed, trying them one by one: %s", len(jobs), error)
+            for job in jobs:
+                job.result = job.error = None
+                self._attempt([job])
+
+    # ------------------------------------------------------------------------------------- on the loop
+
+    def _settle(self, jobs: Sequence[Job[T, Any]]) -> None:
+        self.announce([job.run_id for job in jobs if job.news and job.error is None])
+        for job in jobs:
+            future = job.future
+            if future is None:
+                continue
+            if future.done() and job.error is None and job.undo is not None:
+                with contextlib.suppress(BufferUnavailable):
+                    self._put(job.undo(job.result))
+            settle(future, job.result, job.error)
+
+
+@dataclass(slots=True, eq=False)
+class _Stop:
+    """The order to end the thread, once all before it is done."""
+
+    loop: asyncio.AbstractEventLoop
+    ended: asyncio.Future[None]
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: object) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to be told
+        loop.call_soon_threadsafe(function, *args)
+
+
+def settle(future: asyncio.Future[R], result: R, error: BaseException | None) -> None:
+    """Give a future its outcome, unless its waiter went away."""
+    if not future.done():
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+
+async def hold_back_cancellation(ended: asyncio.Future[None]) -> None:
+    """Wait for ``ended``; a cancellation meanwhile is raised after it, so that no thread outlives its
+    owner."""
+    cancelled: asyncio.CancelledError | None = None
+    while not ended.done():
+        try:
+            await asyncio.shield(ended)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
