@@ -21,7 +21,7 @@ from streamchat.events import (
     ToolResult,
 )
 
-__all__ = ["conclude", "ending"]
+__all__ = ["conclude", "conclude_fold", "ending"]
 
 _ENDING = frozenset({"error", "cancelled", "message_completed"})
 _MESSAGES = {
@@ -54,6 +54,22 @@ def conclude(
         folder.add(event)
         if event.type in EVENT_TYPES:
             last = event.type
+    return conclude_fold(folder, last, reason, resumed=resumed, worker=worker, duration=duration)
+
+
+def conclude_fold(
+    folder: Folder,
+    last: str,
+    reason: str | ErrorEvent | Cancelled,
+    *,
+    resumed: ResumeReason | None = None,
+    worker: str | None = None,
+    duration: float | None = None,
+) -> list[StreamEvent]:
+    """Return the same as `conclude`, for one who has folded the events: ``last`` is the newest known type.
+
+    The returned events are folded into ``folder`` as far as they come before the ending.
+    """
     state = folder.state
     if state.over or not last:
         return []

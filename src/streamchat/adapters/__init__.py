@@ -1,0 +1,6 @@
+"""Frameworks: each adapter translates its requests and responses to those of `streamchat.http`, and nothing
+more."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,12 @@
+"""The raw ASGI adapter: the endpoints as an application that can be mounted anywhere, and streams without a
+service.
+
+Needs no framework: any ASGI 3 server or router will do.
+"""
+
+from __future__ import annotations
+
+from streamchat.adapters.asgi.app import ASGIApp, asgi_app
+from streamchat.adapters.asgi.responses import ASGIResponse, event_response
+
+__all__ = ["ASGIApp", "ASGIResponse", "asgi_app", "event_response"]

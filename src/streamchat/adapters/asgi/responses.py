@@ -1,0 +1,158 @@
+"""Sends a response over ASGI: streams are written piece by piece, and left as soon as the client has gone.
+
+Besides the server's own task there is one, which waits in ``receive()`` for the disconnect: servers report it
+there and nowhere else while nothing is sent. No timer runs while a stream is quiet, but for its heartbeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterable, Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+from streamchat.events import StreamEvent
+from streamchat.http.bare import bare_response
+from streamchat.http.limits import HTTPOptions
+from streamchat.http.requests import ByteStream, Response
+from streamchat.http.streams import StreamWire
+from streamchat.wire.native import NATIVE
+
+__all__ = ["ASGIResponse", "Message", "Receive", "Scope", "Send", "event_response"]
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+log = logging.getLogger("streamchat.http")
+
+
+class ASGIResponse:
+    """A response as an ASGI application, to be returned where a framework takes one, or awaited.
+
+    ``send_timeout`` is how many seconds a client may take nothing before it is let go. The client's leaving,
+    or its being let go, ends the call without an error; the stream is closed in any case.
+    """
+
+    __slots__ = ("response", "send_timeout")
+
+    def __init__(self, response: Response, *, send_timeout: float = 30.0) -> None:
+        self.response = response
+        self.send_timeout = send_timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it. Cancelled from outside, it closes the stream and passes the cancellation on."""
+        body = self.response.body
+        start = {
+            "type": "http.response.start",
+            "status": self.response.status,
+            "headers": [
+                (name.encode("latin-1"), value.encode("latin-1")) for name, value in self.response.headers
+            ],
+        }
+        if not isinstance(body, bytes):
+            await _Sender(receive, send, self.send_timeout).run(start, body)
+            return
+        await send(start)
+        await send({"type": "http.response.body", "body": body})
+
+
+class _Sender:
+    """Writes one stream; `_leave` ends it from outside, by cancelling the task in its present await.
+
+    The cancellation is taken back where it is caught, as ``asyncio.timeout`` does, so one that came from
+    somebody else is never swallowed.
+    """
+
+    __slots__ = (
+        "_leaving",
+        "_loop",
+        "_patience",
+        "_receive",
+        "_send",
+        "_since",
+        "_task",
+        "_timer",
+        "_writing",
+    )
+
+    def __init__(self, receive: Receive, send: Send, patience: float) -> None:
+        self._receive = receive
+        self._send = send
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._since = 0.0
+        self._writing = self._leaving = False
+
+    async def run(self, start: Message, stream: ByteStream) -> None:
+        """Send ``start`` and all of ``stream``; close the stream."""
+        self._task = task = asyncio.current_task()
+        assert task is not None
+        before = task.cancelling()
+        watch = self._loop.create_task(_disconnect(self._receive), name="streamchat disconnect")
+        watch.add_done_callback(self._leave)
+        loop, send = self._loop, self._send
+        try:
+            await send(start)
+            async for block in stream:
+                self._since = loop.time()
+                self._writing = True
+                if self._timer is None:
+                    self._timer = loop.call_later(self._patience, self._check)
+                await send({"type": "http.response.body", "body": block, "more_body": True})
+                self._writing = False
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except asyncio.CancelledError:
+            if not self._leaving or task.uncancel() > before:
+                raise
+        except OSError:
+            pass  # what a server may raise for a client that has gone (ASGI 2.4)
+        finally:
+            self._task = None
+            if self._timer is not None:
+                self._timer.cancel()
+            watch.cancel()
+            try:
+                await stream.aclose()
+            finally:
+                await asyncio.wait({watch})
+
+    def _check(self) -> None:
+        """Is a write stuck? One timer looks after all writes, and is gone when there are none."""
+        self._timer = None
+        if not self._writing:
+            return
+        left = self._since + self._patience - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._check)
+        else:
+            log.info("a stream ends: its reader took nothing for %g s", self._patience)
+            self._leave()
+
+    def _leave(self, watch: asyncio.Task[None] | None = None) -> None:
+        if watch is not None and not watch.cancelled() and watch.exception() is not None:
+            log.debug("receive() failed: %r", watch.exception())
+        if self._task is not None and not self._leaving:
+            self._leaving = True
+            self._task.cancel()
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def event_response(
+    events: AsyncIterable[StreamEvent], *, wire: StreamWire = NATIVE, options: HTTPOptions | None = None
+) -> ASGIResponse:
+    """Stream a bare ``orchestrate(…)`` without service and buffer: an ASGI application for one response.
+
+    Await it with ``(scope, receive, send)``, or return it where a framework takes an ASGI response. The
+    generator is closed promptly when the client leaves; its failure is logged and ends the stream as an
+    ``error`` event.
+    """
+    options = options or HTTPOptions()
+    return ASGIResponse(bare_response(events, wire=wire, options=options), send_timeout=options.send_timeout)

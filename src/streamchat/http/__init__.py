@@ -1,0 +1,31 @@
+"""The HTTP interface without a framework: a request in, a response (status, headers, bytes or a stream) out.
+
+Adapters translate and nothing more. `Endpoints` answers requests; `bare_response` streams events that no
+service stands behind.
+"""
+
+from __future__ import annotations
+
+from streamchat.http.bare import bare_response
+from streamchat.http.cors import CORS
+from streamchat.http.endpoints import Endpoints, PrincipalFunction
+from streamchat.http.errors import HTTPError
+from streamchat.http.limits import HTTPOptions
+from streamchat.http.requests import ByteStream, ClientGone, Request, Response
+from streamchat.http.routing import Call, Handler, Route
+
+__all__ = [
+    "CORS",
+    "ByteStream",
+    "Call",
+    "ClientGone",
+    "Endpoints",
+    "HTTPError",
+    "HTTPOptions",
+    "Handler",
+    "PrincipalFunction",
+    "Request",
+    "Response",
+    "Route",
+    "bare_response",
+]

@@ -1,0 +1,176 @@
+"""What request bodies may hold: typed models, and the reader that says which field was wrong and where."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from streamchat.http.errors import HTTPError
+from streamchat.http.limits import read_body
+from streamchat.http.requests import Request
+
+__all__ = ["CancelBody", "StartBody", "parse_body", "read_json"]
+
+# No data: of any kind runs in a page or reaches the provider's own network by these.
+_URL = r"^(https?://|data:)"
+
+Url: TypeAlias = Annotated[str, StringConstraints(pattern=_URL)]
+Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TextInput(_Body):
+    """Text that the user wrote."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageURL(_Body):
+    """Where an image is; ``detail`` is for the model."""
+
+    url: Url
+    detail: Literal["auto", "low", "high", "original"] | None = None
+
+
+class ImageInput(_Body):
+    """An image, as the Chat Completions API takes it."""
+
+    type: Literal["image_url"]
+    image_url: ImageURL
+
+
+class Audio(_Body):
+    """Sound, in base64."""
+
+    data: str
+    format: str
+
+
+class AudioInput(_Body):
+    """Sound, as the Chat Completions API takes it."""
+
+    type: Literal["input_audio"]
+    input_audio: Audio
+
+
+class File(_Body):
+    """A file by the provider's id, or whole as a ``data:`` URL."""
+
+    file_id: str | None = None
+    file_data: str | None = None
+    filename: str | None = None
+
+
+class FileInput(_Body):
+    """A file, as the Chat Completions API takes it."""
+
+    type: Literal["file"]
+    file: File
+
+
+UserPart: TypeAlias = Annotated[TextInput | ImageInput | AudioInput | FileInput, Field(discriminator="type")]
+
+
+def _shape(value: object) -> str:
+    return "parts" if isinstance(value, list) else "text"
+
+
+Message: TypeAlias = Annotated[
+    # One shape is judged, not both: an error then names the field that is wrong.
+    Annotated[Annotated[str, StringConstraints(min_length=1)], Tag("text")]
+    | Annotated[Annotated[list[UserPart], Field(min_length=1, max_length=100)], Tag("parts")],
+    Discriminator(_shape),
+]
+
+
+class StartBody(_Body):
+    """What starts a run: the user's message, and the conversation that it continues (a new one without)."""
+
+    message: Message
+    conversation_id: Name | None = None
+    client_id: Name | None = None
+    metadata: dict[str, Any] | None = None
+    system_message: str | None = None
+
+    def content(self) -> str | list[dict[str, Any]]:
+        """Return the message as the service takes it."""
+        if isinstance(self.message, str):
+            return self.message
+        return [part.model_dump(exclude_none=True) for part in self.message]
+
+
+class CancelBody(_Body):
+    """Why a run is cancelled, for people."""
+
+    reason: Annotated[str, StringConstraints(max_length=1000)] | None = None
+
+
+B = TypeVar("B", bound=BaseModel)
+
+
+async def read_json(
+    request: Request, model: type[B], most: int, seconds: float, *, optional: bool = False
+) -> B:
+    """Read and check a JSON body; with ``optional``, none at all is the model's defaults.
+
+    Raises `HTTPError`: 415 for another content type, 413 and 408 as `read_body`, 422 as `parse_body`.
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    right = content_type == "application/json" or (
+        content_type.startswith("application/") and content_type.endswith("+json")
+    )
+    # Judged before the body is read. This is also what keeps a form of another site out: it cannot send JSON
+    # unasked.
+    if not right and (content_type or not optional):
+        raise _wrong_type()
+    body = await read_body(request, most, seconds)
+    if optional and not body.strip():
+        return model()
+    if not right:
+        raise _wrong_type()
+    return parse_body(body, model)
+
+
+def parse_body(body: bytes, model: type[B]) -> B:
+    """Check a JSON body. Raises `HTTPError` 422: what is no JSON, with its position; what does not fit, with
+    the field."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=True, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        position = first.get("ctx", {}).get("error", "malformed")
+        if not body.strip():
+            position = "the body is empty"
+        raise HTTPError(422, "invalid_json", f"The body is not valid JSON: {position}.", field="body")
+    field = _field(first, from_json(body))
+    # pydantic's sentences quote the schema, never the value.
+    raise HTTPError(422, "invalid_input", f"{field}: {first['msg']}.", field=field)
+
+
+def _field(error: ErrorDetails, value: Any) -> str:
+    """Return where in the body an error is: pydantic's location without the names of its own branches."""
+    path: list[str] = []
+    for left, item in enumerate(error["loc"], 1 - len(error["loc"])):
+        inside = range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ()
+        if item in inside:
+            value = value[item]
+        elif left or error["type"] != "missing":
+            continue  # the name of a branch
+        path.append(str(item))
+    return ".".join(path) or "body"
+
+
+def _wrong_type() -> HTTPError:
+    return HTTPError(
+        415,
+        "unsupported_media_type",
+        "The body must be JSON (Content-Type: application/json).",
+        field="content-type",
+    )

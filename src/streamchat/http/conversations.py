@@ -1,0 +1,96 @@
+"""The endpoints under ``/conversations``: whose they are, what was said, and the stream of what is being
+said."""
+
+from __future__ import annotations
+
+from streamchat.buffers.base import MessageRecord
+from streamchat.errors import RunNotFound
+from streamchat.events import dump_json
+from streamchat.http.requests import Response, json_response
+from streamchat.http.routing import Call, Route
+from streamchat.http.runs import last_event_id
+
+__all__ = ["ROUTES"]
+
+
+async def _conversations(call: Call) -> Response:
+    endpoints = call.endpoints
+    limit = endpoints.page_limit(call.request, 50)
+    # One more than is shown says whether there is another page.
+    found = await endpoints.chat.conversations(
+        call.principal, after=call.request.parameter("after"), limit=limit + 1
+    )
+    shown = found[:limit]
+    listed = [
+        {
+            "id": conversation.conversation_id,
+            "title": conversation.title,
+            "updated_at": conversation.updated_at,
+            "active_run_id": conversation.active_run_id,
+        }
+        for conversation in shown
+    ]
+    following = shown[-1].conversation_id if len(found) > limit else None
+    return json_response(200, {"conversations": listed, "next": following})
+
+
+async def _messages(call: Call) -> Response:
+    endpoints = call.endpoints
+    limit = endpoints.page_limit(call.request, 100)
+    found = await endpoints.chat.history(
+        call.id, call.principal, after=call.request.parameter("after"), limit=limit + 1
+    )
+    shown = found[:limit]
+    following = shown[-1].message_id if len(found) > limit else None
+    body = b'{"messages":[%b],"next":%b}' % (
+        b",".join([_message(record) for record in shown]),
+        dump_json(following),
+    )
+    return json_response(200, body)
+
+
+def _message(record: MessageRecord) -> bytes:
+    head = {
+        "id": record.message_id,
+        "role": record.role,
+        "status": record.status,
+        "kind": record.kind,
+        "run_id": record.run_id,
+        "parent_id": record.parent_id,
+        "created_at": record.created_at,
+    }
+    # The content is JSON as it is stored: it goes through as it is.
+    return b'%b,"content":%b}' % (dump_json(head)[:-1], record.content)
+
+
+async def _stream(call: Call) -> Response:
+    """Stream the newest run that is not over; 204 where there is none, as for what is unknown or somebody
+    else's."""
+    cursor = last_event_id(call.request)
+    chat = call.endpoints.chat
+    run = await chat.find(call.id, call.principal)
+    if run is None:
+        return Response(204)
+    run_id = run.run_id
+    location = ("content-location", call.request.url("runs", run_id, "stream"))
+    try:
+        return await call.endpoints.stream(
+            call, lambda: chat.attach(run_id, cursor, call.principal), headers=[location]
+        )
+    except RunNotFound:
+        return Response(204)  # deleted since it was found
+
+
+async def _stream_head(call: Call) -> Response:
+    last_event_id(call.request)
+    run = await call.endpoints.chat.find(call.id, call.principal)
+    if run is None:
+        return Response(204)
+    return Response(200, b"", [("content-type", "text/event-stream; charset=utf-8")])
+
+
+ROUTES = (
+    Route("GET", "/conversations", _conversations),
+    Route("GET", "/conversations/{id}/messages", _messages),
+    Route("GET", "/conversations/{id}/stream", _stream, head=_stream_head),
+)

@@ -1,0 +1,89 @@
+"""Which other origins may talk to the endpoints: CORS headers, preflights, and the refusal of forged
+requests."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from streamchat.errors import InvalidInput
+from streamchat.http.errors import HTTPError
+from streamchat.http.requests import Request, Response
+
+__all__ = ["CORS", "check_origin"]
+
+_ALLOWED_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-Client-Id")
+_EXPOSED_HEADERS = "Allow, Content-Location, Idempotent-Replayed, Location, Retry-After"
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(frozen=True, slots=True)
+class CORS:
+    """What pages of other origins may do.
+
+    ``origins`` are as browsers send them (``https://app.example``, no path), or ``"*"`` for all.
+    ``credentials`` lets cookies through and needs named origins. ``headers`` are allowed besides those that
+    the endpoints know (``Last-Event-ID`` among them). ``max_age`` is how long a browser may keep a
+    preflight's answer, in seconds.
+    """
+
+    origins: Collection[str]
+    credentials: bool = False
+    headers: Sequence[str] = ()
+    max_age: int = 600
+
+    def __post_init__(self) -> None:
+        if self.credentials and self.allows_all:
+            raise InvalidInput("CORS(origins='*', credentials=True): browsers refuse this; name the origins")
+        if isinstance(self.origins, str) and not self.allows_all:
+            raise InvalidInput(f"CORS(origins={self.origins!r}): give a list of origins, or '*'")
+
+    @property
+    def allows_all(self) -> bool:
+        """Whether pages of any origin may talk to the endpoints."""
+        return self.origins == "*" or "*" in self.origins
+
+    def allows(self, origin: str) -> bool:
+        """Say whether pages of ``origin`` may talk to the endpoints."""
+        return self.allows_all or origin in self.origins
+
+    def add_to(self, response: Response, request: Request) -> None:
+        """Add what a browser needs to see to let the page read the answer."""
+        origin = request.headers.get("origin")
+        if not self.allows_all:
+            response.headers.append(("vary", "Origin"))
+        if origin is None or not self.allows(origin):
+            return
+        response.headers.append(("access-control-allow-origin", "*" if self.allows_all else origin))
+        response.headers.append(("access-control-expose-headers", _EXPOSED_HEADERS))
+        if self.credentials:
+            response.headers.append(("access-control-allow-credentials", "true"))
+
+    def preflight(self, request: Request, methods: str) -> list[tuple[str, str]]:
+        """Return the further headers that answer a browser's question before the request itself."""
+        if not self.allows(request.headers.get("origin", "")):
+            return []
+        return [
+            ("access-control-allow-methods", methods),
+            ("access-control-allow-headers", ", ".join((*_ALLOWED_HEADERS, *self.headers))),
+            ("access-control-max-age", str(self.max_age)),
+        ]
+
+
+def check_origin(request: Request, cors: CORS | None) -> None:
+    """Refuse what another site's page makes a browser send with the user's cookies; raises `HTTPError` 403.
+
+    Browsers say it themselves in ``Sec-Fetch-Site``; older ones are judged by ``Origin`` against ``Host``.
+    What sends neither is no browser. Reading is left alone: other pages cannot see the answer.
+    """
+    origin = request.headers.get("origin")
+    if request.method in _SAFE_METHODS or (cors is not None and origin is not None and cors.allows(origin)):
+        return
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        foreign = site not in ("same-origin", "none")
+    else:
+        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if foreign:
+        raise HTTPError(403, "cross_origin", "Pages of this origin may not do that.")

@@ -1,0 +1,198 @@
+"""All endpoints over one `StreamChat`: from a request to a response, whatever framework stands around it.
+
+A request is routed, judged (origin, principal) and handed to a handler; whatever is raised becomes an answer.
+The handlers are in modules by subject; further wires add their own routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeAlias
+
+from streamchat.errors import StreamChatError
+from streamchat.http import conversations, health, runs
+from streamchat.http.bodies import B, read_json
+from streamchat.http.cors import CORS, check_origin
+from streamchat.http.errors import HTTPError, error_response, not_allowed
+from streamchat.http.limits import HTTPOptions, StreamCount
+from streamchat.http.requests import ClientGone, Request, Response
+from streamchat.http.routing import Call, Route, Router, allowed
+from streamchat.http.streams import EventStream, StreamWire, stream_response
+from streamchat.principal import Principal
+from streamchat.service.chat import StreamChat
+from streamchat.service.hub import Subscription
+from streamchat.wire.native import NATIVE
+
+__all__ = ["Endpoints", "PrincipalFunction"]
+
+PrincipalFunction: TypeAlias = Callable[[Request], Awaitable[Principal | None] | Principal | None]
+
+
+class Endpoints:
+    """The HTTP interface of ``chat``; one for each place where it is mounted.
+
+    ``principal`` says who asks (sync or async; ``request.native`` is the framework's own object). None from
+    it is answered with 401, unless the service allows anonymous users. ``cors`` lets pages of other origins
+    in. ``routes`` are served besides those of the package.
+
+    Raises `StreamChatError` where there is neither a ``principal`` function nor leave for anonymous users.
+    """
+
+    def __init__(
+        self,
+        chat: StreamChat,
+        *,
+        principal: PrincipalFunction | None = None,
+        options: HTTPOptions | None = None,
+        cors: CORS | None = None,
+        routes: Iterable[Route] = (),
+    ) -> None:
+        if principal is None and not chat.allow_anonymous:
+            raise StreamChatError(
+                "nobody could use these endpoints: pass principal=, a function that returns who is asking, "
+                "or make the service with StreamChat(allow_anonymous=True)"
+            )
+        self.chat = chat
+        self.options = options or HTTPOptions()
+        self._principal = principal
+        self._cors = cors
+        self._streams = StreamCount(self.options)
+        self._opened = False
+        self._router = Router([*runs.ROUTES, *conversations.ROUTES, *health.ROUTES, *routes])
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams are open at the moment."""
+        return self._streams.open
+
+    async def open(self) -> None:
+        """Open the service at the first request, for where no lifespan did; once, so that a late one revives
+        nothing.
+
+        Raises `BufferUnavailable`; the next request then tries again.
+        """
+        if not self._opened:
+            await self.chat.open()
+            self._opened = True
+
+    async def handle(self, request: Request) -> Response:
+        """Answer one request. Raises `ClientGone` where there is nobody left to answer, and nothing else.
+
+        Whoever sends the response closes its body if that is a stream. Cancelled, it leaves a run that was
+        started running.
+        """
+        try:
+            response = await self._answer(request)
+        except ClientGone:
+            raise
+        except Exception as error:
+            response = error_response(error, f"{request.method} {request.path!r:.200}")
+        if self._cors is not None:
+            self._cors.add_to(response, request)
+        if isinstance(response.body, bytes):
+            if response.status != 204:
+                response.headers.append(("content-length", str(len(response.body))))
+            if request.method == "HEAD":
+                response.body = b""
+        return response
+
+    async def _answer(self, request: Request) -> Response:
+        methods, segment = self._router.find(request.path)
+        if request.method == "OPTIONS":
+            names = allowed(methods)
+            more = self._cors.preflight(request, names) if self._cors is not None else []
+            return Response(204, b"", [("allow", names), *more])
+        route = methods.get(request.method)
+        if route is None:
+            raise not_allowed(allowed(methods))
+        check_origin(request, self._cors)
+        call = Call(self, request, id=segment)
+        if not route.public:
+            await self.open()
+            call.principal = await self._who(request)
+        handler = route.head if request.method == "HEAD" and route.head is not None else route.handler
+        return await handler(call)
+
+    async def _who(self, request: Request) -> Principal | None:
+        principal = None
+        if self._principal is not None:
+            answer = self._principal(request)
+            principal = await answer if inspect.isawaitable(answer) else answer
+        if principal is None and not self.chat.allow_anonymous:
+            raise HTTPError(
+                401, "unauthenticated", "Say who you are.", headers=[("www-authenticate", "Bearer")]
+            )
+        return principal
+
+    # What handlers share.
+
+    async def read_json(self, request: Request, model: type[B], *, optional: bool = False) -> B:
+        """Read a JSON body within the limits; see `streamchat.http.bodies.read_json`."""
+        most = self.options.max_body_bytes
+        if most is None:
+            most = self.chat.limits.max_body_bytes
+        return await read_json(request, model, most, self.options.body_timeout, optional=optional)
+
+    def page_limit(self, request: Request, default: int) -> int:
+        """Return the query's ``limit``: 1 to ``max_page``. Raises `HTTPError` 400."""
+        return self.number(request, "limit", default, 1, self.options.max_page)
+
+    def number(self, request: Request, name: str, default: int, least: int, most: int) -> int:
+        """Return a whole number from the query. Raises `HTTPError` 400 for anything else."""
+        text = request.parameter(name)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdecimal()) or len(text) > 16 or not least <= int(text) <= most:
+            raise HTTPError(
+                400, "invalid_query", f"{name} must be a number from {least} to {most}.", field=name
+            )
+        return int(text)
+
+    async def stream(
+        self,
+        call: Call,
+        attach: Callable[[], Awaitable[Subscription]],
+        *,
+        wire: StreamWire = NATIVE,
+        headers: list[tuple[str, str]] | None = None,
+    ) -> Response:
+        """Answer with what ``attach`` reads: a stream, or 204 where the run is over and the client has all of
+        it.
+
+        Raises `HTTPError` 409 where this principal is given no streams, 429 and 503 where too many are open.
+        """
+        if not self.chat.streams_for(call.principal):
+            raise HTTPError(
+                409, "streaming_off", "Streaming is switched off for you; use /runs/reply instead."
+            )
+        who = call.principal.id if call.principal is not None else None
+        self._streams.enter(who)
+        try:
+            subscription = await attach()
+        except BaseException:
+            self._streams.leave(who)
+            raise
+        body = EventStream(
+            subscription, wire, self.options, lambda: self.chat.draining, lambda: self._streams.leave(who)
+        )
+        if subscription.finished:
+            await body.aclose()
+            return Response(204, b"", headers or [])
+        return stream_response(body, wire, headers)
+
+    async def while_connected(self, request: Request, work: Awaitable[Response]) -> Response:
+        """Do ``work`` for as long as the client is there; raises `ClientGone`, having cancelled it, when it
+        leaves."""
+        task = asyncio.ensure_future(work)
+        watch = asyncio.ensure_future(request.disconnected())
+        try:
+            await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise ClientGone(f"{request.method} {request.path}: the client left before the answer")
+            return task.result()
+        finally:
+            for each in (task, watch):
+                each.cancel()
+            await asyncio.wait({task, watch})

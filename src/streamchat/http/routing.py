@@ -1,0 +1,78 @@
+"""Which handler answers which method and path, and what a handler is given."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from streamchat.http.errors import not_found
+from streamchat.http.requests import Request, Response
+from streamchat.principal import Principal
+
+if TYPE_CHECKING:
+    from streamchat.http.endpoints import Endpoints
+
+__all__ = ["Call", "Handler", "Route", "Router"]
+
+
+@dataclass(slots=True)
+class Call:
+    """One request on its way through a handler: who asks, and what stood in the path's open segment."""
+
+    endpoints: Endpoints
+    request: Request
+    principal: Principal | None = None
+    id: str = ""
+
+
+Handler: TypeAlias = Callable[[Call], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """``path`` as ``/runs/{id}/stream``, with at most one open segment. ``public`` needs no principal.
+
+    A GET route answers HEAD as well, unless ``head`` gives that a handler of its own (a stream must not be
+    begun).
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    head: Handler | None = None
+    public: bool = False
+
+
+class Router:
+    """Finds routes by path: fixed paths first, then those with an open segment."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._fixed: dict[str, dict[str, Route]] = {}
+        self._open: dict[tuple[str, str], dict[str, Route]] = {}
+        for route in routes:
+            before, brace, after = route.path.partition("{id}")
+            methods = (
+                self._open.setdefault((before, after), {}) if brace else self._fixed.setdefault(before, {})
+            )
+            methods[route.method] = route
+            if route.method == "GET":
+                methods["HEAD"] = route
+
+    def find(self, path: str) -> tuple[dict[str, Route], str]:
+        """Return the routes of a path by method, and its open segment; raises `HTTPError` 404."""
+        path = path.rstrip("/") or "/"
+        methods = self._fixed.get(path)
+        if methods is not None:
+            return methods, ""
+        for (before, after), methods in self._open.items():
+            if path.startswith(before) and path.endswith(after):
+                segment = path[len(before) : len(path) - len(after)]
+                if segment and "/" not in segment:
+                    return methods, segment
+        raise not_found()
+
+
+def allowed(methods: Iterable[str]) -> str:
+    """Return an ``Allow`` header for these methods."""
+    return ", ".join(sorted({*methods, "OPTIONS"}))

@@ -1,0 +1,164 @@
+"""The endpoints under ``/runs``: start a run, stream it, read it, cancel it."""
+
+from __future__ import annotations
+
+from streamchat.core.cursor import MAX_SEQ, parse_cursor
+from streamchat.http.bodies import CancelBody, StartBody
+from streamchat.http.errors import HTTPError
+from streamchat.http.requests import Request, Response, json_response
+from streamchat.http.routing import Call, Route
+from streamchat.service.hub import Subscription
+from streamchat.service.status import Started
+
+__all__ = ["ROUTES", "last_event_id"]
+
+
+def last_event_id(request: Request) -> str | None:
+    """Return the cursor that the client has: the ``Last-Event-ID`` header, else ``?last_event_id=``.
+
+    Raises `CursorInvalid` for what is no cursor, before anything is done.
+    """
+    cursor = request.headers.get("last-event-id") or request.parameter("last_event_id")
+    if cursor is not None:
+        parse_cursor(cursor)
+    return cursor
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise HTTPError(
+            400,
+            "invalid_idempotency_key",
+            "The idempotency key must be 1 to 255 printable ASCII characters.",
+            field="idempotency-key",
+        )
+    return key
+
+
+def _client_id(request: Request, body: StartBody) -> str | None:
+    return body.client_id or request.headers.get("x-client-id", "")[:200] or None
+
+
+async def _begin(call: Call, body: StartBody, key: str | None) -> Started:
+    return await call.endpoints.chat.start(
+        body.conversation_id,
+        body.content(),
+        call.principal,
+        idempotency_key=key,
+        metadata=body.metadata,
+        system_message=body.system_message,
+        client_id=_client_id(call.request, body),
+    )
+
+
+def _replayed(started: Started) -> list[tuple[str, str]]:
+    return [] if started.new else [("idempotent-replayed", "true")]
+
+
+async def _start(call: Call) -> Response:
+    key = _idempotency_key(call.request)
+    body = await call.endpoints.read_json(call.request, StartBody)
+    started = await _begin(call, body, key)
+    answer = {
+        "run_id": started.run_id,
+        "message_id": started.message_id,
+        "conversation_id": started.conversation_id,
+        "stream_url": call.request.url("runs", started.run_id, "stream"),
+    }
+    location = ("location", call.request.url("runs", started.run_id))
+    return json_response(201, answer, [location, *_replayed(started)])
+
+
+async def _start_stream(call: Call) -> Response:
+    cursor = last_event_id(call.request)
+    key = _idempotency_key(call.request)
+    body = await call.endpoints.read_json(call.request, StartBody)
+    headers: list[tuple[str, str]] = []
+
+    async def attach() -> Subscription:
+        started = await _begin(call, body, key)
+        # Where to go on if this connection drops: a GET, which can be repeated.
+        headers.append(("content-location", call.request.url("runs", started.run_id, "stream")))
+        headers.extend(_replayed(started))
+        return await call.endpoints.chat.attach(started.run_id, cursor, call.principal)
+
+    return await call.endpoints.stream(call, attach, headers=headers)
+
+
+async def _reply(call: Call) -> Response:
+    key = _idempotency_key(call.request)
+    body = await call.endpoints.read_json(call.request, StartBody)
+
+    async def wait() -> Response:
+        status = await call.endpoints.chat.reply(
+            body.conversation_id,
+            body.content(),
+            call.principal,
+            idempotency_key=key,
+            metadata=body.metadata,
+            system_message=body.system_message,
+            client_id=_client_id(call.request, body),
+        )
+        return json_response(200, status.as_json())
+
+    return await call.endpoints.while_connected(call.request, wait())
+
+
+async def _status(call: Call) -> Response:
+    status = await call.endpoints.chat.status(call.id, call.principal)
+    return json_response(200, status.as_json())
+
+
+async def _stream(call: Call) -> Response:
+    cursor = last_event_id(call.request)
+    return await call.endpoints.stream(
+        call, lambda: call.endpoints.chat.attach(call.id, cursor, call.principal)
+    )
+
+
+async def _stream_head(call: Call) -> Response:
+    """Say whether there is something to stream, without attaching: a reader that leaves has a meaning."""
+    last_event_id(call.request)
+    await call.endpoints.chat.events(call.id, call.principal, limit=1)
+    return Response(200, b"", [("content-type", "text/event-stream; charset=utf-8")])
+
+
+async def _events(call: Call) -> Response:
+    """A page of the log. ``next`` is the next page's ``after``, null once the terminal event was given."""
+    endpoints, chat = call.endpoints, call.endpoints.chat
+    after = endpoints.number(call.request, "after", 0, 0, MAX_SEQ)
+    limit = endpoints.page_limit(call.request, 100)
+    page = await chat.events(call.id, call.principal, after=after, limit=limit)
+    following: int | None = page.events[-1].seq if page.events else min(after, page.last_seq)
+    over = page.closed
+    if not page.events and page.last_seq:
+        # Asked behind the end: whether something may follow is told by the last event itself.
+        last = await chat.events(call.id, call.principal, after=page.last_seq - 1, limit=1)
+        over = last.closed
+    if over:
+        following = None
+    body = b'{"events":[%b],"next":%b,"first_seq":%d,"last_seq":%d}' % (
+        b",".join([event.public_json() for event in page.events]),
+        b"null" if following is None else b"%d" % following,
+        page.first_seq,
+        page.last_seq,
+    )
+    return json_response(200, body)
+
+
+async def _cancel(call: Call) -> Response:
+    body = await call.endpoints.read_json(call.request, CancelBody, optional=True)
+    await call.endpoints.chat.cancel(call.id, call.principal, reason=body.reason)
+    return json_response(202, {"run_id": call.id})
+
+
+ROUTES = (
+    Route("POST", "/runs", _start),
+    Route("POST", "/runs/stream", _start_stream),
+    Route("POST", "/runs/reply", _reply),
+    Route("GET", "/runs/{id}", _status),
+    Route("GET", "/runs/{id}/stream", _stream, head=_stream_head),
+    Route("GET", "/runs/{id}/events", _events),
+    Route("POST", "/runs/{id}/cancel", _cancel),
+)

@@ -1,0 +1,189 @@
+"""A run as a response body: what a subscription gives, and the frames that keep a connection alive and end it
+well."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import Protocol, Self
+
+from streamchat.errors import BufferUnavailable, RunNotFound
+from streamchat.http.errors import correlation_id
+from streamchat.http.limits import HTTPOptions
+from streamchat.http.requests import Response
+from streamchat.service.hub import Encoder, Subscription
+from streamchat.wire.native import padding
+
+__all__ = ["STREAM_HEADERS", "EventStream", "StreamWire", "spread", "stream_response"]
+
+log = logging.getLogger("streamchat.http")
+
+STREAM_HEADERS = (
+    ("cache-control", "no-cache, no-transform"),
+    # Compression would hold events back, and nginx its buffer.
+    ("content-encoding", "identity"),
+    ("x-accel-buffering", "no"),
+    ("x-content-type-options", "nosniff"),
+)
+
+
+class StreamWire(Encoder, Protocol):
+    """A wire that a stream can speak: an encoder, and the frames that no event stands behind."""
+
+    media_type: str
+
+    def begin(self, cursor: str) -> bytes:
+        """What a stream begins with, from which a client knows its cursor."""
+        ...
+
+    def retry(self, seconds: float) -> bytes:
+        """When to come back after the connection ends; empty where the wire cannot say it."""
+        ...
+
+    def heartbeat(self) -> bytes:
+        """What keeps a quiet connection open."""
+        ...
+
+
+def spread(seconds: float) -> float:
+    """Return about ``seconds``, half as much or half more: clients that left together do not return
+    together."""
+    return seconds * random.uniform(0.5, 1.5)
+
+
+class EventStream:
+    """The bytes of one subscription, from the priming frame to the terminal event or a farewell.
+
+    Everything pending is one piece. It ends after the terminal event; with a farewell (``retry:``) while the
+    service drains, when a suspended run stays quiet, or when the stream has lived long enough; the client
+    then comes back with its last id. A failure behind it ends it too, and is logged. ``on_close`` is called
+    once.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_draining",
+        "_end_at",
+        "_ended",
+        "_on_close",
+        "_options",
+        "_padded",
+        "_subscription",
+        "_suspended_until",
+        "_wire",
+    )
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        wire: StreamWire,
+        options: HTTPOptions,
+        draining: Callable[[], bool],
+        on_close: Callable[[], None],
+    ) -> None:
+        self._subscription = subscription
+        self._wire = wire
+        self._options = options
+        self._draining = draining
+        self._on_close: Callable[[], None] | None = on_close
+        self._begun = self._ended = self._padded = False
+        self._suspended_until: float | None = None
+        self._end_at: float | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._begun:
+            self._begun = True
+            return self._begin()
+        if self._ended:
+            raise StopAsyncIteration
+        try:
+            data = await self._subscription.next_bytes(self._wire, self._patience())
+        except StopAsyncIteration:
+            if self._subscription.finished:
+                raise
+            return self._farewell(self._options.retry)  # closed from behind: the service shuts down
+        except RunNotFound:
+            raise StopAsyncIteration from None  # deleted meanwhile; coming back will say so
+        except Exception as error:
+            return self._failed(error)
+        if data is not None:
+            self._suspended_until = None
+            if self._end_at is None or self._now() < self._end_at:
+                return data
+            return data + self._farewell(0.5)
+        return self._quiet()
+
+    def _begin(self) -> bytes:
+        lifetime = self._options.stream_lifetime
+        if lifetime is not None:
+            self._end_at = self._now() + spread(lifetime)
+        # The id stands in a frame of its own, so that it is in force whatever a reader makes of the delay.
+        return self._wire.begin(self._subscription.cursor) + self._wire.retry(spread(self._options.retry))
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _patience(self) -> float:
+        """How long to wait for events before something else is due."""
+        patience = self._options.heartbeat
+        if self._end_at is not None:
+            patience = min(patience, max(0.0, self._end_at - self._now()))
+        if self._subscription.suspended:
+            if self._suspended_until is None:
+                self._suspended_until = self._now() + self._options.suspended_linger
+            patience = min(patience, max(0.0, self._suspended_until - self._now()))
+        return patience
+
+    def _quiet(self) -> bytes:
+        """What is sent when no event came in time."""
+        options = self._options
+        if self._draining():
+            return self._farewell(options.retry)
+        now = self._now()
+        if self._suspended_until is not None and now >= self._suspended_until:
+            return self._farewell(options.suspended_retry)
+        if self._end_at is not None and now >= self._end_at:
+            return self._farewell(0.5)
+        beat = self._wire.heartbeat()
+        if not self._padded:
+            self._padded = True
+            beat = padding(options.padding) + beat if beat else beat
+        return beat
+
+    def _farewell(self, seconds: float) -> bytes:
+        self._ended = True
+        return self._wire.retry(spread(seconds))
+
+    def _failed(self, error: Exception) -> bytes:
+        correlation = correlation_id()
+        run_id = self._subscription.run_id
+        if isinstance(error, BufferUnavailable):
+            log.warning("run %s: a stream ends, the store is away (%s): %s", run_id, correlation, error)
+        else:
+            log.error("run %s: a stream failed, correlation id %s", run_id, correlation, exc_info=error)
+        return self._farewell(2 * self._options.retry)
+
+    async def aclose(self) -> None:
+        """Close the subscription, which tells the service that this client has gone; idempotent."""
+        on_close, self._on_close = self._on_close, None
+        if on_close is None:
+            return
+        self._ended = self._begun = True
+        on_close()
+        try:
+            await self._subscription.close()
+        except Exception:
+            # At shutdown, what stands behind may be closed before the stream is: nothing to do about it here.
+            log.exception("run %s: closing a subscription failed", self._subscription.run_id)
+
+
+def stream_response(
+    body: EventStream, wire: StreamWire, headers: list[tuple[str, str]] | None = None
+) -> Response:
+    """Answer with a stream, and the headers that keep everybody on the way from holding it back."""
+    return Response(200, body, [("content-type", wire.media_type), *STREAM_HEADERS, *(headers or ())])
