@@ -1,0 +1,57 @@
+"""``streamchat demo``: a chat page on loopback, with tools, over a real provider or a scripted one."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from typing import Any
+
+from streamchat.errors import MissingDependency, StreamChatError
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    demo = commands.add_parser(
+        "demo",
+        help="a chat page on loopback; needs no key",
+        description="Serves a chat page. With OPENAI_API_KEY or --base-url it talks to that server; without, "
+        "to a scripted provider of its own, over real HTTP.",
+    )
+    demo.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    demo.add_argument(
+        "--port", type=int, default=8000, help="port to listen on, 0 for any (default: %(default)s)"
+    )
+    demo.add_argument(
+        "--db",
+        metavar="URL",
+        default="sqlite:///streamchat-demo.db",
+        help="where runs are kept: sqlite:///FILE, or memory: (default: %(default)s)",
+    )
+    demo.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible server to talk to")
+    demo.add_argument("--model", metavar="NAME", help="the model to ask for")
+    demo.add_argument("--api", choices=("chat", "responses"), default="chat", help="default: %(default)s")
+    demo.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if not 0 <= arguments.port <= 65535:
+        raise StreamChatError(f"--port {arguments.port}: a port is a number from 0 to 65535")
+    key = os.environ.get("OPENAI_API_KEY")
+    if (arguments.base_url or key) and not arguments.model:
+        raise StreamChatError("say which model to ask for: --model NAME")
+    if arguments.base_url and not key:
+        raise StreamChatError(
+            f"--base-url {arguments.base_url} needs a key: set OPENAI_API_KEY "
+            "(any text will do for a server that asks for none)"
+        )
+    try:
+        from streamchat.cli.demo.serve import serve
+    except ModuleNotFoundError as error:
+        if error.name != "uvicorn":
+            raise
+        raise MissingDependency("streamchat demo", "demo", "uvicorn") from None
+    asyncio.run(serve(arguments))
+    return 0

@@ -1,0 +1,1 @@
+"""Browser files, served as they are: no build step. The package holds no Python code."""

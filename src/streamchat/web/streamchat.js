@@ -1,0 +1,163 @@
+// The browser's side of the native wire: fold a run's events into its state, and follow a run over drops.
+//
+// `newState` and `apply` are the same fold as streamchat.core.fold; both are checked against the same vectors.
+
+/** The state of a run before its first event. */
+export function newState() {
+  return { run_id: null, status: "queued", parts: [], steps: [], waits: [], usage: null, error: null,
+           cancelled: null, finish_reason: null, last_part: -1 };
+}
+
+const TEXTS = { text_delta: "text", reasoning_delta: "reasoning", refusal_delta: "refusal" };
+
+function place(state, part) {
+  state.parts = state.parts.filter((p) => p.part !== part.part);
+  state.parts.push(part);
+  state.parts.sort((a, b) => a.part - b.part);
+  state.last_part = Math.max(state.last_part, part.part);
+  return part;
+}
+
+const callOf = (state, id) => state.parts.find((p) => p.type === "tool_call" && p.call_id === id) ?? {};
+const stepOf = (state, number) => {
+  let step = state.steps.find((s) => s.step === number);
+  if (!step) state.steps.push((step = { step: number, model_completed: false, finished: false, resets: 0 }));
+  return step;
+};
+
+function sum(a, b) {
+  if (!a) return b;
+  const out = { provider: a.provider === b.provider ? a.provider : null, model: a.model === b.model ? a.model : null };
+  for (const key of ["input_tokens", "output_tokens", "total_tokens", "cached_input_tokens", "reasoning_tokens"])
+    out[key] = (a[key] ?? 0) + (b[key] ?? 0);
+  return out;
+}
+
+const HANDLERS = {
+  run_started(s, e) {
+    for (const key of ["run_id", "conversation_id", "message_id", "parent_run_id", "model"]) s[key] = e[key] ?? null;
+  },
+  run_resumed(s) { s.status = "running"; s.waits = []; },
+  step_started(s, e) { s.status = "running"; stepOf(s, e.step); },
+  step_finished(s, e) {
+    Object.assign(stepOf(s, e.step), { finished: true, duration: e.duration, time_to_first_token: e.time_to_first_token });
+  },
+  source(s, e) { place(s, { ...e, type: "source" }); },
+  file(s, e) { place(s, { ...e, type: "file" }); },
+  tool_call_delta(s, e) {
+    const known = s.parts.find((p) => p.type === "tool_call" && p.call_id === e.call_id);
+    const call = known ?? place(s, { part: e.part, step: e.step, type: "tool_call", call_id: e.call_id, name: "",
+                                     state: "streaming", arguments_text: "" });
+    if (e.name != null) call.name = e.name;
+    call.arguments_text += e.arguments ?? "";
+  },
+  tool_call(s, e) {
+    const { type, seq, at, ...fields } = e;
+    place(s, { ...fields, type: "tool_call", state: "called" });
+  },
+  model_completed(s, e) {
+    Object.assign(stepOf(s, e.step), { model_completed: true, finish_reason: e.finish_reason, usage: e.usage });
+    s.finish_reason = e.finish_reason ?? null;
+    if (e.usage) s.usage = sum(s.usage, e.usage);
+    for (const finished of e.parts ?? []) {
+      const part = s.parts.find((p) => p.part === finished.part);
+      if (part && finished.text != null && part.type !== "tool_call") part.text = finished.text;
+    }
+  },
+  step_reset(s, e) {
+    stepOf(s, e.step).resets += 1;
+    s.parts = s.parts.filter((p) => p.step !== e.step);
+  },
+  approval_requested(s, e) { callOf(s, e.call_id).state = "approval"; },
+  approval_resolved(s, e) {
+    const call = callOf(s, e.call_id);
+    call.state = "called";
+    if (e.arguments != null) call.arguments = e.arguments;
+  },
+  tool_started(s, e) { Object.assign(callOf(s, e.call_id), { state: "running", attempts: e.attempt }); },
+  tool_progress(s, e) {
+    callOf(s, e.call_id).progress = { message: e.message, fraction: e.fraction, data: e.data };
+  },
+  tool_result(s, e) {
+    Object.assign(callOf(s, e.call_id), { state: e.outcome === "deferred" ? "deferred" : "done", outcome: e.outcome,
+      output: e.output, error: e.error, duration: e.duration, job_id: e.job_id });
+  },
+  job_result(s, e) {
+    Object.assign(callOf(s, e.call_id), { state: "done", outcome: e.outcome, output: e.output, error: e.error,
+      job_id: e.job_id });
+  },
+  suspended(s, e) { s.status = "suspended"; s.waits = e.waits; },
+  error(s, e) { s.error = e; },
+  cancelled(s, e) { s.cancelled = e; },
+  message_completed(s, e) {
+    s.parts = (e.content ?? []).map((p) => ({ ...p }));
+    s.finish_reason = e.finish_reason ?? null;
+    if (e.usage) s.usage = e.usage;
+    for (const p of s.parts) s.last_part = Math.max(s.last_part, p.part);
+  },
+  finalized(s, e) {
+    s.status = e.status; s.waits = []; s.duration = e.duration;
+    if (e.usage) s.usage = e.usage;
+  },
+  history_reset(s, e) {
+    for (const key of Object.keys(s)) delete s[key];
+    Object.assign(s, newState(), e.snapshot);
+  },
+};
+
+/** Fold one event into the state, in place. Types that are not known change nothing. */
+export function apply(state, event) {
+  const kind = TEXTS[event.type];
+  if (kind) {
+    const part = state.parts.find((p) => p.part === event.part);
+    if (part) part.text += event.text;
+    else place(state, { part: event.part, step: event.step, type: kind, text: event.text });
+  } else {
+    HANDLERS[event.type]?.(state, event);
+  }
+  return state;
+}
+
+const TYPES = [...Object.keys(TEXTS), ...Object.keys(HANDLERS), "status", "custom"];
+
+/**
+ * Follow a run: `onEvent(state, event)` for each event, `onEnd(state)` after the last. EventSource reconnects by
+ * itself with the last id it saw; `drop()` cuts the connection, `resume()` goes on behind the last event.
+ */
+export class RunFollower {
+  constructor(url, { onEvent, onEnd, onConnection }) {
+    Object.assign(this, { url, onEvent, onEnd, onConnection, state: newState(), lastId: null, seen: new Set() });
+    this.resume();
+  }
+
+  resume() {
+    const url = new URL(this.url, location.href);
+    if (this.lastId) url.searchParams.set("last_event_id", this.lastId);
+    this.source = new EventSource(url);
+    this.source.onopen = () => this.onConnection?.("open");
+    this.source.onerror = () => {
+      // After 204 (all is told) the browser closes for good; anything else it tries again by itself.
+      this.onConnection?.(this.source.readyState === EventSource.CLOSED ? "closed" : "reconnecting");
+      if (this.source.readyState === EventSource.CLOSED) this.onEnd?.(this.state);
+    };
+    for (const type of TYPES) this.source.addEventListener(type, (message) => this.take(message));
+  }
+
+  take(message) {
+    if (typeof message.data !== "string") return; // the browser's own "error"
+    const event = JSON.parse(message.data);
+    if (event.type !== "history_reset") {
+      if (this.seen.has(message.lastEventId)) return; // delivered twice: ids are unique
+      this.seen.add(message.lastEventId);
+    }
+    this.lastId = message.lastEventId;
+    apply(this.state, event);
+    this.onEvent?.(this.state, event);
+    if (event.type === "finalized") {
+      this.source.close();
+      this.onEnd?.(this.state);
+    }
+  }
+
+  drop() { this.source.close(); this.onConnection?.("dropped"); }
+}
