@@ -12,7 +12,16 @@ from streamchat.core.arguments import ArgumentText
 from streamchat.core.completion import CallProblem, ToolCall
 from streamchat.core.jsontext import join_surrogates, scrub
 
-__all__ = ["CUT_REASONS", "OpenCall", "as_dict", "merge_extra", "natural", "provider_id", "whole_calls"]
+__all__ = [
+    "CUT_REASONS",
+    "OpenCall",
+    "as_dict",
+    "merge_extra",
+    "natural",
+    "provider_id",
+    "shown_otherwise",
+    "whole_calls",
+]
 
 # Rule 10, and what some servers say instead of `length` or `error`.
 CUT_REASONS = frozenset(
@@ -110,6 +119,12 @@ def whole_calls(calls: Iterable[OpenCall], is_cut: Callable[[OpenCall], bool]) -
             )
         )
     return whole
+
+
+def shown_otherwise(calls: Iterable[OpenCall], whole: Iterable[ToolCall]) -> set[int]:
+    """The parts among ``whole`` whose final text is not what the deltas joined give."""
+    shown = {call.part: call.text for call in calls}
+    return {call.part for call in whole if not shown[call.part].shown_as(call.arguments_json)}
 
 
 def merge_extra(known: dict[str, Any] | None, new: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any, ClassVar
 
-from streamchat.core.calls import OpenCall, as_dict, provider_id, whole_calls
+from streamchat.core.calls import as_dict
 from streamchat.core.completion import (
-    CallDelta,
     Choice,
     Completion,
     ContentKind,
@@ -20,8 +19,10 @@ from streamchat.core.completion import (
     Part,
     ProviderItem,
     SourceDelta,
+    ToolCall,
 )
 from streamchat.core.jsontext import encode_json, join_surrogates, scrub
+from streamchat.core.responses_calls import ResponseCalls
 from streamchat.core.responses_items import (
     CALL_INPUT,
     Content,
@@ -55,10 +56,9 @@ class ResponsesAccumulator:
         self.status: str | None = None
         self._reason: str | None = None  # why the response is incomplete
         self._table = ItemTable()
-        self._calls: list[OpenCall] = []
-        self._call_ids: dict[str, OpenCall] = {}
         self._sources: dict[str, int] = {}
         self._counter = count()
+        self._calls = ResponseCalls(self._counter.__next__)
 
     @property
     def ended(self) -> bool:
@@ -69,7 +69,7 @@ class ResponsesAccumulator:
     def finish_reason(self) -> str | None:
         """The status in the words of Chat Completions; None before the end."""
         if self.status == "completed":
-            return "tool_calls" if any(not call.empty for call in self._calls) else "stop"
+            return "tool_calls" if self._calls else "stop"
         if self.status == "incomplete":
             return "content_filter" if self._reason == "content_filter" else "length"
         return "error" if self.status == "failed" else self.status
@@ -107,36 +107,14 @@ class ResponsesAccumulator:
         if error is None and not self.ended:
             error = "incomplete_stream"
         cut = error is not None or self.status in ("incomplete", "failed", "cancelled")
-        self._name_calls_by_item()
-        calls = whole_calls(self._calls, lambda call: _is_cut(call, cut))
+        calls = self._calls.finish(self._table.items, cut)
         if error is None:
             error = next((call.problem for call in calls if call.problem), None)
-        by_call = {call.part: call.id for call in calls}
         items = sorted(self._table.items, key=Item.rank)
-        contents = [content for item in items for content in item.in_order() if content]
-        final = {content.number(): content.text() for content in contents}
-        open_calls = {call.part: call for call in self._calls}
-        replaced = {content.part for content in contents if not content.shown}
-        replaced.update(c.part for c in calls if not open_calls[c.part].text.shown_as(c.arguments_json))
-        parts = [Part(content.part, content.kind, final[content.part]) for content in contents]
-        parts += [Part(call.part, "tool_call", call.arguments_json) for call in calls]
-        parts += [Part(part, "source", "") for part in self._sources.values()]
-        text, reasoning, refusal = (
-            "".join(final[content.part] for content in contents if content.kind == kind)
-            for kind in ("text", "reasoning", "refusal")
-        )
-        output = [data for item in items if (data := item_data(item, by_call)) is not None]
-        choice = Choice(
-            text=text,
-            reasoning=reasoning,
-            refusal=refusal,
-            finish_reason=self.finish_reason,
-            tool_calls=calls,
-            parts=sorted(parts),
-            replaced=frozenset(replaced),
-        )
+        ids = {call.part: call.id for call in calls}
+        output = [data for item in items if (data := item_data(item, ids)) is not None]
         return Completion(
-            choices=[choice],
+            choices=[self._choice(items, calls)],
             usage=scrub(self.usage),
             error=error,
             status=self.status,
@@ -147,6 +125,27 @@ class ResponsesAccumulator:
             provider_items=[
                 ProviderItem(item.part, scrub(item.final)) for item in items if item.part >= 0 and item.final
             ],
+        )
+
+    def _choice(self, items: list[Item], calls: list[ToolCall]) -> Choice:
+        contents = [content for item in items for content in item.in_order() if content]
+        final = {content.number(): content.text() for content in contents}
+        replaced = {content.part for content in contents if not content.shown} | self._calls.replaced(calls)
+        parts = [Part(content.part, content.kind, final[content.part]) for content in contents]
+        parts += [Part(call.part, "tool_call", call.arguments_json) for call in calls]
+        parts += [Part(part, "source", "") for part in self._sources.values()]
+        text, reasoning, refusal = (
+            "".join(final[content.part] for content in contents if content.kind == kind)
+            for kind in ("text", "reasoning", "refusal")
+        )
+        return Choice(
+            text=text,
+            reasoning=reasoning,
+            refusal=refusal,
+            finish_reason=self.finish_reason,
+            tool_calls=calls,
+            parts=sorted(parts),
+            replaced=frozenset(replaced),
         )
 
     # ------------------------------------------------------------------------------------------- the response
@@ -172,12 +171,12 @@ class ResponsesAccumulator:
         if isinstance(details, dict) and isinstance(details.get("reason"), str):
             self._reason = details["reason"]
         if self.error is None:
-            taken: list[Item] = []
+            taken: set[Item] = set()
             output = response.get("output")
             for index, data in enumerate(output if isinstance(output, list) else []):
                 if isinstance(data, dict):
                     item = self._table.settle(index, data, taken)
-                    taken.append(item)
+                    taken.add(item)
                     self._settle_item(item, data, out)
             if response.get("error") or self.status == "failed":
                 self.fail(response.get("error") or event.get("error") or dict(event))
@@ -196,7 +195,7 @@ class ResponsesAccumulator:
             return
         item = self._table.begin(event, data)
         if item.type in CALL_INPUT:
-            self._grow_call(item, data, data.get(CALL_INPUT[item.type]), out)
+            self._calls.begin(item, data, out)
         elif item.type is not None and item.type not in _OWN_TYPES:
             self._keep_provider_item(item, data)
 
@@ -211,10 +210,7 @@ class ResponsesAccumulator:
         """Takes an item as it finally is."""
         item.final = data
         if item.type in CALL_INPUT:
-            call = self._call_of(item)
-            call.closed = data.get("status") != "incomplete"
-            self._grow_call(item, data, None, out)
-            self._settle_call(item, data.get(CALL_INPUT[item.type]), out)
+            self._calls.close(item, data, out)
         elif item.type == "message" or item.type == "reasoning":
             for key, shift in (("summary", "summary"), ("content", "content")):
                 parts = data.get(key)
@@ -300,72 +296,16 @@ class ResponsesAccumulator:
 
     # -------------------------------------------------------------------------------------------------- calls
 
-    def _call_of(self, item: Item) -> OpenCall:
-        if item.call is None:
-            item.call = OpenCall(len(self._calls), item.index)
-            item.call.literal = item.type == "custom_tool_call"
-            if item.call.literal:
-                item.call.extra = {"type": "custom"}
-            self._calls.append(item.call)
-        return item.call
-
     def _input_delta(self, event: dict[str, Any], out: list[Delta]) -> None:
         item = self._table.find(event, _call_type(event))
         if item.type in CALL_INPUT:
-            self._grow_call(item, {}, event.get("delta"), out)
+            self._calls.extend(item, event.get("delta"), out)
 
     def _input_done(self, event: dict[str, Any], out: list[Delta]) -> None:
         item = self._table.find(event, _call_type(event))
         if item.type in CALL_INPUT:
-            self._grow_call(item, {"name": event.get("name"), "call_id": event.get("call_id")}, None, out)
-            self._settle_call(item, event.get(CALL_INPUT[item.type]), out)
-
-    def _grow_call(self, item: Item, data: dict[str, Any], fragment: Any, out: list[Delta]) -> None:
-        call = self._call_of(item)
-        changed = call.part < 0
-        call_id = provider_id(data.get("call_id"))
-        if call_id is not None and call.raw_id is None:
-            call.raw_id = call_id
-            if self._call_ids.setdefault(call_id, call) is call:
-                call.id = call_id
-            changed = True
-        name = data.get("name")
-        named = isinstance(name, str) and bool(name) and call.grow_name(join_surrogates(name))
-        text = ""
-        if fragment is not None and fragment != "":
-            if call.literal:
-                text = call.text.add_literal(fragment) if isinstance(fragment, str) else ""
-            elif isinstance(fragment, str):
-                text = call.text.add(fragment)
-            else:
-                text = call.text.add_value(fragment)
-        if text or changed or named:
-            self._show_call(call, named, text, out)
-
-    def _settle_call(self, item: Item, arguments: Any, out: list[Delta]) -> None:
-        call = self._call_of(item)
-        if arguments is not None and arguments != "":  # empty says nothing: some send it after real deltas
-            text = call.text.replace(arguments if isinstance(arguments, str) else encode_json(arguments))
-            if text:
-                self._show_call(call, False, text, out)
-
-    def _show_call(self, call: OpenCall, named: bool, text: str, out: list[Delta]) -> None:
-        if call.part < 0:
-            if call.empty:
-                return
-            call.part = next(self._counter)
-            call.position = sum(1 for other in self._calls if other.part >= 0) - 1
-            named = True
-        out.append(CallDelta(call.part, call.position, call.id, call.name if named else None, text))
-
-    def _name_calls_by_item(self) -> None:
-        """A call without call_id is known by its item's id."""
-        for item in self._table.items:
-            call = item.call
-            if call is None or item.item_id is None or call.raw_id is not None or call.id is not None:
-                continue
-            if self._call_ids.setdefault(item.item_id, call) is call:
-                call.id = item.item_id
+            self._calls.name(item, event, out)
+            self._calls.settle(item, event.get(CALL_INPUT[item.type]), out)
 
     _HANDLERS: ClassVar[dict[str, Callable[[ResponsesAccumulator, dict[str, Any], list[Delta]], None]]] = {
         "response.output_text.delta": _text_delta,
@@ -399,10 +339,3 @@ class ResponsesAccumulator:
 
 def _call_type(event: dict[str, Any]) -> str:
     return "custom_tool_call" if "custom_tool" in event["type"] else "function_call"
-
-
-def _is_cut(call: OpenCall, cut: bool) -> bool:
-    """Rule 10; a call that was declared whole has no arguments where it shows none."""
-    if call.closed is False:
-        return True
-    return cut and not (call.closed and not call.text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from streamchat.core.calls import OpenCall, natural
@@ -82,7 +83,18 @@ class Content:
 class Item:
     """One output item; its ``contents`` are keyed by what they are and the provider's number."""
 
-    __slots__ = ("call", "contents", "final", "index", "item_id", "order", "part", "type")
+    __slots__ = (
+        "call",
+        "contents",
+        "final",
+        "index",
+        "initial",
+        "item_id",
+        "order",
+        "part",
+        "repeated",
+        "type",
+    )
 
     def __init__(self, order: int, index: int | None, item_id: str | None, type: str | None) -> None:
         self.order = order
@@ -93,6 +105,8 @@ class Item:
         self.contents: dict[tuple[str, int], Content] = {}
         self.final: dict[str, Any] | None = None
         self.part = -1  # of an item that the provider runs itself
+        self.initial = ""  # a call's input when it was announced, while the deltas may repeat it
+        self.repeated = 0  # how much of it they have
 
     def in_order(self) -> list[Content]:
         """The contents as the provider numbers them, summaries before other reasoning."""
@@ -110,13 +124,14 @@ class ItemTable:
     Item ids are not the key where there is an index, because some gateways send another one with every event.
     """
 
-    __slots__ = ("_at", "_by_call", "_by_id", "items")
+    __slots__ = ("_at", "_by_call", "_by_id", "_newest", "items")
 
     def __init__(self) -> None:
         self.items: list[Item] = []
         self._at: dict[int, Item] = {}
         self._by_id: dict[str, Item] = {}
         self._by_call: dict[str, Item] = {}
+        self._newest: dict[str | None, Item] = {}  # of each type
 
     def find(self, event: dict[str, Any], type: str | None) -> Item:
         """The item that a delta or the end of one belongs to; a new one if there is none."""
@@ -124,7 +139,11 @@ class ItemTable:
         if index.__class__ is int:
             item = self._at.get(index)
             if item is not None and fits(item, type):
-                return item
+                item_id: Any = event.get("item_id")
+                if item_id == item.item_id or item_id.__class__ is not str:
+                    return item
+                earlier = self._by_id.get(item_id)  # an index for several items, or an id that changes
+                return earlier if earlier is not None and earlier.index == index else item
         return self._find(event, type)
 
     def begin(self, event: dict[str, Any], data: dict[str, Any]) -> Item:
@@ -140,21 +159,20 @@ class ItemTable:
             self._by_call.setdefault(call_id, known)
         return known
 
-    def settle(self, index: int | None, data: dict[str, Any], taken: list[Item] | None = None) -> Item:
+    def settle(self, index: int | None, data: dict[str, Any], taken: set[Item] | None = None) -> Item:
         """The item that ``data`` describes as it finally is; ``taken`` are no candidates."""
         type, call_id, item_id = _name(data.get("type")), _name(data.get("call_id")), _name(data.get("id"))
-        known = self._by_call.get(call_id) if call_id is not None else None
-        candidates = [
-            known,
+        known = [
+            self._by_call.get(call_id or ""),
             self._at.get(index) if index is not None else None,
             self._by_id.get(item_id or ""),
         ]
-        if taken is not None or index is None:
-            candidates += self.items  # the list at the end may count otherwise than the events did
-        for item in candidates:
-            if item is None or not fits(item, type) or not self._same_call(item, call_id):
+        # The list at the end may count otherwise than the events did.
+        others = self.items if taken is not None or index is None else []
+        for item in chain(known, others):
+            if item is None or (taken is not None and item in taken):
                 continue
-            if taken is None or not any(item is other for other in taken):
+            if fits(item, type) and self._same_call(item, call_id):
                 item.type = item.type or type
                 return item
         item = self._open(index, item_id, type)
@@ -168,7 +186,7 @@ class ItemTable:
         if item is None and item_id is not None:
             item = self._by_id.get(item_id)
         if item is None and index is None and item_id is None:
-            item = next((item for item in reversed(self.items) if item.type == type), None)
+            item = self._newest.get(type)
         if item is None or not fits(item, type):
             item = self._open(index, item_id, type)
         return item
@@ -176,6 +194,7 @@ class ItemTable:
     def _open(self, index: int | None, item_id: str | None, type: str | None) -> Item:
         item = Item(len(self.items), index, item_id, type)
         self.items.append(item)
+        self._newest[type] = item
         if index is not None:
             self._at[index] = item
         if item_id is not None:

@@ -16,6 +16,7 @@ from streamchat.core.calls import (
     merge_extra,
     natural,
     provider_id,
+    shown_otherwise,
     whole_calls,
 )
 from streamchat.core.completion import CallDelta, ToolCall
@@ -33,7 +34,7 @@ class _Seat(NamedTuple):
 
     place: int
     before: int  # how many calls there were when the chunk began
-    taken: list[OpenCall]  # by the entries before it
+    taken: set[OpenCall]  # by the entries before it
 
 
 class ToolCallAccumulator:
@@ -78,6 +79,7 @@ class ToolCallAccumulator:
         before = len(self._calls)
         several = len(entries) > 1
         batch: list[OpenCall] = []
+        taken: set[OpenCall] = set()
         for place, entry in enumerate(entries):
             if entry.__class__ is not dict:
                 entry = as_dict(entry)
@@ -101,10 +103,11 @@ class ToolCallAccumulator:
                 if call.renamed is not None and _begins_value(arguments) and call.text.complete():
                     call = self._another(call, index)
             else:
-                seat = _Seat(place, before, batch) if several else None
+                seat = _Seat(place, before, taken) if several else None
                 call = self._find(index, call_id, name, arguments, seat)
             if several:
                 batch.append(call)
+                taken.add(call)
             delta = self._grow(call, entry, function, call_id, name, arguments)
             if delta is not None:
                 deltas.append(delta)
@@ -139,8 +142,7 @@ class ToolCallAccumulator:
 
     def replaced(self, whole: Iterable[ToolCall]) -> set[int]:
         """The parts among ``whole`` whose final text is not what the deltas joined give."""
-        open_calls = {call.part: call for call in self._calls}
-        return {call.part for call in whole if not open_calls[call.part].text.shown_as(call.arguments_json)}
+        return shown_otherwise(self._calls, whole)
 
     # ------------------------------------------------------------------------------------------------ rule 3
 
