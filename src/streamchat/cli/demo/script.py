@@ -13,11 +13,11 @@ __all__ = ["reply"]
 _DELAY = 0.04
 
 _TALK = (
-    "I am a scripted provider: no model is asked, but everything else is real. This text was streamed over
-    HTTP " "to the OpenAI client, put together, written to the log, and sent to you from there. **Drop the
-    connection** " "while I talk, or reload the page: the answer goes on, and not a word is lost or said
-    twice. " "Ask me for the *weather in Oslo and Rome*, to *roll two dice*, to *render a video*, to *send an
-    email*, " "to *edit the page*, for a *flaky job*, or for a *failure*."
+    "I am a scripted provider: no model is asked, but everything else is real. This text was streamed "
+    "over HTTP to the OpenAI client, put together, written to the log, and sent to you from there. "
+    "Drop the connection while I talk, or reload the page: the answer goes on, and not a word is lost or "
+    "said twice. Ask me for the weather in Oslo and Rome, to roll two dice, to render a video, to send "
+    "an email, to edit the page, for a flaky job, or for a failure."
 )
 _NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
 
