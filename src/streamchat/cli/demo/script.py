@@ -48,9 +48,8 @@ def _step(messages: list[dict[str, Any]]) -> Step:
 def _calls(asked: str, words: str) -> list[Call]:
     calls: list[Call] = []
     if "weather" in words:
-        cities = re.findall(r"\b[A-Z][a-zà-ÿ]+(?: [A-Z][a-zà-ÿ]+)*", re.sub(r"^\W*\w+", "", asked)) or [
-            "Oslo"
-        ]
+        named = re.search(r"\b(?:in|for|of) ((?:[A-Z][\w-]+(?:, and |, | and | or | )?)+)", asked)
+        cities = re.split(r", and |, | and | or ", named[1].strip()) if named else ["Oslo"]
         calls += [Call("weather", {"city": city}) for city in cities[:5]]
     if "dice" in words or "roll" in words:
         count = next((number for word, number in _NUMBERS.items() if word in words), 1)
