@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, NotRequired, Required, get_args, get_origin
 
@@ -43,8 +43,6 @@ class ArgumentsValidator:
     def __init__(self, tool: str, parameters: tuple[Parameter, ...], descriptions: Mapping[str, str]) -> None:
         self._tool = tool
         fields = {p.name: _annotated(p, descriptions.get(p.name), tool) for p in parameters}
-        for parameter in parameters:
-            _check_type(tool, parameter, fields[parameter.name])
         self._adapter = _adapter(tool, parameters, fields)
         schema = self._adapter.json_schema()
         for parameter in parameters:
@@ -133,30 +131,40 @@ def _is_required(parameter: Parameter, annotation: Any) -> bool:
     return all(entry.is_required() for entry in said if isinstance(entry, FieldInfo))
 
 
-def _adapter(tool: str, parameters: tuple[Parameter, ...], fields: dict[str, Any]) -> TypeAdapter[Any]:
+def _adapter(tool: str, parameters: Sequence[Parameter], fields: Mapping[str, Any]) -> TypeAdapter[Any]:
+    """The validator of all parameters together; where there is none, the error names the one to blame."""
+    try:
+        return _build(parameters, fields)
+    except _NO_SCHEMA as error:
+        failure: Exception = error
+    name, annotation = "", None
+    for parameter in parameters:
+        try:
+            _build([parameter], fields)
+        except _NO_SCHEMA as error:
+            failure, name, annotation = error, parameter.name, parameter.annotation
+            break
+    reason = str(failure).split("\n\nFor further information", 1)[0].strip()
+    raise ToolDefinitionError(
+        f"tool {tool!r}: the type of parameter {name!r} is none that a model can be told of "
+        f"({annotation!r}): {reason}"
+    ) from failure
+
+
+_NO_SCHEMA = (PydanticUserError, PydanticUndefinedAnnotation, SchemaError, NameError, TypeError)
+
+
+def _build(parameters: Sequence[Parameter], fields: Mapping[str, Any]) -> TypeAdapter[Any]:
     # A TypedDict, because its keys may have any name: a model's fields may not be called schema, copy or _x.
     keys = {
         p.name: Required[fields[p.name]] if _is_required(p, fields[p.name]) else NotRequired[fields[p.name]]
         for p in parameters
     }
     kind = TypedDict("Arguments", keys)  # type: ignore[misc]
-    kind.__pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=False)  # type: ignore[attr-defined]
-    try:
-        return TypeAdapter(kind)
-    except Exception as error:
-        raise ToolDefinitionError(f"tool {tool!r}: {error}") from error
-
-
-def _check_type(tool: str, parameter: Parameter, annotation: Any) -> None:
-    """Build the parameter's schema by itself, so that an error names the parameter."""
-    try:
-        TypeAdapter(annotation).json_schema()
-    except (PydanticUserError, PydanticUndefinedAnnotation, SchemaError, NameError, TypeError) as error:
-        reason = str(error).split("\n\nFor further information", 1)[0]
-        raise ToolDefinitionError(
-            f"tool {tool!r}: parameter {parameter.name!r} has a type that a model cannot be told of "
-            f"({parameter.annotation!r}): {reason}"
-        ) from error
+    kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    adapter = TypeAdapter(kind)
+    adapter.json_schema()
+    return adapter
 
 
 def _note_default(schema: Schema, parameter: Parameter) -> None:

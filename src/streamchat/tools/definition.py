@@ -145,7 +145,8 @@ def define_tool(function: Callable[..., Any], options: ToolOptions) -> Tool:
         raise ToolDefinitionError(
             f"a tool must be a function, a method or a callable object, not {function!r}"
         )
-    if getattr(source, "__name__", "") == "__call__" and "name" not in options:
+    is_object = getattr(source, "__name__", "") == "__call__"
+    if is_object and "name" not in options:
         name = type(function).__name__
     if not _NAME.fullmatch(name):
         raise ToolDefinitionError(
@@ -153,9 +154,7 @@ def define_tool(function: Callable[..., Any], options: ToolOptions) -> Tool:
         )
     _check_options(name, options)
     signature = read_signature(function, name)
-    docstring = parse_docstring(
-        source.__doc__ or (type(function).__doc__ if source is not function else None)
-    )
+    docstring = parse_docstring(source.__doc__ or (type(function).__doc__ if is_object else None))
     validator = ArgumentsValidator(name, signature.visible, docstring.parameters)
     description = options.get("description", docstring.description)
     concurrency = options.get("concurrency")

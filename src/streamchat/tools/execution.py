@@ -20,10 +20,11 @@ import logging
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import anyio
 from anyio import to_thread
@@ -79,6 +80,7 @@ async def run_attempt(
     default_timeout: float | None = None,
     grace: float = 5.0,
     max_output_bytes: int | None = None,
+    late: Callable[[ToolOutcome], None] | None = None,
 ) -> ToolOutcome:
     """Run the tool once and return what came of it; nothing that a tool does raises from here.
 
@@ -88,10 +90,13 @@ async def run_attempt(
     nowhere.
 
     Cancelled, this cancels the tool in the same way, waits as long for it, and re-raises; a second
-    cancellation ends the waiting. Context variables are copied: what the tool sets, it sets for itself.
-    ``context.publish`` is called in the loop's thread only, and nothing is published after the return.
+    cancellation ends the waiting. What the tool then came to nevertheless (it was about to return, or is in a
+    thread and did not look) is given to ``late`` before the cancellation is re-raised.
+
+    Context variables are copied: what the tool sets, it sets for itself. ``context.publish`` is called in the
+    loop's thread only, and nothing is published after the return.
     """
-    attempt = _Attempt(tool, tool.function, tool.kind, context, max_output_bytes)
+    attempt = _Attempt(tool, tool.function, tool.kind, context, max_output_bytes, late)
     try:
         bound = tool.validate(arguments, attempt.context)
     except ArgumentsInvalid as problem:
@@ -136,8 +141,10 @@ class _Attempt:
         kind: Kind,
         context: ToolContext[Any],
         max_output_bytes: int | None,
+        late: Callable[[ToolOutcome], None] | None = None,
     ) -> None:
         self.tool = tool
+        self._late = late
         self._function = function
         self._kind = kind
         self._outer = context
@@ -145,6 +152,8 @@ class _Attempt:
         self.context = replace(context, is_cancelled=self._is_cancelled, publish=self._publish)
         self._loop = LoopHandle()
         self._thread = threading.get_ident()
+        self._events: deque[StreamEvent] = deque()
+        self._waking = False
         self._outcome: ToolOutcome | None = None
         self._ending = Ending("task")
         self._entered = False
@@ -156,15 +165,20 @@ class _Attempt:
         return self._stopping or self._outer.is_cancelled()
 
     def _publish(self, event: StreamEvent) -> None:
-        # Each thread's events come into the loop in their order, and before the outcome of what ran in it.
+        # A thread's events come into the loop in their order, before its outcome, and many at one waking.
+        self._events.append(event)
         if threading.get_ident() == self._thread:
-            self._deliver(event)
-        else:
-            self._loop.call_soon(lambda: self._deliver(event))
+            self._deliver()
+        elif not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._deliver)
 
-    def _deliver(self, event: StreamEvent) -> None:
-        if not self._over:  # an abandoned call may not speak after its result
-            self._outer.publish(event)
+    def _deliver(self) -> None:
+        self._waking = False  # first: what comes from now on wakes the loop again
+        for _ in range(len(self._events)):
+            event = self._events.popleft()
+            if not self._over:  # an abandoned call may not speak after its result
+                self._outer.publish(event)
 
     async def run(self, bound: BoundArguments, limit: float | None, grace: float) -> ToolOutcome:
         began = time.perf_counter()
@@ -180,6 +194,8 @@ class _Attempt:
             raise
         except BaseException:
             await self._stop(work, grace)
+            if self._late is not None and work.done and _stands(self._outcome):
+                self._late(self._outcome)
             raise
         finally:
             self._over = True
@@ -261,7 +277,8 @@ class _Attempt:
             self._in_thread = True
             # The token is ours and is given back when the thread has ended, whatever becomes of who waits for
             # it.
-            return await to_thread.run_sync(self._call, bound, limiter=unlimited)
+            (came,) = await to_thread.run_sync(self._call, bound, limiter=unlimited)
+            return came
         except BaseException:
             self._ending.end("thread")  # it did not get to run, or the loop is being torn down
             raise
@@ -269,20 +286,21 @@ class _Attempt:
             self._in_thread = False
             limited.release_on_behalf_of(self)
 
-    def _call(self, bound: BoundArguments) -> Any:
+    def _call(self, bound: BoundArguments) -> tuple[Any]:
         """In the thread: call the function and see it through to its outcome. Never raises.
 
-        An awaitable or async generator that it returns is returned as it is: the loop goes on with it.
+        An awaitable or async generator that it returns is returned as it is: the loop goes on with it. In a
+        tuple, because trio refuses a coroutine as the result of a thread.
         """
         try:
             value = self._function(*bound.args, **bound.kwargs)
             if inspect.isgenerator(value):
                 value = self._drain_here(value)
             elif inspect.isawaitable(value) or inspect.isasyncgen(value):
-                return value
-            return self._finished(value)
+                return (value,)
+            return (self._finished(value),)
         except BaseException as error:
-            return self._failed(error)
+            return (self._failed(error),)
         finally:
             self._ending.end("thread")
 
@@ -303,8 +321,8 @@ class _Attempt:
                 except StopIteration as end:
                     return yielded.result(end.value)
                 if yielded.take(value):
-                    break
-        return yielded.result()
+                    return yielded.result()
+        raise asyncio.CancelledError  # half of it is no result
 
     def _finished(self, value: Any) -> ToolOutcome:
         if isinstance(value, Deferred):
@@ -353,6 +371,13 @@ class _Attempt:
 
     def _ids(self) -> dict[str, Any]:
         return {"run_id": self._outer.run_id, "call_id": self._outer.call_id, "tool": self.tool.name}
+
+
+def _stands(outcome: ToolOutcome | None) -> TypeGuard[ToolOutcome]:
+    """Whether a cancelled tool said what it came to; any other exception is one of being cancelled."""
+    return outcome is not None and (
+        outcome.outcome in ("ok", "deferred") or isinstance(outcome.exception, ToolError)
+    )
 
 
 _LIMITERS: RunVar[tuple[anyio.CapacityLimiter, anyio.CapacityLimiter]] = RunVar("streamchat_tool_threads")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from typing import Any, Protocol
 
 from pydantic_core import to_jsonable_python
@@ -17,6 +18,7 @@ DEEPEST = 100
 """How deeply lists and objects of an output may be nested; decoders downstream have limits of their own."""
 
 _REPLACEMENT = "\ufffd"
+_LISTS = (list, tuple, set, frozenset, deque)
 
 
 class OutputUnusable(StreamChatError):
@@ -31,49 +33,59 @@ def json_value(value: Any) -> Any:
     Takes what pydantic takes: models, dataclasses, dates, enums, sets, UUIDs, decimals. Bytes are text if
     they are UTF-8. NUL and lone surrogates become U+FFFD, since not every store and client can carry them;
     NaN and the infinities become text of that name, since JSON has no such numbers. Raises `OutputUnusable`
-    for anything else, and for what is nested more than 100 levels deep.
+    for anything else (an iterator too: it may have no end), and beyond 100 levels of nesting.
     """
+    return _plain(value, 0)
+
+
+def _plain(value: Any, depth: int) -> Any:
+    kind = type(value)
+    if kind is str:
+        return _text(value)
+    if value is None or kind is bool or kind is int:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else str(value).replace("inf", "Infinity").replace("nan", "NaN")
+    if isinstance(value, (dict, *_LISTS)):
+        if depth >= DEEPEST:
+            raise OutputUnusable(f"it is nested more than {DEEPEST} levels deep")
+        if isinstance(value, dict):
+            return {_key(key): _plain(item, depth + 1) for key, item in value.items()}
+        return [_plain(item, depth + 1) for item in value]
+    return _other(value, depth)
+
+
+def _other(value: Any, depth: int) -> Any:
+    if hasattr(value, "__next__"):
+        raise OutputUnusable(f"an iterator of type {type(value).__name__} cannot be written as JSON")
     try:
         plain = to_jsonable_python(value)
-    except UnicodeEncodeError:
-        plain = _keys_mended(value)
     except UnicodeDecodeError:
         raise OutputUnusable("bytes that are not UTF-8 cannot be written as JSON") from None
     except Exception as error:
         raise OutputUnusable(f"a value of type {type(value).__name__} cannot be written as JSON") from error
-    return _safe(plain, 0)
+    # Subclasses of the plain types come back as they are; without this, that would have no end.
+    if isinstance(plain, str):
+        plain = str.__str__(plain)
+    elif isinstance(plain, int) and not isinstance(plain, bool):
+        plain = int.__int__(plain)
+    elif isinstance(plain, float):
+        plain = float.__float__(plain)
+    return _plain(plain, depth)
 
 
-def _keys_mended(value: Any) -> Any:
-    # Text keys with lone surrogates are the one thing that pydantic refuses and that can be made good.
-    if isinstance(value, dict):
-        return {
-            (_text(key) if isinstance(key, str) else key): _keys_mended(item) for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [_keys_mended(item) for item in value]
+def _key(key: Any) -> str:
+    if type(key) is str:
+        return _text(key)
     try:
-        return to_jsonable_python(value)
+        (written,) = to_jsonable_python({key: None})
     except Exception as error:
-        raise OutputUnusable(f"a value of type {type(value).__name__} cannot be written as JSON") from error
-
-
-def _safe(value: Any, depth: int) -> Any:
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value).replace("inf", "Infinity").replace("nan", "NaN")
-    if isinstance(value, dict | list) and depth >= DEEPEST:
-        raise OutputUnusable(f"it is nested more than {DEEPEST} levels deep")
-    if isinstance(value, dict):
-        return {_text(key): _safe(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_safe(item, depth + 1) for item in value]
-    return value
+        raise OutputUnusable(f"a key of type {type(key).__name__} cannot be written as JSON") from error
+    return _text(written)
 
 
 def _text(text: str) -> str:
-    return join_surrogates(str(text)).replace("\0", _REPLACEMENT)
+    return join_surrogates(text).replace("\0", _REPLACEMENT)
 
 
 def limit_output(output: Any, most: int | None) -> Any:
