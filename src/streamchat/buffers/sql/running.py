@@ -184,7 +184,7 @@ def claim(tx: Tx, worker: str, ttl: float, run_id: str | None, log_versions: Col
         expires_at=record.lease_until or 0,
         inputs=row.posted > row.consumed,
     )
-    return Claim(lease, record)
+    return Claim(lease, record, row.status)
 
 
 def _waiting_longest(tx: Tx, run_id: str | None, log_versions: Collection[int]) -> Any:
