@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -154,4 +155,4 @@ def sources(deltas: list[Delta]) -> list[dict[str, Any]]:
 def cut(stream: bytes, places: list[int]) -> Iterator[bytes]:
     """The stream in pieces that end at ``places`` (taken modulo its length)."""
     edges = sorted({0, len(stream), *(place % (len(stream) + 1) for place in places)})
-    yield from (stream[start:end] for start, end in zip(edges, edges[1:], strict=False))
+    yield from (stream[start:end] for start, end in pairwise(edges))

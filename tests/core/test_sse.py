@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -186,7 +187,7 @@ def by_the_book(stream: bytes) -> list[tuple[str, str, str, int | None]]:
 
 def cut(stream: bytes, places: list[int]) -> list[bytes]:
     edges = sorted({0, len(stream), *(place % (len(stream) + 1) for place in places)})
-    return [stream[start:end] for start, end in zip(edges, edges[1:], strict=False)] or [b""]
+    return [stream[start:end] for start, end in pairwise(edges)] or [b""]
 
 
 @given(STREAMS, st.lists(st.integers(0, 200), max_size=8))
@@ -247,7 +248,7 @@ def test_a_comment_of_several_lines_stays_a_comment() -> None:
 @pytest.mark.parametrize("field", ["id", "event"])
 def test_what_would_break_out_of_a_field_is_refused(field: str, value: str) -> None:
     with pytest.raises(SSEError, match=field) as caught:
-        encode_frame("x", **{field: value})
+        encode_frame("x", **{field: value})  # type: ignore[arg-type]
     assert isinstance(caught.value, StreamChatError)
     assert isinstance(caught.value, ValueError)
 

@@ -1,8 +1,8 @@
 """JSON as providers send it: a tolerant decoder for chunks, a strict one for arguments, and split surrogates.
 
-The fast parser (pydantic's) refuses halves of surrogate pairs, which some providers stream; the standard
-library's takes them, so it is asked where the fast one fails. What it lets through and JSON does not know
-(NaN, Infinity) is refused in arguments.
+The fast parsers (jiter, which openai brings, for bytes; pydantic's for text) refuse halves of surrogate
+pairs, which some providers stream; the standard library's takes them, so it is asked where the fast ones
+fail. What it lets through and JSON does not know (NaN, Infinity) is refused in arguments.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import re
 from typing import Any
 
+import jiter
 from pydantic_core import from_json
 
 __all__ = [
@@ -31,7 +32,7 @@ _MAY_OVERFLOW = re.compile(r"[eE]\+?\d{3}|\d{300}")
 def decode_json(data: bytes | str) -> Any:
     """The value that ``data`` holds; text in it may hold halves of surrogate pairs. Raises ``ValueError``."""
     try:
-        return from_json(data)
+        return jiter.from_json(data) if isinstance(data, bytes) else from_json(data)
     except (ValueError, TypeError) as error:
         if _TOO_DEEP in str(error):  # what is deeper than its bound would break those who walk the value
             raise

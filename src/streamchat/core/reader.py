@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias
 
-from pydantic_core import from_json
+from jiter import from_json
 
 from streamchat.core.chat_accumulator import ChatCompletionAccumulator
 from streamchat.core.completion import Completion, Delta

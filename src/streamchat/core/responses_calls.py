@@ -104,8 +104,11 @@ class ResponseCalls:
             if self._ids.setdefault(call_id, call) is call:
                 call.id = call_id
             changed = True
-        name = data.get("name")
-        named = isinstance(name, str) and bool(name) and call.grow_name(join_surrogates(name))
+        said = data.get("name")
+        name = join_surrogates(said) if isinstance(said, str) else ""
+        named = bool(name) and name != call.name
+        if named:  # names come whole in this API; a later one is a correction
+            call.name = name
         text = ""
         if fragment is not None and fragment != "":
             if call.literal:
