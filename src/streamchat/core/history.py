@@ -6,15 +6,17 @@ gets exactly one answer, whatever became of it: providers refuse a history in wh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
+from streamchat.core.jsontext import encode_json, parse_object
 from streamchat.messages import ContentPart, MessageCall, ModelMessage, TextPart, ToolCallPart
 
 __all__ = ["messages_of_content", "private_of", "result_text"]
 
+# Providers refuse a history with a call that has no name.
+_NAMELESS = "unnamed"
 _WORDS = {
     "denied": "The user did not allow this call.",
     "timeout": "The tool did not answer in time.",
@@ -30,15 +32,11 @@ _WORDS = {
 def result_text(call: ToolCallPart) -> str:
     """Say to the model what a call came to. A string output is passed as it is, anything else as JSON."""
     if call.outcome == "ok" or (call.outcome == "deferred" and call.output is not None):
-        return call.output if isinstance(call.output, str) else _json(call.output)
+        return call.output if isinstance(call.output, str) else encode_json(call.output)
     if call.outcome == "error":
         return f"Error: {call.error or 'the tool failed.'}"
     words = _WORDS.get(call.outcome or "cancelled", _WORDS["cancelled"])
     return f"{words} {call.error}" if call.error else words
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def private_of(extras: Mapping[int, Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -52,8 +50,8 @@ def messages_of_content(
     """Return the model messages of one run's content, which must be in order of ``part``.
 
     ``private`` is what `private_of` made. Reasoning and refusals are not repeated to the model as text; what
-    a provider needs of them is in its extras. A part of a step that said and called nothing leaves no
-    message.
+    a provider needs of them is in its extras. Arguments are the model's own text, unless a person has edited
+    them. A part of a step that said and called nothing leaves no message.
     """
     steps = (private or {}).get("steps", {})
     out: list[ModelMessage] = []
@@ -86,12 +84,15 @@ def _messages_of_step(parts: list[ContentPart], extras: dict[str, Any] | None) -
 
 def _message_call(call: ToolCallPart, kept: Mapping[str, Any] | None) -> MessageCall:
     raw = (kept or {}).get("arguments")
-    if raw is None:
-        raw = call.arguments_text if call.arguments is None else _json(call.arguments)
+    if call.arguments is None:
+        raw = call.arguments_text if raw is None else raw
+    elif raw is None or parse_object(raw) != call.arguments:
+        # A person has edited them: the model must see what the tool was really given.
+        raw = encode_json(call.arguments)
     return MessageCall(
         call_id=call.call_id,
         provider_call_id=call.provider_call_id,
-        name=call.name,
+        name=call.name or _NAMELESS,
         arguments=raw or "{}",
         extra=(kept or {}).get("extra"),
     )

@@ -7,6 +7,7 @@ without it stops the walk with a sentence that says so.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -218,6 +219,9 @@ class LogWalk(CallWalk):
             ToolCallDelta(step=self.life.step, part=part, call_id=call_id, name=name, arguments=arguments)
         )
 
+    def _in_step(self) -> list[str]:
+        return [call_id for call_id, call in self._calls.items() if call.step == self.life.step]
+
     def _may_call(self) -> list[Maker]:
         return [] if self._as_written else [self._tool_call]
 
@@ -230,7 +234,7 @@ class LogWalk(CallWalk):
             step=self.life.step,
             part=self._new_part() if part is None else part,
             call_id=call_id,
-            provider_call_id=self._pick((None, "functions.weather:0")),
+            provider_call_id=self._pick((None, f"functions.tool:{len(self._in_step())}")),
             name=self._pick(_NAMES),
             arguments=None if seldom else self._object(),
             arguments_text='{"cut' if seldom else None,
@@ -244,8 +248,8 @@ class LogWalk(CallWalk):
         if self._as_written:
             for _ in range(self._choices.below(3)):
                 self._tool_call()
-        calls = [call_id for call_id, call in self._calls.items() if call.step == self.life.step]
-        kept = {i: {"arguments": f" {SECRET} {self._choices.text()}"} for i in calls if self._flip()}
+        calls = self._in_step()
+        kept = {i: self._kept(i) for i in calls if self._flip()}
         extras: dict[str, Any] = {"calls": kept} if kept else {}
         if self._flip():
             extras["api"] = {"signature": SECRET}
@@ -264,11 +268,17 @@ class LogWalk(CallWalk):
         )
         self.put(completed)
 
+    def _kept(self, call_id: str) -> dict[str, Any]:
+        """What the log keeps of a call for its provider: the text as it came, and something of its own."""
+        event = self._calls[call_id].event
+        raw = event.arguments_text if event.arguments is None else " " + json.dumps(event.arguments)
+        return {"arguments": raw, "extra": {"signature": SECRET}}
+
     def _step_reset(self, reason: Literal["provider", "takeover"] = "provider") -> None:
         self._resets += 1
         retry_in = self._pick((None, 0.5))
         self.put(StepReset(step=self.life.step, attempt=self._resets, reason=reason, retry_in=retry_in))
-        withdrawn = [i for i, call in self._calls.items() if call.step == self.life.step]
+        withdrawn = self._in_step()
         self._freed += [i for i in (*withdrawn, *self._streaming) if i not in self._freed]
         self._calls = {i: call for i, call in self._calls.items() if i not in withdrawn}
         self._texts, self._streaming = [], {}
