@@ -49,6 +49,15 @@ class Module:
     def tree(self) -> ast.Module:
         return ast.parse(self.text, str(self.path))
 
+    @property
+    def binds_names(self) -> bool:
+        """Whether there is more in it than a docstring and the future import."""
+        return any(
+            not isinstance(node, ast.Expr)
+            and not (isinstance(node, ast.ImportFrom) and node.module == "__future__")
+            for node in self.tree.body
+        )
+
     def imported_roots(self) -> Iterator[tuple[str, int]]:
         """The top-level names of everything imported anywhere in the module, with the line."""
         for node in ast.walk(self.tree):
