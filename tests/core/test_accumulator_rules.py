@@ -565,6 +565,10 @@ def test_messages_in_place_of_deltas() -> None:
 
     assert chat(message("Hel"), message("lo")).choices[0].text == "Hello"
     assert chat(message("Hel"), message("Hello"), message("Hello")).choices[0].text == "Hello"
+    empty = message("Hello")
+    empty["choices"][0]["delta"] = {}
+    assert chat(empty).choices[0].text == "Hello"
+    assert chat(chunk({"content": "Hi"}), empty).choices[0].text == "Hi"
 
 
 def test_sources_are_told_once() -> None:

@@ -110,10 +110,9 @@ class ChatCompletionAccumulator:
         if state is None:
             state = self._state(index, place)
         delta = choice.get("delta")
-        if delta.__class__ is dict:
-            if delta:
-                state.add(delta, out)
-        elif delta is None and choice.get("message").__class__ is dict:
+        if delta.__class__ is dict and delta:
+            state.add(delta, out)
+        elif not delta and choice.get("message").__class__ is dict and (delta is None or not state.streamed):
             state.add_message(choice["message"], out)
         finish = choice.get("finish_reason")
         if finish is not None:

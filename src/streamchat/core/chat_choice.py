@@ -35,9 +35,9 @@ class ChatChoice:
         "_parts",
         "_pieces",
         "_sources",
-        "_streamed",
         "finish_reason",
         "index",
+        "streamed",
     )
 
     def __init__(self, index: int) -> None:
@@ -52,10 +52,10 @@ class ChatChoice:
         self._calls: ToolCallAccumulator | None = None
         self._sources: dict[str, int] = {}
         self._extras = MessageExtras()
-        self._streamed = False  # something came in a delta, not in a whole message
+        self.streamed = False  # something came in a delta, not in a whole message
 
     def add(self, delta: dict[str, Any], out: list[Delta]) -> None:
-        self._streamed = True
+        self.streamed = True
         content: Any = delta.get("content")
         if len(delta) == 1:  # the usual ones need none of the other questions
             if content.__class__ is str:
@@ -80,9 +80,9 @@ class ChatChoice:
             known = self._text(kind)
             if known and value.__class__ is str and value.startswith(known):
                 fields[key] = value[len(known) :]
-            elif known and self._streamed:
+            elif known and self.streamed:
                 fields.pop(key, None)
-        if self._streamed:
+        if self.streamed:
             if self._text("reasoning"):
                 fields.pop("reasoning_details", None)
             if self._calls:
