@@ -8,16 +8,15 @@ A `Step` is one model answer. It is cut into *pieces*, each of which becomes one
 
 from __future__ import annotations
 
-import asyncio
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 import anyio
 
-from streamchat.concurrency import on_asyncio
+from streamchat.concurrency import LoopHandle
 from streamchat.core.jsontext import encode_json
 from streamchat.errors import ModelError, StreamChatError
 from streamchat.messages import Usage
@@ -110,15 +109,15 @@ class Flag:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._set = False
-        self._wake: list[Callable[[], object]] = []
+        self._waiting: list[tuple[LoopHandle, anyio.Event]] = []
 
     def set(self) -> None:
         """Set it, for good."""
         with self._lock:
             self._set = True
-            wake, self._wake = self._wake, []
-        for waker in wake:
-            waker()
+            waiting, self._waiting = self._waiting, []
+        for loop, event in waiting:
+            loop.call_soon(event.set)
 
     async def wait(self) -> None:
         """Wait until it is set."""
@@ -126,23 +125,8 @@ class Flag:
         with self._lock:
             if self._set:
                 return
-            self._wake.append(_waker(event))
+            self._waiting.append((LoopHandle(), event))
         await event.wait()
-
-
-def _waker(event: anyio.Event) -> Callable[[], object]:
-    if on_asyncio():
-        loop = asyncio.get_running_loop()
-
-        def wake() -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(event.set)
-
-        return wake
-    import trio
-
-    token = trio.lowlevel.current_trio_token()
-    return lambda: token.run_sync_soon(event.set)
 
 
 class Piece(NamedTuple):
