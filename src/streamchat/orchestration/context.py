@@ -25,9 +25,9 @@ def _run_id() -> str:
 class RunContext(Generic[DepsT]):
     """One run as `orchestrate()` is told of it, in this process.
 
-    ``deps`` is handed to tools as it is. ``resumed`` is the reason that stands in ``run_resumed`` when there is a
-    history. ``age`` is how many seconds the run had existed when this context was made, and counts for its deadline.
-    ``fence`` is that of the lease, for tools that pass it on.
+    ``deps`` is handed to tools as it is. ``resumed`` is the reason that stands in ``run_resumed`` when there
+    is a history. ``age`` is how many seconds the run had existed when this context was made, and counts for
+    its deadline. ``fence`` is that of the lease, for tools that pass it on.
     """
 
     run_id: str = field(default_factory=_run_id)
@@ -43,8 +43,8 @@ class RunContext(Generic[DepsT]):
     more: bool = False
     """True while further events follow the one just yielded without anything having been done in between.
 
-    The generator sets it before each yield. Whoever makes events durable may then ask for the next one first, and
-    write them together; whoever does not look at it is merely slower.
+    The generator sets it before each yield. Whoever makes events durable may then ask for the next one first,
+    and write them together; whoever does not look at it is merely slower.
     """
     stopping: bool = field(default=False, init=False)
     stop_reason: str | None = field(default=None, init=False)
@@ -53,7 +53,8 @@ class RunContext(Generic[DepsT]):
     """Ends the generator's current await; set by the generator while it may be ended."""
 
     def stop(self, reason: str | None = None, by: str | None = None) -> None:
-        """Ask the run to end cleanly: it closes the provider's response, cancels its tools and yields the ending.
+        """Ask the run to end cleanly: it closes the provider's response, cancels its tools and yields the
+        ending.
 
         Idempotent; the first reason stands. Call it from the event loop's own thread.
         """

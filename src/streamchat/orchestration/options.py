@@ -21,7 +21,8 @@ MaybeAwaitable: TypeAlias = Awaitable[T] | T
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a run may take; None is no limit. Reaching one ends the run cleanly with an ``error`` of phase ``limit``.
+    """What a run may take; None is no limit. Reaching one ends the run cleanly with an ``error`` of phase
+    ``limit``.
 
     ``deadline`` is seconds from the run's creation, ``max_tool_output_bytes`` cuts one tool's output,
     ``max_log_bytes`` counts the JSON of the events, roughly.
@@ -47,17 +48,20 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Functions, sync or async, called at fixed places of a run. One that raises ends the run with an ``error``.
+    """Functions, sync or async, called at fixed places of a run. One that raises ends the run with an
+    ``error``.
 
     ``before_run(context)`` and ``before_step(context, request)`` may return a `Refuse`, which ends the run;
-    ``before_step`` may also return another request. ``before_tool(tool_context, call)`` may return a `Refuse`, which
-    becomes the call's result ``denied``. ``after_tool(tool_context, call, outcome)`` may return another outcome.
-    ``after_step(context, step)`` and ``after_run(context, state)`` observe; the latter is called before the ending is
-    handed out, and not at all when the run is ended hard.
+    ``before_step`` may also return another request. ``before_tool(tool_context, call)`` may return a
+    `Refuse`, which becomes the call's result ``denied``. ``after_tool(tool_context, call, outcome)`` may
+    return another outcome. ``after_step(context, step)`` and ``after_run(context, state)`` observe; the
+    latter is called before the ending is handed out, and not at all when the run is ended hard.
     """
 
     before_run: Callable[[RunContext], MaybeAwaitable[Refuse | None]] | None = None
-    before_step: Callable[[RunContext, ModelRequest], MaybeAwaitable[ModelRequest | Refuse | None]] | None = None
+    before_step: Callable[[RunContext, ModelRequest], MaybeAwaitable[ModelRequest | Refuse | None]] | None = (
+        None
+    )
     before_tool: Callable[[ToolContext, ToolCallPart], MaybeAwaitable[Refuse | None]] | None = None
     after_tool: (
         Callable[[ToolContext, ToolCallPart, ToolOutcome], MaybeAwaitable[ToolOutcome | None]] | None
@@ -78,10 +82,10 @@ async def call_hook(hook: Callable[..., MaybeAwaitable[T]] | None, *arguments: A
 class RunOptions:
     """How a run is orchestrated.
 
-    ``model_options`` go to the provider as they are. ``max_step_restarts`` bounds how often one step is asked again
-    after a failure in mid-stream, ``restart_delay`` (seconds, doubled each time) how soon. ``tool_timeout`` (seconds)
-    is for tools that set none. ``grace`` is how long a cancelled tool is waited for, in seconds, before it is
-    abandoned. ``max_concurrent_tools`` bounds the tools at work for this run.
+    ``model_options`` go to the provider as they are. ``max_step_restarts`` bounds how often one step is asked
+    again after a failure in mid-stream, ``restart_delay`` (seconds, doubled each time) how soon.
+    ``tool_timeout`` (seconds) is for tools that set none. ``grace`` is how long a cancelled tool is waited
+    for, in seconds, before it is abandoned. ``max_concurrent_tools`` bounds the tools at work for this run.
     """
 
     limits: Limits = field(default_factory=Limits)

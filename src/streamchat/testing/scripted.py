@@ -15,6 +15,7 @@ import anyio.lowlevel
 from streamchat.core.accumulator import ChatCompletionAccumulator, Delta
 from streamchat.errors import InvalidInput, ModelError
 from streamchat.models.base import ModelOutput, ModelRequest, ModelRetry
+from streamchat.models.chat_requests import chat_messages
 from streamchat.models.results import chat_result
 from streamchat.testing.chunks import ChatWriter
 from streamchat.testing.histories import HistoryError, check_history
@@ -121,7 +122,8 @@ class ScriptedModel:
     def _next(self, request: ModelRequest) -> Step:
         if self._strict:
             try:
-                check_history(request.messages)
+                # What would be sent: broken arguments stand in the log, but go to no provider.
+                check_history(chat_messages(request.messages, None))
             except HistoryError as error:
                 self.problems.append(str(error))
                 raise ModelError(str(error), code="bad_request", status=400) from error
