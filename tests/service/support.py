@@ -1,0 +1,59 @@
+"""A buffer that is watched, and disturbed, and what several tests of the service look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from streamchat import EventBuffer, HistoryReset, StoredEvent, StreamChat, StreamEvent
+from streamchat.buffers.base import Appended, Lease, NewEvent, Page
+from streamchat.service.driver import read_log
+
+
+class WatchedBuffer:
+    """Passes everything on to another buffer; records the appends, and asks ``before`` and ``after`` each
+    one."""
+
+    def __init__(self, inner: EventBuffer) -> None:
+        self.inner = inner
+        self.batches: list[tuple[str, ...]] = []
+        self.reads = 0
+        self.before: Callable[[Sequence[NewEvent]], Any] | None = None
+        self.after: Callable[[Sequence[NewEvent]], Any] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    async def close(self) -> None:
+        """The fixture closes the inner one: a test may use it for a second service."""
+
+    async def append(self, lease: Lease, events: Sequence[NewEvent], **more: Any) -> Appended:
+        for ask in (self.before,):
+            if ask is not None and (answer := ask(events)) is not None:
+                await answer
+        appended = await self.inner.append(lease, events, **more)
+        self.batches.append(tuple(event.type for event in events))
+        if self.after is not None and (answer := self.after(events)) is not None:
+            await answer
+        return appended
+
+    async def read(self, run_id: str, after: int = 0, limit: int = 1000) -> Page:
+        self.reads += 1
+        return await self.inner.read(run_id, after, limit)
+
+
+async def log_of(chat: StreamChat, run_id: str) -> list[StreamEvent]:
+    """The events of a run, as they are stored."""
+    return [stored.event for stored in await read_log(chat.buffer, run_id)]
+
+
+async def drain(chat: StreamChat, run_id: str, after: str | None = None) -> list[StoredEvent]:
+    """Read a run from a cursor until it is over."""
+    events: list[StoredEvent] = []
+    async with await chat.attach(run_id, after) as subscription:
+        while not subscription.finished:
+            got = await subscription.next()
+            assert got is not None
+            assert not isinstance(got, HistoryReset)
+            events += got
+    return events
