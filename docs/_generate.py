@@ -1,6 +1,6 @@
 """Writes the generated parts of the reference pages from the code: ``python docs/_generate.py``.
 
-A page holds hand-written text, and parts between ``<!-- generated: NAME -->`` and ``<!-- /generated -->`` that
+A page holds hand-written text, and parts from ``<!-- generated: NAME -->`` to ``<!-- /generated -->`` that
 this fills in. With ``--check`` nothing is written, and the stale pages are named (exit status 1).
 """
 
