@@ -29,7 +29,7 @@ from streamchat.events import (
     StreamEvent,
     UnknownEvent,
 )
-from streamchat.messages import TextPart, ToolCallPart, Usage
+from streamchat.messages import ReasoningPart, RefusalPart, TextPart, ToolCallPart, Usage
 from streamchat.testing.strategies import SECRET, event_logs, events, stored_logs
 from tests.core.logs import (
     CANCELLED,
@@ -136,8 +136,8 @@ def test_the_content_is_what_a_second_fold_says(log: list[StreamEvent]) -> None:
     parts = folder.content()
     numbers = [part.part for part in parts]
     assert numbers == sorted(set(numbers))
-    texts = {p.part: (p.type, p.text) for p in parts if p.type in ("text", "reasoning", "refusal")}
-    assert texts == texts_of(log)
+    said = [part for part in parts if isinstance(part, TextPart | ReasoningPart | RefusalPart)]
+    assert {part.part: (part.type, part.text) for part in said} == texts_of(log)
     assert {p.part: p.type for p in parts if p.type in ("source", "file")} == wholes_of(log)
     calls = {p.call_id: p for p in parts if isinstance(p, ToolCallPart)}
     names = ("part", "state", "outcome", "output", "attempts")

@@ -13,12 +13,15 @@ class Choices(Protocol):
 
     def below(self, bound: int) -> int:
         """Return a number from 0 to ``bound``, exclusive; smaller is simpler."""
+        ...
 
     def text(self) -> str:
         """Return any text."""
+        ...
 
     def value(self) -> Any:
         """Return any JSON value."""
+        ...
 
 
 class SeededChoices:
