@@ -151,6 +151,7 @@ class StreamChat:
         async with self._opening:
             if self._supervisor is None:
                 await self.buffer.open()
+                self.hub.leaving = False
                 self._supervisor = Supervisor(
                     self.buffer,
                     self.worker,
@@ -165,9 +166,10 @@ class StreamChat:
 
     async def drain(self, seconds: float | None = None) -> None:
         """Take no more runs, let what runs finish for ``seconds`` (the limits' by default), hand over the
-        rest."""
+        rest, and send away who still reads."""
         if self._supervisor is not None:
             await self._supervisor.drain(self.limits.drain_seconds if seconds is None else seconds)
+            self.hub.farewell()
 
     async def close(self) -> None:
         """Drain, end all readers and close the buffer."""
@@ -418,13 +420,13 @@ class StreamChat:
         claim: Claim,
         context: RunContext,
         summary: SummaryBuilder,
-        request: RunRequest | None = None,
     ) -> Driver:
+        request = RunRequest.model_validate_json(claim.run.request)
+
         def make_events(history: Sequence[StoredEvent]) -> AsyncGenerator[StreamEvent, None]:
-            messages = request.messages if request is not None else ()
             return orchestrate(
                 self.model,
-                messages,
+                request.messages,
                 tools=self.tools,
                 context=context,
                 history=history,
@@ -432,7 +434,14 @@ class StreamChat:
             )
 
         return Driver(
-            claim, self.buffer, context, make_events, self.hub.publish, self._driver_options, summary
+            claim,
+            self.buffer,
+            context,
+            make_events,
+            self.hub.publish,
+            self._driver_options,
+            summary,
+            user_message_id=request.user_message_id,
         )
 
     async def _work(self, claim: Claim, register: Callable[[Driver], None]) -> None:
@@ -454,7 +463,7 @@ class StreamChat:
             context.deps = await deps if inspect.isawaitable(deps) else deps
         summary = SummaryBuilder(run.created_at)
         summary.claimed_at = run.updated_at
-        driver = self._driver(claim, context, summary, RunRequest.model_validate_json(run.request))
+        driver = self._driver(claim, context, summary)
         register(driver)
         self.hub.feed(run.run_id, True)
         try:

@@ -79,6 +79,7 @@ class Driver:
     """One claimed run. ``publish`` is told of every batch after it is durable.
 
     ``make_events`` is given the log so far and returns the orchestrator's generator for it.
+    ``user_message_id`` is the message that the run answers.
     """
 
     def __init__(
@@ -90,6 +91,8 @@ class Driver:
         publish: Callable[[str, Sequence[StoredEvent]], None],
         options: DriverOptions,
         summary: SummaryBuilder,
+        *,
+        user_message_id: str | None = None,
     ) -> None:
         self.run = claim.run
         self._lease: Lease = claim.lease
@@ -99,6 +102,7 @@ class Driver:
         self._publish = publish
         self._options = options
         self._summary = summary
+        self._user_message_id = user_message_id
         self._pending = Pending()
         self._work = asyncio.Event()
         self._saved = asyncio.Event()
@@ -271,6 +275,7 @@ class Driver:
             conversation_id=self.run.conversation_id,
             run_id=self.run.run_id,
             role="assistant",
+            parent_id=self._user_message_id,
             status="error" if "error" in kinds else "cancelled" if "cancelled" in kinds else "complete",
             content=dump_json([part.model_dump(exclude_none=True) for part in completed.content]),
             private=None if private is None else dump_json(private),

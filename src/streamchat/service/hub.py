@@ -36,6 +36,7 @@ class Subscription:
         "_hub",
         "_reset",
         "_topic",
+        "_waiter",
         "finished",
         "suspended",
     )
@@ -48,6 +49,7 @@ class Subscription:
         self._epoch = topic.epoch
         self._reset: HistoryReset | None = None
         self._closed = False
+        self._waiter: asyncio.Future[bool] | None = None
         self.finished = finished
         self.suspended = False
 
@@ -63,6 +65,8 @@ class Subscription:
 
     async def next(self, seconds: float | None = None) -> HistoryReset | Sequence[StoredEvent] | None:
         """Return what is there now, waiting for something at most ``seconds``; None when time runs out.
+
+        None comes at once when there is nothing more to give here (`Hub.farewell`): come back elsewhere.
 
         Raises StopAsyncIteration after the terminal event and after `close`, `RunNotFound` when the run is
         gone, `BufferUnavailable`. Cancelled, it loses nothing.
@@ -107,24 +111,24 @@ class Subscription:
                 continue
             if topic.error is not None:
                 raise topic.error
-            if not await self._wait(seconds):
+            if self._hub.leaving or not await self._wait(seconds):
                 return False
 
     async def _wait(self, seconds: float | None) -> bool:
-        waiter = self._topic.waiter()
-        timer = None
-        if seconds is not None:
-            loop = asyncio.get_running_loop()
-            timer = loop.call_later(seconds, _time_out, waiter)
+        """Wait for a change of the topic; False when time runs out. Every delivery to a reader comes here."""
+        loop = asyncio.get_running_loop()
+        self._waiter = waiter = self._topic.waiter(loop)
+        timer = None if seconds is None else loop.call_later(seconds, _time_out, waiter)
+        woken = False
         try:
-            await waiter
-        except TimeoutError:
-            return False
+            woken = await waiter
         finally:
+            self._waiter = None
             if timer is not None:
                 timer.cancel()
-            self._topic.drop(waiter)
-        return True
+            if not woken:  # the topic forgets those that it wakes
+                self._topic.drop(waiter)
+        return woken
 
     async def _page_behind_the_window(self) -> Page | None:
         page = await self._hub.buffer.read(self.run_id, self._after, PAGE)
@@ -162,7 +166,8 @@ class Subscription:
         """Let go; a `next` that waits raises StopAsyncIteration. Idempotent."""
         if not self._closed:
             self._closed = True
-            self._topic.wake()
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(True)
             await self._hub.leave(self._topic)
 
     async def __aenter__(self) -> Self:
@@ -174,9 +179,9 @@ class Subscription:
         await self.close()
 
 
-def _time_out(waiter: asyncio.Future[None]) -> None:
+def _time_out(waiter: asyncio.Future[bool]) -> None:
     if not waiter.done():
-        waiter.set_exception(TimeoutError())
+        waiter.set_result(False)
 
 
 class Hub:
@@ -190,6 +195,7 @@ class Hub:
         self._topics: dict[str, Topic] = {}
         self._fed: set[str] = set()
         self._readers: set[asyncio.Task[None]] = set()
+        self.leaving = False
 
     async def subscribe(self, run_id: str, cursor: Cursor | None = None) -> Subscription:
         """Read a run from ``cursor`` (exclusive; None is the start). Raises `RunNotFound`,
@@ -263,8 +269,15 @@ class Hub:
         if topic is not None:
             topic.set_fed(fed)
 
+    def farewell(self) -> None:
+        """Let subscriptions give what they have and then wait no more: readers are to come back elsewhere."""
+        self.leaving = True
+        for topic in list(self._topics.values()):
+            topic.wake()
+
     async def close(self) -> None:
         """End all readers of the store; subscriptions are closed by their owners."""
+        self.farewell()
         readers = list(self._readers)
         for reader in readers:
             reader.cancel()

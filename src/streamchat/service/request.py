@@ -29,7 +29,8 @@ class RunRequest(BaseModel):
     """Stored with the run and seen by the server only: messages as sent (the system prompt first), and
     options.
 
-    ``tools`` maps the names of the tools on offer to digests of their parameters.
+    ``tools`` maps the names of the tools on offer to digests of their parameters. ``user_message_id`` is
+    the message that the run answers.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -38,6 +39,7 @@ class RunRequest(BaseModel):
     tools: dict[str, str] = Field(default_factory=dict)
     metadata: dict[str, Any] | None = None
     client_id: str | None = None
+    user_message_id: str | None = None
 
     def encode(self) -> bytes:
         """Return it as JSON."""

@@ -72,7 +72,9 @@ class TurnMaker:
             principal=turn.principal,
         )
         message_id = context.message_id or ""
+        user_message_id = uuid.uuid4().hex
         request = await self._request(context, turn, known)
+        request = request.model_copy(update={"user_message_id": user_message_id})
         started = RunStarted(
             run_id=context.run_id,
             conversation_id=conversation_id,
@@ -91,7 +93,7 @@ class TurnMaker:
             digest=turn.digest() if turn.idempotency_key is not None else None,
             title=" ".join(text.split())[:80] or None,
         )
-        return run, _first_messages(run, turn, known)
+        return run, _first_messages(run, turn, user_message_id, known)
 
     async def _request(self, context: RunContext, turn: Turn, known: ConversationRecord | None) -> RunRequest:
         """What the model will be given: the system prompt, the conversation so far, and the new message."""
@@ -120,9 +122,11 @@ class TurnMaker:
         return await prompt if inspect.isawaitable(prompt) else prompt
 
 
-def _first_messages(run: NewRun, turn: Turn, known: ConversationRecord | None) -> list[MessageRecord]:
+def _first_messages(
+    run: NewRun, turn: Turn, user_message_id: str, known: ConversationRecord | None
+) -> list[MessageRecord]:
     user = MessageRecord(
-        message_id=uuid.uuid4().hex,
+        message_id=user_message_id,
         conversation_id=run.conversation_id,
         run_id=run.run_id,
         role="user",

@@ -49,6 +49,7 @@ class Supervisor:
         self._max_queue = max_queue
         self._look_every = look_every
         self._queue: OrderedDict[str, None] = OrderedDict()
+        self._active: set[str] = set()
         self._drivers: dict[str, Driver] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wakeup = asyncio.Event()
@@ -74,8 +75,9 @@ class Supervisor:
 
     def submit(self, run_id: str) -> None:
         """Work on a run that was just created, as soon as there is room."""
-        self._queue[run_id] = None
-        self._wakeup.set()
+        if run_id not in self._active:  # looking around may have found it before its creator told of it
+            self._queue[run_id] = None
+            self._wakeup.set()
 
     def driven(self, run_id: str) -> bool:
         """Whether the run is at work here."""
@@ -144,6 +146,8 @@ class Supervisor:
 
     def _begin(self, claim: Claim) -> None:
         run_id = claim.run.run_id
+        self._active.add(run_id)
+        self._queue.pop(run_id, None)
         task = asyncio.create_task(self._drive(claim), name=f"streamchat run {run_id}")
         self._tasks.add(task)
         self._idle.clear()
@@ -157,6 +161,7 @@ class Supervisor:
             log.exception("run %s: driving it failed; its lease will expire", run_id)
         finally:
             self._drivers.pop(run_id, None)
+            self._active.discard(run_id)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -100,7 +100,7 @@ class Topic:
         self._size = 0
         self._last: StoredEvent | None = None
         self._encoded: dict[Encoder, _Encoded] = {}
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: list[asyncio.Future[bool]] = []
         self._refresh = asyncio.Event()
 
     @property
@@ -158,22 +158,24 @@ class Topic:
         self._events = self._events[gone:]
         self.base += gone
         self._size = sum(len(event.data) for event in self._events)
-        self._encoded = {}
+        for encoded in self._encoded.values():
+            del encoded.chunks[:gone]
+            encoded.stretch, encoded.joined = (0, 0), b""
 
     def wake(self) -> None:
         """Wake all who wait."""
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(True)
 
-    def waiter(self) -> asyncio.Future[None]:
-        """Return a future that is done at the next change."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def waiter(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[bool]:
+        """Return a future that is True at the next change; the topic then forgets it."""
+        future: asyncio.Future[bool] = loop.create_future()
         self._waiters.append(future)
         return future
 
-    def drop(self, waiter: asyncio.Future[None]) -> None:
+    def drop(self, waiter: asyncio.Future[bool]) -> None:
         """Forget a waiter that nobody waits for any more."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
