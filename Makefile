@@ -58,7 +58,7 @@ $(DEV): | $(HAVE)/venv
 # ------------------------------------------------------------------------------------------------------------- running
 
 demo: $(FOR_DEMO)
-	@exec $(BIN)/streamchat demo $(ARGS)
+	@trap : INT; $(BIN)/streamchat demo $(ARGS) || [ $$? -eq 130 ]
 
 bench: $(DEV)
 	@exec $(BIN)/python -m benchmarks $(ARGS)
