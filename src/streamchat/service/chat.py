@@ -192,7 +192,7 @@ class StreamChat:
     @property
     def draining(self) -> bool:
         """Whether it takes no more runs."""
-        return self._supervisor is not None and self._supervisor.draining
+        return self.hub.leaving or (self._supervisor is not None and self._supervisor.draining)
 
     def streams_for(self, principal: Principal | None) -> bool:
         """Whether this principal is given streams."""

@@ -111,7 +111,7 @@ class Subscription:
                 continue
             if topic.error is not None:
                 raise topic.error
-            if self._hub.leaving or not await self._wait(seconds):
+            if (self._hub.leaving and topic.current) or not await self._wait(seconds):
                 return False
 
     async def _wait(self, seconds: float | None) -> bool:

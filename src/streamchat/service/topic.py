@@ -82,13 +82,15 @@ class Topic:
     knows.
 
     ``epoch`` changes when the store turned out to hold another history than what was handed out; every
-    subscription then judges its own cursor again. ``error`` is set when the run is gone, or cannot be read.
+    subscription then judges its own cursor again. ``current`` says that the store was read to its end once, or
+    will not be. ``error`` is set when the run is gone, or cannot be read.
     """
 
     def __init__(self, run_id: str, buffer: EventBuffer, after: int, *, window: int, poll: float) -> None:
         self.run_id = run_id
         self.base = after
         self.epoch = 0
+        self.current = False
         self.fed = False
         self.subscribers = 0
         self.error: Exception | None = None
@@ -196,6 +198,7 @@ class Topic:
                 self._refresh.clear()
                 try:
                     await self._catch_up()
+                    self._note_current()
                     wait = 0.05
                 except BufferUnavailable as error:
                     log.warning(
@@ -215,6 +218,12 @@ class Topic:
             self.error = error
         finally:
             await follower.close()
+            self._note_current()
+            self.wake()
+
+    def _note_current(self) -> None:
+        if not self.current:
+            self.current = True
             self.wake()
 
     async def _catch_up(self) -> None:
