@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import anyio
 import pytest
 from hypothesis import strategies as st
 from pydantic import BaseModel, create_model
@@ -41,6 +42,21 @@ def make(function: Callable[..., Any], **options: Any) -> Tool:
 
 def context(**fields: Any) -> ToolContext[Any]:
     return Watched().context(**fields)
+
+
+def stubborn(release: anyio.Event) -> Callable[..., Any]:
+    """A tool that swallows its cancellation and goes on until ``release``."""
+
+    async def tool(ctx: ToolContext) -> str:
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await release.wait()
+            ctx.progress("still here")
+        return "late"
+
+    return tool
 
 
 class Case(NamedTuple):

@@ -25,7 +25,7 @@ from streamchat.tools import (
     run_reconcile,
     settle,
 )
-from tests.tools.support import LIMIT, Watched, make, on_both_loops
+from tests.tools.support import LIMIT, Watched, make, on_both_loops, stubborn
 
 pytestmark = [pytest.mark.anyio, on_both_loops]
 
@@ -221,30 +221,6 @@ async def test_a_tool_that_hangs_is_cancelled_and_may_clean_up_to_the_end(watche
     assert output_text(outcome) == "slow did not finish within 0.15 s; whether it took effect is not known."
 
 
-async def test_on_asyncio_a_tools_cleanup_may_await_without_a_shield(
-    watched: Watched, anyio_backend: str
-) -> None:
-    if anyio_backend != "asyncio":
-        return
-    said = []
-
-    async def slow() -> None:
-        try:
-            await anyio.sleep_forever()
-        finally:
-            await anyio.sleep(0.001)
-            said.append("cleaned")
-
-    async def call() -> None:
-        await run_attempt(make(slow), {}, watched.context())
-
-    # Both ways in: a time limit, and an anyio scope around the caller, which cancels by level.
-    await run_attempt(make(slow, timeout=LIMIT), {}, watched.context())
-    with anyio.move_on_after(LIMIT):
-        await call()
-    assert said == ["cleaned", "cleaned"]
-
-
 async def test_the_default_time_limit_holds_only_where_the_tool_has_none(watched: Watched) -> None:
     async def slow(ctx: ToolContext) -> str:
         await anyio.sleep(0.03)
@@ -257,21 +233,6 @@ async def test_the_default_time_limit_holds_only_where_the_tool_has_none(watched
     assert await outcome() == "timeout"
     assert await outcome(timeout=None) == "ok"
     assert await outcome(timeout=30) == "ok"
-
-
-def stubborn(release: Event) -> Callable[..., Any]:
-    """A tool that swallows its cancellation and goes on until ``release``."""
-
-    async def tool(ctx: ToolContext) -> str:
-        try:
-            await anyio.sleep_forever()
-        except anyio.get_cancelled_exc_class():
-            with CancelScope(shield=True):
-                await release.wait()
-            ctx.progress("still here")
-        return "late"
-
-    return tool
 
 
 async def test_a_tool_that_swallows_its_cancellation_is_abandoned_and_watched(
@@ -397,12 +358,7 @@ async def test_what_a_cancelled_tool_came_to_nevertheless_is_handed_over(watched
         watched.events.clear()
 
         async def call(function: Any = function) -> None:
-            await run_attempt(
-                make(function),
-                {},
-                watched.context(),
-                late=lambda outcome: handed.append(output_text(outcome)),
-            )
+            await run_attempt(make(function), {}, watched.context(), late=handed.append)
 
         async with anyio.create_task_group() as group:
             group.start_soon(call)
@@ -429,30 +385,6 @@ async def test_an_attempt_cancelled_before_it_began_leaves_nothing(watched: Watc
     while abandoned():  # it was told to end and had no time to: it may use its next turn for that
         await settle(1)
     assert made.slots.in_use == 0
-
-
-async def test_a_second_cancellation_ends_the_wait_and_the_tool_is_abandoned(
-    watched: Watched, anyio_backend: str
-) -> None:
-    if anyio_backend != "asyncio":
-        return  # trio's cancellation comes once, and the wait is shielded from it
-    release, begun = Event(), Event()
-    tool = make(stubborn(release))
-
-    async def call() -> None:
-        begun.set()
-        await run_attempt(tool, {}, watched.context(), grace=30)
-
-    task = asyncio.create_task(call())
-    await begun.wait()
-    for _ in range(2):
-        await asyncio.sleep(0.005)
-        task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert len(abandoned()) == 1
-    release.set()
-    assert await settle(30)
 
 
 async def test_failures_beside_a_cancellation_do_not_hurt_the_loop(watched: Watched) -> None:

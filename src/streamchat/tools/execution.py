@@ -158,6 +158,7 @@ class _Attempt:
         self._ending = Ending("task")
         self._entered = False
         self._in_thread = False
+        self._called = False
         self._stopping = False
         self._over = False
 
@@ -280,7 +281,9 @@ class _Attempt:
             (came,) = await to_thread.run_sync(self._call, bound, limiter=unlimited)
             return came
         except BaseException:
-            self._ending.end("thread")  # it did not get to run, or the loop is being torn down
+            # A loop that is torn down cancels even this; the function then still runs, and ends by itself.
+            if not self._called:
+                self._ending.end("thread")
             raise
         finally:
             self._in_thread = False
@@ -292,6 +295,7 @@ class _Attempt:
         An awaitable or async generator that it returns is returned as it is: the loop goes on with it. In a
         tuple, because trio refuses a coroutine as the result of a thread.
         """
+        self._called = True
         try:
             value = self._function(*bound.args, **bound.kwargs)
             if inspect.isgenerator(value):
