@@ -7,43 +7,44 @@ errors in mid-stream.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol
 
 import anyio
-import anyio.lowlevel
 from openai import AsyncAPIResponse
 from pydantic import BaseModel
 
-from streamchat.concurrency import Deadline
+from streamchat.concurrency import OwnedTask, Wakeup, spawn
 from streamchat.core.accumulator import Completion, CompletionReader, Delta
 from streamchat.core.reader import Api
 from streamchat.errors import ModelError
 from streamchat.models.failures import error_object, request_failure, transport_failure
+from streamchat.models.watch import Watch
 
 __all__ = ["Answer", "ByteSource", "ChunkSource", "Source"]
 
 # After the finish reason only usage and the end mark can come; a server that sends neither is not waited for
-# longer.
+# any longer.
 _AFTER_FINISH = 5.0
-# For the last bytes behind the end mark, so that the connection can be used again. The SDK's own bound is the
+# For the last bytes behind the end mark, so that the connection can be used again; the SDK's bound is the
 # same.
 _DRAIN_SECONDS = 0.1
-_DRAIN_BYTES = 65536
+# How many blocks are read ahead at most. httpx2 gives one for each HTTP chunk, so a burst is many small ones.
+_AHEAD = 64
+# After so many batches of one block reading ahead is given up, and after so many blocks it is tried again.
+_SINGLES = 4
+_TRY_AGAIN = 64
 
 
 class Source(Protocol):
-    """Where the blocks of a response come from; ``read`` gives the next, ``StopAsyncIteration`` at the end."""
+    """Where the blocks of a response come from; ``read`` raises ``StopAsyncIteration`` at the end."""
 
     read: Callable[[], Awaitable[Any]]
 
-    def feed(self, reader: CompletionReader, block: Any) -> list[Delta]:
-        """Give a block to the reader."""
-
-    async def drain(self) -> None:
-        """Read what is left, within bounds, so that the connection can be used again."""
+    def feed(self, reader: CompletionReader, blocks: Sequence[Any]) -> list[Delta]:
+        """Give blocks to the reader."""
 
     async def aclose(self) -> None:
         """Close the response."""
@@ -58,26 +59,12 @@ class ByteSource:
         self._blocks: AsyncGenerator[bytes, None] = self._response.aiter_bytes()
         self.read: Callable[[], Awaitable[Any]] = self._blocks.__anext__
 
-    def feed(self, reader: CompletionReader, block: bytes) -> list[Delta]:
+    def feed(self, reader: CompletionReader, blocks: Sequence[bytes]) -> list[Delta]:
         """Decode and accumulate."""
-        return reader.feed(block)
-
-    async def drain(self) -> None:
-        """Only HTTP/1.1 needs it: HTTP/2 closes the stream and keeps the connection."""
-        if self._response.http_version != "HTTP/1.1":
-            return
-        left = _DRAIN_BYTES
-        async with Deadline(_DRAIN_SECONDS):
-            async for block in self._blocks:
-                left -= len(block)
-                if left < 0:
-                    break
-                await anyio.lowlevel.checkpoint()  # so that the deadline also ends what comes without waiting
+        return reader.feed(blocks[0] if len(blocks) == 1 else b"".join(blocks))
 
     async def aclose(self) -> None:
-        """Close the iteration and the response, and with it the connection unless the body was read to its
-        end.
-        """
+        """Close the response, and with it the connection unless the body was read to its end."""
         try:
             await self._blocks.aclose()
         finally:
@@ -92,19 +79,10 @@ class ChunkSource:
         self._chunks: AsyncIterator[Any] = stream.__aiter__()
         self.read: Callable[[], Awaitable[Any]] = self._chunks.__anext__
 
-    def feed(self, reader: CompletionReader, block: Any) -> list[Delta]:
+    def feed(self, reader: CompletionReader, blocks: Sequence[Any]) -> list[Delta]:
         """Accumulate; the decoding was done elsewhere."""
-        reader.frames += 1
-        if isinstance(block, BaseModel):
-            # Providers' values often are not of the declared types; that is no reason to warn about each
-            # chunk.
-            block = block.model_dump(mode="json", exclude_unset=True, warnings=False)
-        elif not isinstance(block, Mapping):
-            block = block.model_dump()
-        return reader.accumulator.add(block)
-
-    async def drain(self) -> None:
-        """Nothing is known of a connection."""
+        reader.frames += len(blocks)
+        return [delta for block in blocks for delta in reader.accumulator.add(_as_mapping(block))]
 
     async def aclose(self) -> None:
         """Close iterator and stream, as far as they can be closed."""
@@ -116,6 +94,14 @@ class ChunkSource:
                     await closing
 
 
+def _as_mapping(chunk: Any) -> Mapping[str, Any]:
+    if isinstance(chunk, BaseModel):
+        # Providers' values often are not of the declared types; that is no reason to warn about each chunk.
+        return chunk.model_dump(mode="json", exclude_unset=True, warnings=False)
+    dumped: Mapping[str, Any] = chunk if isinstance(chunk, Mapping) else chunk.model_dump()
+    return dumped
+
+
 class Answer:
     """Reads one response.
 
@@ -124,6 +110,11 @@ class Answer:
     seconds, None for no limit: ``first_token_timeout`` runs from the sending of the request to the first
     delta; ``idle_timeout`` runs while a batch is waited for, and starts again with each frame that has data
     (comments have none).
+
+    In a burst a task of its own reads ahead, so that all that is there at once is one batch (a read that
+    waits can be neither put aside nor left open while a batch goes out). Where blocks come one by one, that
+    would only be one more task to wake for each, so reading ahead is given up and tried again from time to
+    time.
     """
 
     def __init__(
@@ -135,26 +126,28 @@ class Answer:
         self._first = first_token_timeout
         self._idle = idle_timeout
         self._spoken = False
-        self._broken: ModelError | None = None  # the connection, or a timeout
         self._failure: ModelError | None = None
+        self._broken: ModelError | None = None  # the connection, or a timeout
         self._at_end = False
         self._source: Source | None = None
+        self._watch = Watch()
+        self._blocks: list[Any] = []
+        # Reading ahead:
+        self._task: OwnedTask | None = None
+        self._arrived = Wakeup()
+        self._taken = Wakeup()
+        self._singles = 0
+        self._blocks_until_task = 0
 
     async def start(self, send: Callable[[], Awaitable[Source]]) -> list[Delta]:
-        """Send the request; return the first batch of deltas, which is empty only if the stream ended without
-        any.
+        """Send the request; return the first batch, which is empty only if the stream ended without any
+        deltas.
 
         Raises `ModelError` when there is no such batch; the response is closed then, as it is when cancelled.
         """
         started = monotonic()
         try:
-            async with Deadline(self._first) as deadline:
-                try:
-                    self._source = await send()
-                except Exception as error:
-                    raise request_failure(error) from error.__cause__
-            if deadline.expired:
-                raise self._too_late()
+            self._source = await self._sent(send, started)
             batch = await self._next(started)
             if not batch and self._failure is not None:
                 raise self._failure
@@ -164,7 +157,7 @@ class Answer:
         return batch
 
     async def batch(self) -> list[Delta]:
-        """The deltas of the next block that has any; empty only at the end."""
+        """The deltas that have come by now, or the next that come; empty only at the end."""
         return await self._next(monotonic())
 
     @property
@@ -173,9 +166,7 @@ class Answer:
         return self._failure is not None
 
     def completion(self) -> Completion:
-        """What it came to; raises `ModelError` where the stream broke off, reported an error or ended too
-        early.
-        """
+        """What it came to; raises `ModelError` where the stream broke off, failed or ended too early."""
         if self._failure is not None:
             raise self._failure
         return self._reader.finish()
@@ -183,56 +174,124 @@ class Answer:
     async def aclose(self) -> None:
         """Close the response: at once, or, where the stream has ended well, after a short drain."""
         source, self._source = self._source, None
+        self._watch.close()
         if source is None:
             return
-        try:
-            if self.over and self._failure is None and not self._at_end:
-                # The answer is complete: whatever the connection does now is no failure of it.
+        # Trio refuses an await to a task that is cancelled, and closing takes some.
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._end_reading(source)
+            finally:
+                # What goes wrong here is of no interest: the answer is complete, or its failure is known.
                 with suppress(Exception):
-                    await source.drain()
-        finally:
-            # Closing takes an await or two, which trio refuses to a task that is cancelled. What goes wrong
-            # in it is of no interest: either the answer is complete, or its failure is known already.
-            with anyio.CancelScope(shield=True), suppress(Exception):
-                await source.aclose()
+                    await source.aclose()
+
+    # ---------------------------------------------------------------------------------------------- reading
+
+    async def _sent(self, send: Callable[[], Awaitable[Source]], started: float) -> Source:
+        until = None if self._first is None else started + self._first
+        try:
+            source: Source = await self._watch.wait(send, until)
+        except Exception as error:
+            if self._watch.expired:
+                raise self._too_late() from None
+            if isinstance(error, ModelError):
+                raise
+            raise request_failure(error) from error
+        return source
 
     async def _next(self, since: float) -> list[Delta]:
-        source, reader = self._source, self._reader
-        assert source is not None
+        assert self._source is not None
+        reader, accumulator = self._reader, self._reader.accumulator
         while not self.over:
-            block = await self._read(source, since)
-            if block is None:
-                self.over = True
-                deltas = reader.close()
-                self._failure = self._ending()
-            else:
+            while not self._blocks and not self._at_end:
+                await self._read(self._source, since)
+            if self._blocks:
+                self._singles = self._singles + 1 if len(self._blocks) == 1 else 0
                 frames = reader.frames
-                deltas = source.feed(reader, block)
+                deltas = self._source.feed(reader, self._blocks)
+                self._blocks.clear()
+                self._taken.set()
                 if reader.frames != frames and self._spoken:
                     since = monotonic()
-                accumulator = reader.accumulator
-                if accumulator.done or accumulator.error is not None or (self._whole and accumulator.ended):
-                    self.over = True
-                    self._failure = self._ending()
+                self.over = (
+                    accumulator.done or accumulator.error is not None or (self._whole and accumulator.ended)
+                )
+            else:
+                deltas = reader.close()
+                self.over = True
+            if self.over:
+                self._failure = self._ending()
             if deltas or self.over:
                 self._spoken = True
                 return deltas
         return []
 
-    async def _read(self, source: Source, since: float) -> Any:
-        """The next block; None at the end, of whatever kind."""
+    async def _read(self, source: Source, since: float) -> None:
+        """Wait for a block, or the end; a timeout is an end."""
         limit = self._idle if self._spoken else self._first
         if self._reader.accumulator.ended:
             limit = _AFTER_FINISH if limit is None else min(limit, _AFTER_FINISH)
+        until = None if limit is None else since + limit
+        if self._reads_ahead(source):
+            try:
+                await self._watch.wait(self._arrived.wait, until)
+            except TimeoutError:
+                self._end(self._too_late())
+            return
         try:
-            async with Deadline(None if limit is None else since + limit - monotonic()):
-                return await source.read()
-            self._broken = self._too_late()
+            self._blocks.append(await self._watch.wait(source.read, until))
         except StopAsyncIteration:
-            self._at_end = True
+            self._end()
         except Exception as error:
-            self._broken = transport_failure(error)
-        return None
+            self._end(self._too_late() if self._watch.expired else transport_failure(error))
+
+    def _end(self, broken: ModelError | None = None) -> None:
+        self._at_end = True
+        self._broken = broken
+
+    def _reads_ahead(self, source: Source) -> bool:
+        """Whether a task reads now; begins and gives up reading ahead."""
+        if self._task is None or self._task.done:
+            self._blocks_until_task -= 1
+            if self._blocks_until_task >= 0:
+                return False
+            self._singles = 0
+            self._task = spawn(lambda: self._read_ahead(source), "streamchat: a model's response")
+        return True
+
+    async def _read_ahead(self, source: Source) -> None:
+        """Runs as a task of its own, until the body ends or blocks come one by one."""
+        blocks = self._blocks
+        try:
+            while self._singles < _SINGLES:
+                blocks.append(await source.read())
+                self._arrived.set()
+                if len(blocks) >= _AHEAD:
+                    await self._taken.wait()
+            self._blocks_until_task = _TRY_AGAIN
+        except StopAsyncIteration:
+            self._end()
+        except Exception as error:
+            self._end(transport_failure(error))
+        finally:
+            self._arrived.set()
+
+    async def _end_reading(self, source: Source) -> None:
+        """Let the rest be read if the stream has ended well, and end the task."""
+        task = self._task
+        drains = self.over and self._failure is None and not self._at_end
+        if drains and (task is None or task.done):
+            self._singles = 0
+            task = spawn(lambda: self._read_ahead(source), "streamchat: behind a model's response")
+        if task is None:
+            return
+        try:
+            if drains:
+                await task.wait(_DRAIN_SECONDS)
+        finally:
+            task.cancel()
+            await task.wait()
 
     def _too_late(self) -> ModelError:
         if self._spoken:

@@ -50,8 +50,6 @@ def request_failure(error: Exception) -> ModelError:
     """What an exception from sending a request and waiting for the response's head comes to; set as its
     cause.
     """
-    if isinstance(error, ModelError):
-        return error
     if isinstance(error, openai.APIStatusError):
         failure = _status_failure(error)
     elif isinstance(error, openai.APITimeoutError):
