@@ -31,6 +31,7 @@ from streamchat.events import (
     MessageCompleted,
     ReasoningDelta,
     RefusalDelta,
+    RunResumed,
     SourceEvent,
     StatusEvent,
     StreamEvent,
@@ -158,7 +159,10 @@ def test_each_pair_of_the_table_is_accepted_and_each_other_refused(phase: Phase,
     assert life.phase == phase
     after = RUN[phase].get(kind)
     if after is None:
-        with pytest.raises(IllegalEvent, match=f"type='{kind}'.* in phase '{phase}': here only "):
+        allowed = ", ".join(sorted(RUN[phase])) or "nothing"
+        with pytest.raises(
+            IllegalEvent, match=f"type='{kind}'.* in phase '{phase}': here only {allowed} may"
+        ):
             life.check(an_event(kind, phase))
         assert life.phase == phase
     else:
@@ -432,6 +436,9 @@ LEGAL: dict[str, list[StreamEvent]] = {
         finished(2),
     ],
     "what was cut off is unknown": with_call(begun(), RESUMED, result(outcome="unknown"), ERROR, MESSAGE),
+    "a retry begins behind what was kept": with_call(
+        RunResumed(reason="retry"), begun(), result(), finished()
+    ),
     "a workflow has no model": [STARTED, step(), completed(), finished(), MESSAGE, SUCCESS],
     "unknown events are let through": [
         STARTED,
