@@ -82,8 +82,8 @@ class Topic:
     knows.
 
     ``epoch`` changes when the store turned out to hold another history than what was handed out; every
-    subscription then judges its own cursor again. ``current`` says that the store was read to its end once, or
-    will not be. ``error`` is set when the run is gone, or cannot be read.
+    subscription then judges its own cursor again. ``current`` says that the store was read to its end once,
+    or will not be. ``error`` is set when the run is gone, or cannot be read.
     """
 
     def __init__(self, run_id: str, buffer: EventBuffer, after: int, *, window: int, poll: float) -> None:
