@@ -214,13 +214,16 @@ class Hub:
             subscription._reset = reset
             return subscription
         after = verdict.after
-        finished = False
+        finished = suspended = False
         if after and after == page.last_seq:
             # Told by the last event itself: a status may be ahead of what this reader was given.
             last = await self.buffer.read(run_id, after - 1, 1)
             finished = last.closed
+            suspended = bool(last.events) and last.events[-1].type == "suspended"
         generation = owner_of(after, page.segments) or ""
-        return Subscription(self, self._join(run_id, after), generation, after, finished=finished)
+        subscription = Subscription(self, self._join(run_id, after), generation, after, finished=finished)
+        subscription.suspended = suspended
+        return subscription
 
     def _join(self, run_id: str, after: int) -> Topic:
         topic = self._topics.get(run_id)
