@@ -23,7 +23,9 @@ from streamchat.models import (
 AT_ONCE = RetryPolicy(attempts=3, initial=0.0, maximum=0.0)
 OFF = RetryPolicy.off()
 
-WEATHER = ToolSchema("weather", "Current weather.", {"type": "object", "properties": {"city": {"type": "string"}}})
+WEATHER = ToolSchema(
+    "weather", "Current weather.", {"type": "object", "properties": {"city": {"type": "string"}}}
+)
 
 
 @dataclass
@@ -52,7 +54,9 @@ class Heard:
         return self.error
 
     def text(self, kind: str = "text") -> str:
-        return "".join(item.text for item in self.items if isinstance(item, ContentDelta) and item.kind == kind)
+        return "".join(
+            item.text for item in self.items if isinstance(item, ContentDelta) and item.kind == kind
+        )
 
 
 def asking(messages: str | Sequence[ModelMessage | dict[str, Any]] = "hi", **fields: Any) -> ModelRequest:

@@ -19,7 +19,7 @@ import pytest
 from streamchat.errors import InvalidInput, ModelError
 from streamchat.models import ContentDelta, ModelResult, ModelRetry, OpenAIChatModel, RetryPolicy, retries_off
 from streamchat.models.failures import retry_after
-from streamchat.testing import Call, Reply, ScriptedProvider, Stall, Step, failure
+from streamchat.testing import Answer, Call, Reply, ScriptedProvider, Stall, Step, failure
 from tests.models.support import AT_ONCE, OFF, Heard, ask, asking
 
 pytestmark = pytest.mark.anyio
@@ -89,7 +89,7 @@ async def test_a_server_that_says_whether_to_retry_is_believed(told: str) -> Non
 
 
 async def test_a_retry_is_announced_before_its_wait_and_then_the_answer_comes() -> None:
-    script = [Step(error="server_error"), Step(error="rate_limited"), "ok"]
+    script: list[Answer] = [Step(error="server_error"), Step(error="rate_limited"), "ok"]
     async with ScriptedProvider(script) as provider, provider.client() as client:
         stream = OpenAIChatModel(client, "gpt", retry=AT_ONCE).stream(asking())
         assert await anext(stream) == [ModelRetry(1, 0.0, "server_error")]
@@ -110,7 +110,7 @@ async def test_a_server_that_cannot_be_reached_is_retried() -> None:
 
 
 async def test_a_stream_that_breaks_before_its_first_token_is_asked_again() -> None:
-    script = [Reply(STEP, cut_at=40, cut="reset"), Reply(STEP, cut_at=0), "ok"]
+    script: list[Answer] = [Reply(STEP, cut_at=40, cut="reset"), Reply(STEP, cut_at=0), "ok"]
     async with ScriptedProvider(script) as provider, provider.client() as client:
         heard = await ask(OpenAIChatModel(client, "gpt", retry=AT_ONCE))
     assert heard.text() == "ok"
@@ -200,7 +200,8 @@ async def frames_of(step: Step) -> list[bytes]:
 async def test_a_provider_that_dies_at_any_chunk_is_a_model_error_or_the_whole_answer(cut: Cut) -> None:
     frames = await frames_of(STEP)
     finish = next(i for i, frame in enumerate(frames) if b'"finish_reason":"tool_calls"' in frame)
-    script = [Reply(STEP, cut_at=sum(map(len, frames[:count])), cut=cut) for count in range(len(frames))]
+    borders = [sum(map(len, frames[:count])) for count in range(len(frames))]
+    script = [Reply(STEP, cut_at=border, cut=cut) for border in borders]
     async with ScriptedProvider(script) as provider, provider.client() as client:
         model = OpenAIChatModel(client, "gpt", retry=OFF)
         for count in range(len(frames)):
@@ -212,14 +213,14 @@ async def test_a_provider_that_dies_at_any_chunk_is_a_model_error_or_the_whole_a
             assert heard.failure.code == ("incomplete_stream" if cut == "end" else "connection")
             assert heard.failure.retryable
             assert not any(isinstance(item, ModelResult) for item in heard.items)
-            assert heard.text() == " ".join("one two three".split()[: max(0, count - 1)])
+            assert heard.text() == " ".join(["one", "two", "three"][: max(0, count - 1)])
 
 
 async def test_a_cut_inside_a_chunk_does_not_pass_for_an_answer() -> None:
     frames = await frames_of(Step("one two"))
     body = b"".join(frames)
     end = len(body) - len(frames[-1]) - len(frames[-2]) - len(frames[-3])  # where the finish begins
-    script = [Reply(Step("one two"), cut_at=at, cut="end") for at in (*range(0, end, 7), end)]
+    script: list[Answer] = [Reply(Step("one two"), cut_at=at, cut="end") for at in (*range(0, end, 7), end)]
     async with ScriptedProvider(script) as provider, provider.client() as client:
         model = OpenAIChatModel(client, "gpt", retry=OFF)
         for _ in script:
@@ -332,7 +333,7 @@ async def test_data_does_prolong_the_silence() -> None:
 
 
 async def test_no_first_token_in_time_is_retried() -> None:
-    script = [Reply(Step("late", stall_after=0), comments=0.01), "ok"]
+    script: list[Answer] = [Reply(Step("late", stall_after=0), comments=0.01), "ok"]
     async with ScriptedProvider(script) as provider, provider.client() as client:
         heard = await ask(OpenAIChatModel(client, "gpt", retry=AT_ONCE, first_token_timeout=0.2))
     assert heard.text() == "ok"

@@ -1,4 +1,4 @@
-"""Where tokens come from: models behind OpenAI's two APIs, a fallback over several, and the seam for others."""
+"""Where tokens come from: models behind OpenAI's two APIs, a fallback over several, the seam for others."""
 
 from __future__ import annotations
 

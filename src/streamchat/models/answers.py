@@ -45,9 +45,11 @@ class Source(Protocol):
 
     def feed(self, reader: CompletionReader, blocks: Sequence[Any]) -> list[Delta]:
         """Give blocks to the reader."""
+        ...
 
     async def aclose(self) -> None:
         """Close the response."""
+        ...
 
 
 class ByteSource:

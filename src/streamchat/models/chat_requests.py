@@ -12,7 +12,7 @@ from streamchat.core.jsontext import join_surrogates, parse_object, scrub
 from streamchat.messages import MessageCall, ModelMessage
 from streamchat.models.base import ToolSchema
 
-__all__ = ["chat_messages", "chat_tools", "kept_for", "sendable_arguments"]
+__all__ = ["chat_messages", "chat_tools", "custom_input", "kept_for", "sendable_arguments"]
 
 # What `extras["chat"]` says about itself; the rest goes back to the provider as it came.
 _OWN_KEYS = frozenset({"provider", "reasoning", "reasoning_field"})
@@ -67,8 +67,16 @@ def kept_for(extras: Mapping[str, Any] | None, api: str, provider: str | None) -
 
 
 def sendable_arguments(call: MessageCall) -> str:
-    """The call's arguments, or ``{}`` where they are not a JSON object: strict servers refuse such a history."""
+    """The call's arguments, or ``{}`` where they are no JSON object: strict servers refuse such a history."""
     return join_surrogates(call.arguments) if parse_object(call.arguments) is not None else "{}"
+
+
+def custom_input(call: MessageCall) -> str | None:
+    """The text that a custom tool was given; None for a function."""
+    if (call.extra or {}).get("type") != "custom":
+        return None
+    text = (parse_object(call.arguments) or {}).get("input", call.arguments)
+    return join_surrogates(str(text))
 
 
 def _assistant(message: ModelMessage, content: Any, kept: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -85,17 +93,10 @@ def _assistant(message: ModelMessage, content: Any, kept: Mapping[str, Any] | No
 
 
 def _call(call: MessageCall, *, with_extra: bool) -> dict[str, Any]:
-    extra = dict(call.extra or {}) if with_extra else {}
     call_id = call.provider_call_id or call.call_id
-    arguments = sendable_arguments(call)
-    if (call.extra or {}).get("type") == "custom":
-        text = (parse_object(call.arguments) or {}).get("input", call.arguments)
-        entry: dict[str, Any] = {
-            "id": call_id,
-            "type": "custom",
-            "custom": {"name": call.name, "input": text},
-        }
-    else:
-        function = {"name": call.name, "arguments": arguments, **extra.pop("function", {})}
-        entry = {"id": call_id, "type": "function", "function": function}
-    return extra | entry
+    text = custom_input(call)
+    if text is not None:
+        return {"id": call_id, "type": "custom", "custom": {"name": call.name, "input": text}}
+    extra = dict(call.extra or {}) if with_extra else {}
+    function = {"name": call.name, "arguments": sendable_arguments(call), **extra.pop("function", {})}
+    return {**extra, "id": call_id, "type": "function", "function": function}

@@ -60,7 +60,7 @@ class OpenAIResponsesModel(OpenAIModel):
     def _body(self, request: ModelRequest, options: dict[str, Any]) -> dict[str, Any]:
         tools = [*options.pop("tools", ()), *response_tools(request.tools)]
         store = bool(options.pop("store", self._store))
-        include = list(options.pop("include", None) or ())
+        include: list[Any] = list(options.pop("include", None) or ())
         if self._keep_reasoning and not store and _ENCRYPTED not in include:
             include.append(_ENCRYPTED)
         return {

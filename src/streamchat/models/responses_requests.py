@@ -11,7 +11,7 @@ from typing import Any
 from streamchat.core.jsontext import parse_object, scrub
 from streamchat.messages import MessageCall, ModelMessage
 from streamchat.models.base import ToolSchema
-from streamchat.models.chat_requests import kept_for, sendable_arguments
+from streamchat.models.chat_requests import custom_input, kept_for, sendable_arguments
 
 __all__ = ["response_items", "response_tools"]
 
@@ -29,21 +29,18 @@ def response_items(
     the provider cannot look up reasoning, so only encrypted reasoning goes back.
     """
     ids: dict[str, str] = {}
+    custom: set[str] = set()
     out: list[dict[str, Any]] = []
     for message in messages:
         if message.role == "tool":
             call_id = message.call_id or ""
+            kind = "custom_tool_call_output" if call_id in custom else "function_call_output"
             output = message.content if isinstance(message.content, str) else _parts(message.content, "input")
-            out.append(
-                {
-                    "type": "function_call_output",
-                    "call_id": ids.get(call_id, call_id),
-                    "output": scrub(output),
-                }
-            )
-            continue
-        if message.role == "assistant":
-            ids.update((call.call_id, call.provider_call_id or call.call_id) for call in message.calls)
+            out.append({"type": kind, "call_id": ids.get(call_id, call_id), "output": scrub(output)})
+        elif message.role == "assistant":
+            for call in message.calls:
+                ids[call.call_id] = call.provider_call_id or call.call_id
+                (custom.discard if custom_input(call) is None else custom.add)(call.call_id)
             kept = kept_for(message.extras, "responses", provider) or {}
             replayed = _replayed(message, kept.get("output"), store=store)
             out += _written(message) if replayed is None else replayed
@@ -53,7 +50,7 @@ def response_items(
 
 
 def response_tools(tools: Sequence[ToolSchema]) -> list[dict[str, Any]]:
-    """The tools as the Responses API declares functions; it takes ``strict`` for true where it is left out."""
+    """The tools as the Responses API declares functions; it reads a missing ``strict`` as true."""
     return [
         {
             "type": "function",
@@ -78,16 +75,15 @@ def _message(role: str, content: str | list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _call(call: MessageCall) -> dict[str, Any]:
-    return {
-        "type": "function_call",
-        "call_id": call.provider_call_id or call.call_id,
-        "name": call.name,
-        "arguments": sendable_arguments(call),
-    }
+    named = {"call_id": call.provider_call_id or call.call_id, "name": call.name}
+    text = custom_input(call)
+    if text is not None:
+        return {"type": "custom_tool_call", **named, "input": text}
+    return {"type": "function_call", **named, "arguments": sendable_arguments(call)}
 
 
 def _parts(parts: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """Chat Completions content parts as those of the Responses API; parts of other types stay as they are."""
+    """Chat Completions content parts as the Responses API has them; parts of other types stay as they are."""
     return [_part(part, kind) for part in parts]
 
 
@@ -118,18 +114,29 @@ def _replayed(message: ModelMessage, output: Any, *, store: bool) -> list[dict[s
     called = [
         item.get("call_id") for item in items if item.get("type") in ("function_call", "custom_tool_call")
     ]
-    if _text(items) != message.content or called != list(calls):
+    if _text(items) != message.content or len(called) != len(message.calls) or set(called) != set(calls):
         return None
-    out = []
-    for item in items:
-        kind = item.get("type")
-        if kind == "reasoning" and not store and not item.get("encrypted_content"):
-            continue
-        sent = {key: value for key, value in item.items() if value is not None and key not in _READ_ONLY}
-        if kind == "function_call":
-            sent["arguments"] = _arguments(calls[item["call_id"]], item)
-        out.append(scrub(sent))
-    return _without_orphans(out)
+    sent = [_as_input(item, calls) for item in items if store or not _is_lost(item)]
+    if len(sent) < len(items):
+        # The provider knows by their ids that these items had reasoning before them, and would ask for it.
+        for item in sent:
+            item.pop("id", None)
+    while sent and sent[-1].get("type") == "reasoning":
+        sent.pop()  # the API refuses reasoning whose next item is missing
+    return sent
+
+
+def _is_lost(item: Mapping[str, Any]) -> bool:
+    return item.get("type") == "reasoning" and not item.get("encrypted_content")
+
+
+def _as_input(item: Mapping[str, Any], calls: Mapping[str, MessageCall]) -> dict[str, Any]:
+    sent = {key: value for key, value in item.items() if value is not None and key not in _READ_ONLY}
+    if item.get("type") == "function_call":
+        call = calls[item["call_id"]]
+        sent |= {"name": call.name, "arguments": _arguments(call, item)}
+    scrubbed: dict[str, Any] = scrub(sent)
+    return scrubbed
 
 
 def _arguments(call: MessageCall, item: Mapping[str, Any]) -> str:
@@ -150,10 +157,3 @@ def _text(items: Sequence[Mapping[str, Any]]) -> str:
         for part in item.get("content") or ()
         if isinstance(part, Mapping) and part.get("type") == "output_text"
     )
-
-
-def _without_orphans(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without reasoning at the end: the API refuses reasoning whose next item is missing."""
-    while items and items[-1].get("type") == "reasoning":
-        items.pop()
-    return items

@@ -1,4 +1,4 @@
-"""From an accumulated completion to a model's result: usage, finish reason, and what the provider wants back."""
+"""From a completion to a model's result: usage, finish reason, and what the provider wants back."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _provider_call(part: int, item: Mapping[str, Any]) -> ProviderCall:
 
 
 def _finish(choice: Choice) -> str:
-    """The provider's word, but calls decide: some say "stop" with them, or "tool_calls" without, or nothing."""
+    """The provider's word, but calls decide: some say "stop" with them, "tool_calls" without, or nothing."""
     word = choice.finish_reason
     if word in (None, "stop", "tool_calls", "function_call"):
         return "tool_calls" if choice.tool_calls else "stop"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from streamchat.testing.histories import HistoryError, check_history, check_items
-from streamchat.testing.provider import ProviderRequest, Reply, ScriptedProvider
+from streamchat.testing.provider import Answer, ProviderRequest, Reply, ScriptedProvider
 from streamchat.testing.script import Call, ScriptExhausted, Stall, Step, failure
 from streamchat.testing.scripted import ScriptedModel
 from streamchat.testing.streams import accumulate_sse
 
 __all__ = [
+    "Answer",
     "Call",
     "HistoryError",
     "ProviderRequest",

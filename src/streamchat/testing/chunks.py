@@ -22,18 +22,23 @@ class Writer(Protocol):
 
     def opening(self) -> list[JSON]:
         """What comes before the first piece."""
+        ...
 
     def piece(self, piece: Piece) -> list[JSON]:
         """What a piece comes to."""
+        ...
 
     def closing(self) -> list[JSON]:
         """What comes after the last piece."""
+        ...
 
     def failure(self, message: str, code: str) -> list[JSON]:
         """An error object in the stream."""
+        ...
 
     def whole(self) -> JSON:
         """The answer when no stream was asked for."""
+        ...
 
 
 def chat_chunks(
@@ -48,7 +53,7 @@ def chat_chunks(
 
 
 class ChatWriter:
-    """Chat Completions, as OpenAI writes it; reasoning stands in ``reasoning_content``, as DeepSeek has it."""
+    """Chat Completions as OpenAI writes it, with reasoning in ``reasoning_content`` as DeepSeek has it."""
 
     def __init__(self, step: Step, *, number: int, model: str, usage: bool) -> None:
         self._step = step
@@ -65,9 +70,9 @@ class ChatWriter:
         if piece.kind != "call":
             field = {"text": "content", "reasoning": "reasoning_content", "refusal": "refusal"}[piece.kind]
             return [self._chunk({field: piece.text})]
-        entry: JSON = {"index": piece.index, "function": {"arguments": piece.text}}
+        entry: JSON = {"index": piece.call, "function": {"arguments": piece.text}}
         if piece.first:
-            entry |= self._named(piece.index)
+            entry |= self._named(piece.call)
             entry["function"]["arguments"] = piece.text
         return [self._chunk({"tool_calls": [entry]})]
 
@@ -142,7 +147,7 @@ class ResponsesWriter:
     def piece(self, piece: Piece) -> list[JSON]:
         """The delta, and what must open or close around it."""
         events: list[JSON] = []
-        if self._open is None or (self._open.kind, self._open.index) != (piece.kind, piece.index):
+        if self._open is None or (self._open.kind, self._open.call) != (piece.kind, piece.call):
             events += self._close_item()
             events += self._open_item(piece)
         if piece.text:
@@ -218,11 +223,11 @@ class ResponsesWriter:
         done = status == "completed"
         suffix = f"{self._number}_{position}"
         if piece.kind == "call":
-            call = self._step.calls[piece.index]
+            call = self._step.calls[piece.call]
             return {
                 "type": "function_call",
                 "id": f"fc_{suffix}",
-                "call_id": self._step.call_id(piece.index, self._number),
+                "call_id": self._step.call_id(piece.call, self._number),
                 "name": call.name,
                 "arguments": call.arguments_text if done else "",
                 "status": status,

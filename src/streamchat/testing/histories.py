@@ -39,7 +39,7 @@ def check_history(messages: Iterable[ModelMessage | Mapping[str, Any]]) -> None:
         if role == "tool":
             if answers is None or answers not in open_calls:
                 raise HistoryError(
-                    f"messages[{position}] answers {answers!r}, which the assistant right before did not call",
+                    f"messages[{position}] answers {answers!r}, which the assistant before it did not call",
                     position,
                 )
             del open_calls[answers]

@@ -24,6 +24,7 @@ class MakeScriptedModel(Protocol):
 
     def __call__(self, *steps: ScriptedStep, repeat: bool = False) -> ScriptedModel:
         """A model that answers with ``steps``."""
+        ...
 
 
 @pytest.fixture

@@ -130,11 +130,11 @@ class Flag:
 
 
 class Piece(NamedTuple):
-    """The content of one chunk. ``index`` numbers the call; ``first`` is True for the piece that names it."""
+    """The content of one chunk. ``call`` numbers the call; ``first`` is True for the piece that names it."""
 
     kind: Literal["reasoning", "text", "refusal", "call"]
     text: str
-    index: int = 0
+    call: int = 0
     first: bool = False
 
 

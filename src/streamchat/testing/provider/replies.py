@@ -38,7 +38,8 @@ class ProviderRequest:
     @property
     def messages(self) -> list[dict[str, Any]]:
         """The Chat Completions messages, or the Responses input items."""
-        found = self.body.get("messages", self.body.get("input", [])) if isinstance(self.body, dict) else []
+        body = self.body if isinstance(self.body, dict) else {}
+        found: Any = body.get("messages", body.get("input", []))
         return [{"role": "user", "content": found}] if isinstance(found, str) else list(found)
 
 

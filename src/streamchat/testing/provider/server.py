@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Awaitable, Callable, Iterable
@@ -99,7 +100,12 @@ class ScriptedProvider:
 
     def client(self, **options: Any) -> openai.AsyncOpenAI:
         """An ``AsyncOpenAI`` that talks to this provider; the caller closes it."""
-        return openai.AsyncOpenAI(**{"base_url": self.base_url, "api_key": "scripted", **options})
+        given: dict[str, Any] = {"base_url": self.base_url, "api_key": "scripted", **options}
+        if "http_client" not in given:
+            # The default one reads the machine's certificates, which takes most of a short test's time.
+            nothing_trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            given["http_client"] = openai.DefaultAsyncHttpxClient(verify=nothing_trusted)
+        return openai.AsyncOpenAI(**given)
 
     def add(self, *answers: Answer) -> None:
         """Append to the script."""
@@ -117,6 +123,13 @@ class ScriptedProvider:
     async def hung_up(self) -> None:
         """Wait until a client has closed its connection in the middle of a response."""
         await self._hung_up.wait()
+
+    async def _answer_or_problem(self, request: ProviderRequest) -> Reply:
+        try:
+            return await self._answer(request)
+        except Exception as error:  # a script's function is the test's own code: the test must hear of it
+            self.problems.append(f"request {request.number}: {type(error).__name__}: {error}")
+            return Reply(json=error_body(self.problems[-1], status=500), status=500)
 
     async def _answer(self, request: ProviderRequest) -> Reply:
         if request.api in ("chat", "responses") and self._strict:
@@ -240,7 +253,7 @@ class ScriptedProvider:
         elif request.api == "other":
             reply = Reply(json=error_body(f"no such path: {request.path}", status=404), status=404)
         else:
-            reply = await self._answer(request)
+            reply = await self._answer_or_problem(request)
         return rendered(reply, request, self.model)
 
 
@@ -289,7 +302,7 @@ async def _send(
 async def _stand_still(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reply: Reply, segment: Segment
 ) -> None:
-    """Wait as the segment says, sending comments; raises ``ConnectionResetError`` when the client hangs up."""
+    """Wait as the segment says, sending comments; ``ConnectionResetError`` when the client hangs up."""
     released = asyncio.ensure_future(_wait(segment))
     hung_up = asyncio.ensure_future(reader.read(1))
     try:
