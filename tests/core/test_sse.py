@@ -73,7 +73,14 @@ TABLE: list[tuple[str, bytes, list[tuple[str, str, str, int | None]], str]] = [
     ("not UTF-8", b"data: \xff\nevent: \xff\n\n", [("\ufffd", "\ufffd", "", None)], ""),
     ("cut before the blank line", b"data: a\n\ndata: b\n", [("message", "a", "", None)], ""),
     ("cut in a line", b"data: a\n\nda", [("message", "a", "", None)], ""),
-    ("an id counts when its line ends", b"data: a\n\nid: 5\n", [("message", "a", "", None)], "5"),
+    ("an id counts at the blank line", b"data: a\n\nid: 5\n\n", [("message", "a", "", None)], "5"),
+    ("and not when only its line ends", b"data: a\n\nid: 5\n", [("message", "a", "", None)], ""),
+    (
+        "nor before its data has come",
+        b"id: 4\ndata: a\n\nid: 5\ndata: b\n",
+        [("message", "a", "4", None)],
+        "4",
+    ),
     ("a space stands alone", b"data: \n\n", [("message", "", "", None)], ""),
 ]
 

@@ -50,9 +50,10 @@ _new = tuple.__new__
 class SSEDecoder:
     """Turns the bytes of an event stream, in pieces of any size, into frames.
 
-    ``feed`` returns the frames that the piece completed. Frames are data; comments and blank lines give
-    none, so "a frame was returned" is what an idle timeout should count. ``last_event_id`` and ``retry``
-    (milliseconds) hold what the stream set last, also in a frame without data.
+    ``feed`` returns the frames that the piece completed. Frames are data; comments and blank lines give none,
+    so "a frame was returned" is what an idle timeout should count. ``last_event_id`` and ``retry``
+    (milliseconds) hold what the stream set last, also in a frame without data; an id counts from the blank
+    line on, so it never names a frame that was cut off.
 
     ``error_field=True`` reads a line ``error: …`` as data of a frame with the event ``error``: no part of the
     standard, but some model servers report a failure in that way.
@@ -62,6 +63,7 @@ class SSEDecoder:
         "_data",
         "_error_field",
         "_event",
+        "_id",
         "_open",
         "_retry",
         "_skip_lf",
@@ -72,7 +74,7 @@ class SSEDecoder:
     )
 
     def __init__(self, *, last_event_id: str = "", error_field: bool = False) -> None:
-        self.last_event_id = last_event_id
+        self.last_event_id = self._id = last_event_id
         self.retry: int | None = None
         self._error_field = error_field
         self._start: bytes | None = b""  # what came so far, while it may still be a byte order mark
@@ -177,7 +179,7 @@ class SSEDecoder:
             self._event = value
         elif field == b"id":
             if b"\0" not in value:
-                self.last_event_id = value.decode("utf-8", "replace")
+                self._id = value.decode("utf-8", "replace")
         elif field == b"retry":
             # Python refuses to read thousands of digits, and no delay has them.
             if value.isdigit() and len(value) <= 18:
@@ -188,6 +190,8 @@ class SSEDecoder:
         self._open = True
 
     def _dispatch(self, frames: list[Frame]) -> None:
+        # Not before: who resumes behind a frame that was cut off after its id would never see its data.
+        self.last_event_id = self._id
         if self._data:
             data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
             event = self._event.decode("utf-8", "replace") if self._event else _DEFAULT_EVENT
