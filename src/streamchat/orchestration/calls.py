@@ -76,8 +76,7 @@ class StepCalls:
                 events.append(_result(call, settled or ToolOutcome("unknown")))
             else:
                 self._tasks[call.call_id] = self._task(call, tool)
-                if not on_asyncio():
-                    await anyio.lowlevel.checkpoint()  # trio starts tasks in any order
+                await _begun()
         return events
 
     def _task(self, call: ToolCallPart, tool: Tool) -> CallTask:
@@ -177,6 +176,13 @@ class StepCalls:
             for task in tasks:
                 if not task.task.done:
                     log.error("run %s: %s does not end; left to itself", self._context.run_id, task.task.name)
+
+
+async def _begun() -> None:
+    """On trio, which runs tasks in any order, let the one that was just spawned run to its first wait."""
+    if not on_asyncio():
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
 
 
 async def _wait(tasks: Iterable[CallTask], seconds: float) -> bool:
