@@ -174,6 +174,14 @@ async def test_closing_the_stream_in_the_middle_closes_the_response() -> None:
         await provider.hung_up()
 
 
+async def test_a_bare_break_closes_the_response_too() -> None:
+    step = Step("one two three", stall_after=1)
+    async with ScriptedProvider([step]) as provider, provider.client() as client:
+        async for _ in OpenAIChatModel(client, "gpt").stream(asking()):
+            break
+        await provider.hung_up()
+
+
 @pytest.mark.parametrize("stall_after", [0, 1], ids=["before the first token", "in mid-stream"])
 async def test_cancelling_the_consumer_closes_the_response(stall_after: int) -> None:
     stall = Stall()

@@ -43,7 +43,7 @@ class OpenAIModel:
         *,
         provider: str | None = None,
         retry: RetryPolicy | None = None,
-        first_token_timeout: float | None = 180.0,
+        first_token_timeout: float | None = 120.0,
         idle_timeout: float | None = 60.0,
         **options: Any,
     ) -> None:

@@ -39,7 +39,7 @@ class OpenAIResponsesModel(OpenAIModel):
         *,
         provider: str | None = None,
         retry: RetryPolicy | None = None,
-        first_token_timeout: float | None = 180.0,
+        first_token_timeout: float | None = 120.0,
         idle_timeout: float | None = 60.0,
         store: bool = False,
         keep_reasoning: bool = True,

@@ -54,7 +54,7 @@ class RetryPolicy:
     attempts: int = 4
     initial: float = 0.5
     maximum: float = 20.0
-    deadline: float = 60.0
+    deadline: float = 150.0
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.initial < 0 or self.maximum < 0 or self.deadline < 0:

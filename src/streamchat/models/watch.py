@@ -45,13 +45,18 @@ class Watch:
         before = task.cancelling()
         self._task = task
         try:
-            return await start()
-        except asyncio.CancelledError as error:
+            result = await start()
+        except BaseException as error:
+            # As asyncio.timeout does it: take back our own cancellation, and see whether there was another.
             if self.expired and task.uncancel() <= before:
                 raise TimeoutError from error
             raise
         finally:
             self._task = None
+        if self.expired:  # it came to a result all the same
+            self.expired = False
+            task.uncancel()
+        return result
 
     def close(self) -> None:
         """Disarm the timer."""
