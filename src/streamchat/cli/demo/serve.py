@@ -43,6 +43,7 @@ async def demo_chat(arguments: argparse.Namespace) -> AsyncGenerator[StreamChat,
             buffer=_buffer(arguments.db),
             instructions=_INSTRUCTIONS,
             allow_anonymous=True,
+            lease_ttl=5.0,  # a demo that was killed goes on soon after it is started again
         )
         yield await stack.enter_async_context(chat)
 
