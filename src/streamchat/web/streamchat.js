@@ -5,7 +5,7 @@
 /** The state of a run before its first event. */
 export function newState() {
   return { run_id: null, status: "queued", parts: [], steps: [], waits: [], usage: null, error: null,
-           cancelled: null, finish_reason: null, last_part: -1 };
+           cancelled: null, finish_reason: null, takeovers: 0, last_part: -1, events: 0, seq: 0 };
 }
 
 const TEXTS = { text_delta: "text", reasoning_delta: "reasoning", refusal_delta: "refusal" };
@@ -21,9 +21,14 @@ function place(state, part) {
 const callOf = (state, id) => state.parts.find((p) => p.type === "tool_call" && p.call_id === id) ?? {};
 const stepOf = (state, number) => {
   let step = state.steps.find((s) => s.step === number);
-  if (!step) state.steps.push((step = { step: number, model_completed: false, finished: false, resets: 0 }));
+  if (!step) {
+    step = { step: number, kind: "model", model_completed: false, finished: false, resets: 0 };
+    state.steps.push(step);
+  }
   return step;
 };
+
+const fieldsOf = ({ seq, at, ...fields }) => fields;
 
 function sum(a, b) {
   if (!a) return b;
@@ -37,23 +42,30 @@ const HANDLERS = {
   run_started(s, e) {
     for (const key of ["run_id", "conversation_id", "message_id", "parent_run_id", "model"]) s[key] = e[key] ?? null;
   },
-  run_resumed(s) { s.status = "running"; s.waits = []; },
-  step_started(s, e) { s.status = "running"; stepOf(s, e.step); },
+  run_resumed(s, e) {
+    s.status = "running";
+    s.waits = [];
+    if (e.reason === "takeover") s.takeovers += 1;
+  },
+  step_started(s, e) {
+    s.status = "running";
+    Object.assign(stepOf(s, e.step), { name: e.name, kind: e.kind });
+  },
   step_finished(s, e) {
     Object.assign(stepOf(s, e.step), { finished: true, duration: e.duration, time_to_first_token: e.time_to_first_token });
   },
-  source(s, e) { place(s, { ...e, type: "source" }); },
-  file(s, e) { place(s, { ...e, type: "file" }); },
+  source(s, e) { place(s, fieldsOf(e)); },
+  file(s, e) { place(s, fieldsOf(e)); },
   tool_call_delta(s, e) {
     const known = s.parts.find((p) => p.type === "tool_call" && p.call_id === e.call_id);
     const call = known ?? place(s, { part: e.part, step: e.step, type: "tool_call", call_id: e.call_id, name: "",
-                                     state: "streaming", arguments_text: "" });
+                                     executed_by: "server", state: "streaming",
+                                     attempts: 0, arguments_text: "" });
     if (e.name != null) call.name = e.name;
     call.arguments_text += e.arguments ?? "";
   },
   tool_call(s, e) {
-    const { type, seq, at, ...fields } = e;
-    place(s, { ...fields, type: "tool_call", state: "called" });
+    place(s, { executed_by: "server", ...fieldsOf(e), state: "called", attempts: 0 });
   },
   model_completed(s, e) {
     Object.assign(stepOf(s, e.step), { model_completed: true, finish_reason: e.finish_reason, usage: e.usage });
@@ -87,8 +99,8 @@ const HANDLERS = {
       job_id: e.job_id });
   },
   suspended(s, e) { s.status = "suspended"; s.waits = e.waits; },
-  error(s, e) { s.error = e; },
-  cancelled(s, e) { s.cancelled = e; },
+  error(s, e) { s.error = fieldsOf(e); },
+  cancelled(s, e) { s.cancelled = fieldsOf(e); },
   message_completed(s, e) {
     s.parts = (e.content ?? []).map((p) => ({ ...p }));
     s.finish_reason = e.finish_reason ?? null;
@@ -105,8 +117,19 @@ const HANDLERS = {
   },
 };
 
-/** Fold one event into the state, in place. Types that are not known change nothing. */
+function noteTime(state, event) {
+  state.events += 1;
+  if (event.seq == null) return;
+  state.seq = event.seq;
+  if (event.type === "run_started") state.started_at = event.at;
+  else if (event.type === "finalized") state.ended_at = event.at;
+  else if (state.first_token_at == null && (TEXTS[event.type] || event.type.startsWith("tool_call")))
+    state.first_token_at = event.at;
+}
+
+/** Fold one event into the state, in place. Types that are not known change nothing but the count. */
 export function apply(state, event) {
+  if (event.type !== "history_reset") noteTime(state, event);
   const kind = TEXTS[event.type];
   if (kind) {
     const part = state.parts.find((p) => p.part === event.part);
