@@ -12,6 +12,8 @@ EXTRAS := sqlite,aiohttp,client,testing,demo
 ARGS   ?=
 # What else is type-checked and linted, as far as it exists.
 CODE   := src tests $(wildcard benchmarks examples)
+# Tests that start no process and no server.
+FAST   := $(wildcard $(addprefix tests/,core tools orchestrator http wire project/test_modules.py project/test_repository.py))
 PYTEST ?= $(BIN)/python -m pytest -n auto --maxprocesses=4
 
 CONTENT := $(firstword $(shell { cat pyproject.toml; echo $(EXTRAS); } | cksum))
@@ -82,13 +84,13 @@ test: lint types imports
 test-all: $(DEV)
 	HYPOTHESIS_PROFILE=long $(PYTEST) -m "slow or hypothesis" --timeout 900 $(ARGS)
 
-# mypy keeps its cache between calls; pyright and whatever listens on a port are left to `make test`.
+# mypy keeps its cache between calls; pyright, and tests with many examples or processes, are left to `make test`.
 check-fast: $(DEV)
 	$(BIN)/ruff check --quiet $(CODE)
 	$(BIN)/ruff format --quiet --check $(CODE)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy $(CODE)
-	HYPOTHESIS_PROFILE=fast $(PYTEST) -q -m "not slow" tests/core tests/project $(ARGS)
+	$(PYTEST) -q -m "not slow and not hypothesis" $(FAST) $(ARGS)
 
 fmt: $(DEV)
 	$(BIN)/ruff check --fix $(CODE)
