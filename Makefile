@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 EXTRAS := sqlite,aiohttp,client,testing,demo
 ARGS   ?=
 # What else is type-checked and linted, as far as it exists.
-CODE   := src tests $(wildcard benchmarks examples)
+CODE   := src tests $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py examples/*.py))))
 # Tests that start no process and no server.
 FAST   := $(wildcard $(addprefix tests/,core tools orchestrator http wire project/test_modules.py project/test_repository.py))
 PYTEST ?= $(BIN)/python -m pytest -n auto --maxprocesses=4
