@@ -343,7 +343,7 @@ class MemoryEventBuffer:
     def _give_up(
         self, run: Run, status: RunStatus, now: int, *, wake_at: int | None, keep_slot: bool
     ) -> None:
-        run.status, run.owner, run.lease_until = status, None, None
+        run.status, run.owner, run.lease_until, run.updated_at = status, None, None, now
         run.queued_at = now if status == "queued" else None
         run.wake_at = wake_at if status == "suspended" else None
         over = status not in ("queued", "suspended")
@@ -364,7 +364,7 @@ class MemoryEventBuffer:
                 conversation.touch(self._now(), free=run_id)
                 leaf = next(reversed(conversation.messages), None)
                 conversation.record = replace(conversation.record, leaf_id=leaf)
-            state.drop(run)
+            state.drop(run, with_conversation=with_conversation)
             state.tombstones.add(("run", run_id))
             self._followers.notify((run_id,))
         return len(runs)

@@ -60,7 +60,7 @@ class Run:
             self.batch_seq = written[0].seq
             self.head_seq = written[-1].seq
             self.events += written
-        self.updated_at = now
+            self.updated_at = now
         return written
 
     def slice(self, after: int, until: int) -> list[StoredEvent]:
@@ -253,7 +253,7 @@ class MemoryState:
         elif run_id in self.runs:
             yield self.runs[run_id]
 
-    def drop(self, run: Run) -> None:
+    def drop(self, run: Run, *, with_conversation: bool = True) -> None:
         """Forget a run, its key, and its conversation if that has no other run."""
         del self.runs[run.new.run_id]
         self.active.pop(run.new.run_id, None)
@@ -263,7 +263,7 @@ class MemoryState:
             del self.by_slot[run.slot]
         conversation = self.conversations[run.new.conversation_id]
         del conversation.runs[run.number]
-        if not conversation.runs:
+        if with_conversation and not conversation.runs:
             self.drop_conversation(conversation)
 
     def drop_conversation(self, conversation: Conversation) -> None:

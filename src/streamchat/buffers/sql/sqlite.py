@@ -64,7 +64,7 @@ def warn_of_version(version: tuple[int, int, int]) -> None:
             f"connections that write and checkpoint at the same moment damage the database. "
             f"Use a Python with SQLite 3.51.3 or later, and keep backups",
             SQLiteVersionWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
 
 

@@ -1,0 +1,104 @@
+"""Behaviours of `delete`: what goes, whose lease is lost with it, and that ids are not taken again."""
+
+from __future__ import annotations
+
+from streamchat.buffers.base import Input
+from streamchat.errors import ConversationNotFound, InvalidInput, LeaseLost, RunNotFound
+from streamchat.principal import Principal
+from streamchat.testing.buffers.suite import Bench, behaviour, deltas, ending, message, refused
+
+__all__: list[str] = []
+
+
+@behaviour
+async def a_deleted_run_is_gone_and_its_holder_loses_the_lease(bench: Bench) -> None:
+    run = bench.new_run()
+    mine = message(run, run_id=run.run_id)
+    old = message(run)
+    await bench.buffer.create(run, [old, mine])
+    lease = await bench.claimed(run.run_id)
+    await bench.buffer.post(run.run_id, Input("cancel"))
+    assert await bench.buffer.delete(run_id=run.run_id) == 1
+    with refused(LeaseLost):
+        await bench.buffer.append(lease, deltas("late"))
+    with refused(LeaseLost):
+        await bench.buffer.renew(lease, bench.ttl)
+    for call in (bench.buffer.get, bench.buffer.read, bench.buffer.inputs):
+        with refused(RunNotFound):
+            await call(run.run_id)
+    with refused(RunNotFound):
+        await bench.buffer.post(run.run_id, Input("cancel"))
+    assert await bench.buffer.claim("worker-2", bench.ttl, run.run_id) is None
+    conversation = await bench.buffer.conversation(run.conversation_id)
+    assert (conversation.active_run_id, conversation.leaf_id) == (None, old.message_id)
+    assert [m.message_id for m in await bench.buffer.messages(run.conversation_id)] == [old.message_id]
+    with refused(InvalidInput):
+        await bench.buffer.create(bench.new_run(run_id=run.run_id))
+    with refused(InvalidInput):
+        await bench.buffer.create(run)
+    assert await bench.buffer.delete(run_id=run.run_id) == 0
+    await bench.created(conversation_id=run.conversation_id)
+
+
+@behaviour
+async def a_deleted_conversation_goes_with_all_that_is_in_it(bench: Bench) -> None:
+    lease = await bench.held()
+    home = (await bench.buffer.get(lease.run_id)).conversation_id
+    await bench.buffer.append(lease, ending(), then="over")
+    second = bench.new_run(conversation_id=home)
+    await bench.buffer.create(second, [message(second)])
+    neighbour = await bench.created()
+    assert await bench.buffer.delete(conversation_id=home) == 2
+    for run_id in (lease.run_id, second.run_id):
+        with refused(RunNotFound):
+            await bench.buffer.get(run_id)
+    with refused(ConversationNotFound):
+        await bench.buffer.conversation(home)
+    with refused(ConversationNotFound):
+        await bench.buffer.messages(home)
+    with refused(ConversationNotFound):
+        await bench.buffer.create(bench.new_run(conversation_id=home))
+    with refused(InvalidInput):
+        await bench.buffer.create(bench.new_run(run_id=second.run_id))
+    assert await bench.buffer.find(home) is None
+    assert await bench.buffer.delete(conversation_id=home) == 0
+    await bench.buffer.get(neighbour.run_id)
+
+
+@behaviour
+async def all_of_a_principal_can_be_deleted(bench: Bench) -> None:
+    ann, same_name = Principal("ann", "acme"), Principal("ann", "other")
+    mine = [await bench.created(principal=ann) for _ in range(3)]
+    theirs = [
+        await bench.created(principal=who) for who in (same_name, Principal("ann"), Principal("bob", "acme"))
+    ]
+    assert await bench.buffer.delete(owner="ann", tenant="acme") == 3
+    assert await bench.buffer.conversations("ann", "acme") == []
+    for run in mine:
+        with refused(RunNotFound):
+            await bench.buffer.get(run.run_id)
+    for run in theirs:
+        await bench.buffer.get(run.run_id)
+    assert await bench.buffer.delete(owner="ann") == 1
+    assert await bench.buffer.delete(owner="nobody") == 0
+
+
+@behaviour
+async def a_delete_names_exactly_one_thing(bench: Bench) -> None:
+    run = await bench.created()
+    with refused(InvalidInput):
+        await bench.buffer.delete()
+    with refused(InvalidInput):
+        await bench.buffer.delete(tenant="acme")
+    with refused(InvalidInput):
+        await bench.buffer.delete(run_id=run.run_id, conversation_id=run.conversation_id)
+    await bench.buffer.get(run.run_id)
+
+
+@behaviour
+async def a_follower_is_told_that_its_run_is_gone(bench: Bench) -> None:
+    run = await bench.created()
+    follower = await bench.buffer.follow(run.run_id)
+    await bench.buffer.delete(run_id=run.run_id)
+    assert await follower.wait(10)
+    await follower.close()

@@ -1,0 +1,36 @@
+"""Buffers under test: which ones (``--backends=memory,sqlite``), their clock, and how to open them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.buffers.backends import BACKENDS, Backend
+
+# The SQLite below may have the bug that it is warned of; test_sqlite.py checks the warning itself.
+pytest_warning = "ignore:SQLite .* has the WAL-reset bug"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backends",
+        default=",".join(BACKENDS),
+        help="buffers to test, separated by commas (where tests/buffers is on the command line)",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/buffers" in item.path.as_posix():
+            item.add_marker(pytest.mark.filterwarnings(pytest_warning))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--backends", default=",".join(BACKENDS)).split(",")
+        metafunc.parametrize("backend", [BACKENDS[name] for name in chosen], ids=chosen, indirect=True)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backend:
+    kind: type[Backend] = request.param
+    return kind(tmp_path_factory.mktemp("buffer"))
