@@ -1,4 +1,4 @@
-"""What the tests of `orchestrate()` share: logs with the borders of their batches, and what must hold of every log."""
+"""What the tests of `orchestrate()` share: logs with the borders of their batches, and what holds of each."""
 
 from __future__ import annotations
 

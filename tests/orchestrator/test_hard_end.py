@@ -58,7 +58,12 @@ class Bench:
             "pause": [Step("one two", error="connection", error_after=1)],
             "tool": [Step("Look:", calls=[Call("quick"), Call("work")])],
         }[place]
-        self.last = {"thinking": "status", "streaming": "text_delta", "pause": "status", "tool": "tool_result"}[place]
+        self.last = {
+            "thinking": "status",
+            "streaming": "text_delta",
+            "pause": "status",
+            "tool": "tool_result",
+        }[place]
         self.count = {"thinking": 1, "streaming": 2, "pause": 2, "tool": 1}[place]
         self.place = place
         self.model = Watched(ScriptedModel(steps))
@@ -158,7 +163,15 @@ async def test_an_anyio_timeout_around_the_loop_ends_it(place):
     bench.assert_clean()
 
 
-POINTS = ["run_started", "step_started", "text_delta", "tool_call_delta", "model_completed", "tool_started", "tool_result"]
+POINTS = [
+    "run_started",
+    "step_started",
+    "text_delta",
+    "tool_call_delta",
+    "model_completed",
+    "tool_started",
+    "tool_result",
+]
 
 
 @pytest.mark.parametrize("at", POINTS)

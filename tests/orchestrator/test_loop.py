@@ -12,6 +12,7 @@ from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import RunOptions
 from streamchat.orchestrator import orchestrate
 from streamchat.testing import Call, ScriptedModel, Step
+from streamchat.testing.scripted import ScriptedStep
 from streamchat.tools import ToolRegistry
 from tests.orchestrator.support import FAST, assert_whole, play, text_of
 
@@ -80,7 +81,7 @@ async def test_the_model_is_given_what_its_tools_said():
 
 
 async def test_text_before_a_tool_call_does_not_end_the_run():
-    steps = [Step("Let me look.", calls=[Call("weather", {"city": "Rome"})]), "Clear."]
+    steps: list[ScriptedStep] = [Step("Let me look.", calls=[Call("weather", {"city": "Rome"})]), "Clear."]
     with ScriptedModel(steps) as model:
         log = await play(model, tools=weather_tools())
     assert log.text == "Let me look.Clear."
@@ -174,9 +175,7 @@ async def test_call_ids_that_differ_in_case_only_count_as_the_same():
 
 @pytest.mark.parametrize("odd", ["", "a b", "ü", "x" * 200, "call_1_0"])
 async def test_a_provider_id_that_cannot_stand_in_the_log_is_replaced(odd):
-    result = ModelResult(
-        "tool_calls", calls=(called(arguments='{"city":"a"}', call_id=odd),)
-    )
+    result = ModelResult("tool_calls", calls=(called(arguments='{"city":"a"}', call_id=odd),))
     deltas = [CallDelta(0, 0, None, "weather", "")]
     log = await play(FixedModel([deltas, [result]], [[ModelResult("stop")]]), tools=weather_tools())
     call = log.of("tool_call")[0]
@@ -278,7 +277,9 @@ async def test_the_context_names_the_run():
     )
 
 
-@pytest.mark.parametrize("messages", [[{"role": "user"}, {"content": "x"}], [3], [{"role": "nobody", "content": ""}]])
+@pytest.mark.parametrize(
+    "messages", [[{"role": "user"}, {"content": "x"}], [3], [{"role": "nobody", "content": ""}]]
+)
 async def test_messages_that_are_none_are_refused_at_the_first_event(messages):
     with pytest.raises(InvalidInput):
         await anext(orchestrate(ScriptedModel.text("x"), messages))
@@ -287,7 +288,7 @@ async def test_messages_that_are_none_are_refused_at_the_first_event(messages):
 @pytest.mark.parametrize("option", ["requires_approval", "client_side", "deferred"])
 async def test_a_tool_that_needs_what_is_not_built_yet_is_refused(option):
     tools = ToolRegistry()
-    tools.add(lambda: None, name="x", **{option: True})
+    tools.add(lambda: None, name="x", **{option: True})  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match=option):
         await anext(orchestrate(ScriptedModel.text("x"), "hi", tools=tools))
 

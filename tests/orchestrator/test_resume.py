@@ -134,11 +134,16 @@ def check_tools(prefix: Sequence[StreamEvent], events: Sequence[StreamEvent], sh
 async def test_the_idempotency_key_is_that_of_the_run_whoever_goes_on():
     shop = Workshop()
     first = await play(
-        shop.model(), tools=shop.tools, context=RunContext(run_id="r1"), after_each=lambda log: len(log.of("tool_started")) == 3
+        shop.model(),
+        tools=shop.tools,
+        context=RunContext(run_id="r1"),
+        after_each=lambda log: len(log.of("tool_started")) == 3,
     )
     context = RunContext()  # told nothing: the log knows whose run it is
     log = await play(shop.model(), tools=shop.tools, context=context, history=first.events, options=FAST)
-    started = [e for e in [*first.events, *log.events] if isinstance(e, ToolStarted) and e.call_id == "call_1_1"]
+    started = [
+        e for e in [*first.events, *log.events] if isinstance(e, ToolStarted) and e.call_id == "call_1_1"
+    ]
     assert [event.attempt for event in started] == [1, 2]
     assert {event.idempotency_key for event in started} == {"r1:call_1_1"}
     assert shop.attempts[0] == ("call_1_1", 2)
@@ -147,7 +152,9 @@ async def test_the_idempotency_key_is_that_of_the_run_whoever_goes_on():
 
 async def test_what_became_unknown_is_told_to_the_model():
     shop = Workshop()
-    first = await play(shop.model(), tools=shop.tools, after_each=lambda log: len(log.of("tool_started")) == 3)
+    first = await play(
+        shop.model(), tools=shop.tools, after_each=lambda log: len(log.of("tool_started")) == 3
+    )
     log = await play(shop.model(), tools=shop.tools, history=first.events)
     assert log.results()["functions.pay:0"].outcome == "unknown"
     told = {m.call_id: m.content for m in shop.requests[-1].messages if m.role == "tool"}
@@ -172,7 +179,11 @@ async def test_reconcile_is_asked_what_became_of_a_call():
 
 @pytest.mark.parametrize(
     ("failure", "outcome"),
-    [(OutcomeUnknown("no idea"), "unknown"), (RuntimeError("x"), "unknown"), (ToolError("It failed."), "error")],
+    [
+        (OutcomeUnknown("no idea"), "unknown"),
+        (RuntimeError("x"), "unknown"),
+        (ToolError("It failed."), "error"),
+    ],
 )
 async def test_a_reconcile_that_does_not_know_leaves_the_call_unknown(failure, outcome):
     def ask(context: ToolContext) -> None:
@@ -289,7 +300,9 @@ async def test_parts_are_never_used_again_over_resets():
     history: list[StreamEvent] = []
     for _ in range(3):
         log = await play(
-            ScriptedModel([Step("a b", reasoning="r")]), history=history, after_each=lambda log: log.of("text_delta")
+            ScriptedModel([Step("a b", reasoning="r")]),
+            history=history,
+            after_each=lambda log: log.of("text_delta"),
         )
         history += log.events
     log = await play(ScriptedModel([Step("a b", reasoning="r")]), history=history)
@@ -301,7 +314,9 @@ async def test_parts_are_never_used_again_over_resets():
 async def test_a_provider_id_withdrawn_by_a_reset_may_be_used_again():
     step = Step("x", calls=[Call("look", {"n": 1}, id="functions.look:0")])
     shop = Workshop()
-    first = await play(ScriptedModel([step]), tools=shop.tools, after_each=lambda log: log.of("tool_call_delta"))
+    first = await play(
+        ScriptedModel([step]), tools=shop.tools, after_each=lambda log: log.of("tool_call_delta")
+    )
     log = await play(ScriptedModel([step, "Done."]), tools=shop.tools, history=first.events)
     assert log.of("tool_call")[0].call_id == "functions.look:0"
     assert_whole([*first.events, *log.events])
@@ -312,7 +327,9 @@ async def test_an_ending_that_is_half_there_is_finished(last):
     context = RunContext()
     if last == "cancelled":
         whole = await play(
-            ScriptedModel(["one two"]), context=context, after_each=lambda log: context.stop() if log.of("text_delta") else None
+            ScriptedModel(["one two"]),
+            context=context,
+            after_each=lambda log: context.stop() if log.of("text_delta") else None,
         )
     else:
         whole = await play(ScriptedModel([Step("one two", error="bad_request", error_after=1)]))
@@ -360,14 +377,20 @@ async def test_only_takeovers_count_for_that_limit():
         )
         history += log.events
     options = RunOptions(limits=Limits(max_takeovers=0))
-    log = await play(ScriptedModel(["x y"]), history=history, options=options, context=RunContext(resumed="handover"))
+    log = await play(
+        ScriptedModel(["x y"]), history=history, options=options, context=RunContext(resumed="handover")
+    )
     assert log.status == "success"
 
 
 async def test_what_providers_want_back_survives_a_takeover():
     signed = Call("look", {"n": 1}, extra={"extra_content": {"google": {"thought_signature": "s"}}})
     shop = Workshop()
-    first = await play(ScriptedModel([Step(calls=[signed])]), tools=shop.tools, after_each=lambda log: log.of("model_completed"))
+    first = await play(
+        ScriptedModel([Step(calls=[signed])]),
+        tools=shop.tools,
+        after_each=lambda log: log.of("model_completed"),
+    )
     model = ScriptedModel(["Done."])
     await play(model, tools=shop.tools, history=stored(first.events))
     (call,) = model.requests[0].messages[1].calls

@@ -1,4 +1,4 @@
-"""`context.stop()`: at every point and in every phase the run ends cleanly, and each call has exactly one result."""
+"""`context.stop()`: at every point and in every phase the run ends cleanly, each call with one result."""
 
 from __future__ import annotations
 
@@ -53,7 +53,13 @@ def ready_tools() -> ToolRegistry:
 
 
 def rich_steps() -> list[Step | str]:
-    calls = [Call("quick", {"n": 1}), Call("threaded"), Call("flaky"), Call("nope"), Call("quick", {"n": "x"})]
+    calls = [
+        Call("quick", {"n": 1}),
+        Call("threaded"),
+        Call("flaky"),
+        Call("nope"),
+        Call("quick", {"n": "x"}),
+    ]
     return [
         Step("Let me see.", reasoning="Hm", calls=calls),
         Step("So", error="connection", error_after=1),
@@ -66,7 +72,9 @@ async def stopped_at(point: int, batch: int) -> Log:
     """Stop before the event with the number ``point`` is asked for."""
     context, log = RunContext(), Log()
     model = ScriptedModel(rich_steps(), batch=batch)
-    async with aclosing(orchestrate(model, "hi", tools=ready_tools(), context=context, options=FAST)) as events:
+    async with aclosing(
+        orchestrate(model, "hi", tools=ready_tools(), context=context, options=FAST)
+    ) as events:
         while True:
             if len(log.events) == point:
                 context.stop("enough", by="me")
@@ -101,6 +109,7 @@ async def stop_when(
 ) -> Log:
     """Stop while the generator waits for what comes after ``reached``."""
     context, log, there = RunContext(), Log(), anyio.Event()
+    count = 0
 
     def look(log: Log) -> None:
         if reached(log):
@@ -113,7 +122,13 @@ async def stop_when(
 
             async def run() -> None:
                 await play(
-                    model, tools=tools, context=context, options=options, log=log, after_each=look, history=history
+                    model,
+                    tools=tools,
+                    context=context,
+                    options=options,
+                    log=log,
+                    after_each=look,
+                    history=history,
                 )
 
             group.start_soon(run)
@@ -177,7 +192,9 @@ async def test_stop_while_the_model_finishes_with_its_response():
                     yield batch
             await anyio.sleep_forever()
 
-    log = await stop_when(Lingering([Step("all of it", calls=[Call("quick")])]), seen("model_completed"), tools=ready_tools())
+    log = await stop_when(
+        Lingering([Step("all of it", calls=[Call("quick")])]), seen("model_completed"), tools=ready_tools()
+    )
     assert log.text == "all of it"
     assert log.outcomes() == ["cancelled"]
 
@@ -376,7 +393,9 @@ async def test_stop_after_a_start_was_handed_out_means_that_the_tool_never_runs(
         if log.events[-1].type == "tool_started":
             context.stop()
 
-    await play(ScriptedModel([Step(calls=[Call("work")])]), tools=tools, context=context, log=log, after_each=stop)
+    await play(
+        ScriptedModel([Step(calls=[Call("work")])]), tools=tools, context=context, log=log, after_each=stop
+    )
     assert (ran, log.outcomes()) == ([], ["cancelled"])
     assert_whole(log.events)
 
@@ -420,7 +439,9 @@ async def test_stop_while_an_idempotent_call_waits_for_the_earlier_attempt_to_en
     tools = ToolRegistry()
     tools.add(never, name="pay", description="d", idempotent=True, timeout=1000)
     now = int(time.time() * 1000)
-    log = await stop_when(ScriptedModel([]), seen("run_resumed"), tools=tools, history=stored(history, at=now))
+    log = await stop_when(
+        ScriptedModel([]), seen("run_resumed"), tools=tools, history=stored(history, at=now)
+    )
     assert (log.outcomes(), log.of("tool_started")) == (["unknown"], [])
 
 

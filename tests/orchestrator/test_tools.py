@@ -1,4 +1,4 @@
-"""Tools at work: side by side, in time, with progress, retries and failures; each call has exactly one result."""
+"""Tools at work: side by side, in time, with progress, retries and failures; one result for each call."""
 
 from __future__ import annotations
 
@@ -86,7 +86,10 @@ async def test_a_sequential_tool_runs_alone_and_in_its_turn():
     async def alone(name: str) -> None:
         await body(name)
 
-    calls = [Call(tool, {"name": name}) for tool, name in [("free", "a"), ("alone", "b"), ("alone", "c"), ("free", "d")]]
+    calls = [
+        Call(tool, {"name": name})
+        for tool, name in [("free", "a"), ("alone", "b"), ("alone", "c"), ("free", "d")]
+    ]
     log = await play(two_steps(*calls), tools=tools)
     assert order == ["+a", "-a", "+b", "-b", "+c", "-c", "+d", "-d"]
     assert_whole(log.events)
@@ -194,7 +197,7 @@ async def test_sync_tools_run_in_threads():
 
 
 async def test_only_an_idempotent_tool_is_tried_again_and_only_so_often():
-    tools, tries = ToolRegistry(), []
+    tools, tries, once_ran = ToolRegistry(), [], []
 
     @tools.tool(idempotent=True, retries=2, retry_wait=0.0)
     async def again(ctx: ToolContext) -> None:
@@ -203,14 +206,13 @@ async def test_only_an_idempotent_tool_is_tried_again_and_only_so_often():
 
     @tools.tool
     async def once() -> None:
-        tries.append("once")
+        once_ran.append(True)
         raise ToolError("no", retry=True)
 
     log = await play(two_steps(Call("again"), Call("once")), tools=tools)
-    assert tries.count("once") == 1
-    attempts = [entry for entry in tries if entry != "once"]
-    assert [attempt for attempt, _ in attempts] == [1, 2, 3]
-    assert len({key for _, key in attempts}) == 1
+    assert once_ran == [True]
+    assert [attempt for attempt, _ in tries] == [1, 2, 3]
+    assert len({key for _, key in tries}) == 1
     started = [event.attempt for event in log.of("tool_started") if event.call_id == "call_1_0"]
     assert started == [1, 2, 3]
     assert log.outcomes().count("error") == 2
@@ -294,7 +296,11 @@ async def test_what_is_said_of_a_call_before_its_start_or_after_its_result_is_dr
 
     tools = ToolRegistry()
     tools.add(lambda: "x", name="quick", description="d")
-    log = await play(two_steps(Call("quick")), tools=tools, options=RunOptions(hooks=Hooks(before_tool=early, after_tool=after)))
+    log = await play(
+        two_steps(Call("quick")),
+        tools=tools,
+        options=RunOptions(hooks=Hooks(before_tool=early, after_tool=after)),
+    )
     contexts[0].progress("late")
     contexts[0].emit("late")
     assert [event.message for event in log.of("tool_progress")] == ["during"]
@@ -308,9 +314,7 @@ async def test_a_tool_is_given_its_context():
     async def look(ctx: ToolContext) -> None:
         seen.append(ctx)
 
-    context = RunContext(
-        run_id="r", conversation_id="c", principal=Principal("u"), deps={"db": 1}, fence=7
-    )
+    context = RunContext(run_id="r", conversation_id="c", principal=Principal("u"), deps={"db": 1}, fence=7)
     await play(two_steps(Call("look", id="x")), tools=tools, context=context)
     (ctx,) = seen
     assert (ctx.run_id, ctx.conversation_id, ctx.call_id, ctx.job_id) == ("r", "c", "x", "r:x")

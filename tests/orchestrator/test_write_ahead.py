@@ -13,6 +13,7 @@ from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import RunOptions
 from streamchat.orchestrator import orchestrate
 from streamchat.testing import Call, ScriptedModel, Step
+from streamchat.testing.scripted import ScriptedStep
 from streamchat.tools import ToolError, ToolRegistry
 from tests.orchestrator.support import FAST, assert_whole, play, until_blocked
 
@@ -130,7 +131,11 @@ async def test_more_holds_together_what_is_stored_in_one_batch():
 async def test_a_log_that_ends_at_any_border_can_be_concluded():
     recorder = Recorder()
     calls = [call("note", "a"), call("threaded", "b"), call("nope", "c")]
-    steps = [Step("Hello you", reasoning="hm", calls=calls), Step("x", error="connection", error_after=1), "Done."]
+    steps: list[ScriptedStep] = [
+        Step("Hello you", reasoning="hm", calls=calls),
+        Step("x", error="connection", error_after=1),
+        "Done.",
+    ]
     log = await play(ScriptedModel(steps), tools=recorder.tools)
     assert log.status == "success"
     for border in log.borders:
@@ -157,7 +162,11 @@ async def test_nothing_is_done_between_the_events_of_one_batch():
 async def test_a_barrier_ends_what_may_be_asked_for_before_it_is_durable():
     """Between a start and the run of its tool stands an event border, for every start of a run."""
     recorder = Recorder()
-    steps = [Step(calls=[call("flaky", "a"), call("note", "b")]), Step(calls=[call("threaded", "c")]), "Done."]
+    steps: list[ScriptedStep] = [
+        Step(calls=[call("flaky", "a"), call("note", "b")]),
+        Step(calls=[call("threaded", "c")]),
+        "Done.",
+    ]
     ran_at: dict[int, int] = {}
 
     def note(log):
