@@ -76,7 +76,7 @@ types: $(DEV)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 imports: $(DEV)
-	$(BIN)/lint-imports --no-logo
+	$(BIN)/lint-imports --no-logo --no-cache
 
 test: lint types imports
 	$(PYTEST) -m "not slow" $(ARGS)
@@ -88,7 +88,7 @@ test-all: $(DEV)
 check-fast: $(DEV)
 	$(BIN)/ruff check --quiet $(CODE)
 	$(BIN)/ruff format --quiet --check $(CODE)
-	$(BIN)/lint-imports --no-logo
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy $(CODE)
 	$(PYTEST) -q -m "not slow and not hypothesis" $(FAST) $(ARGS)
 

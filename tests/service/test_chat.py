@@ -15,6 +15,7 @@ from streamchat import (
     RunContext,
     RunSummary,
     ServiceLimits,
+    StoredEvent,
     StreamChat,
     ToolContext,
     ToolRegistry,
@@ -42,7 +43,8 @@ ADA, BOB = Principal("ada"), Principal("bob")
 
 
 def service(buffer: EventBuffer, model: ScriptedModel, **more: Any) -> StreamChat:
-    return StreamChat(model=model, buffer=WatchedBuffer(buffer), **{"allow_anonymous": True, **more})
+    watched: Any = WatchedBuffer(buffer)
+    return StreamChat(model=model, buffer=watched, **{"allow_anonymous": True, **more})
 
 
 async def test_without_authorize_construction_fails_unless_anonymous_use_is_allowed() -> None:
@@ -57,10 +59,10 @@ async def test_a_service_that_is_not_open_says_so(buffer: EventBuffer) -> None:
 
 async def test_ask_gives_a_whole_legal_log_and_its_fold_is_the_answer(buffer: EventBuffer) -> None:
     async with service(buffer, ScriptedModel.text("Hello, how are you?")) as chat:
-        seen = [event async for event in chat.ask(None, "hi")]
-    assert check_log(event for event in seen if event.type != "history_reset") == "over"  # type: ignore[misc]
+        seen = [event async for event in chat.ask(None, "hi") if isinstance(event, StoredEvent)]
+    assert check_log(seen) == "over"
     assert fold(seen).text == "Hello, how are you?"
-    assert [event.seq for event in seen] == list(range(1, len(seen) + 1))  # type: ignore[union-attr]
+    assert [event.seq for event in seen] == list(range(1, len(seen) + 1))
 
 
 async def test_start_makes_message_placeholder_and_run_durable_before_it_answers(buffer: EventBuffer) -> None:
@@ -163,6 +165,23 @@ async def test_tools_find_the_principal_and_what_the_deps_factory_made(buffer: E
     async with service(buffer, model, tools=tools, deps=deps) as chat:
         answer = await chat.reply(None, "hi", ADA)
     assert seen == [(ADA, f"database of {answer.conversation_id}", 1)]
+
+
+async def test_a_run_whose_deps_cannot_be_made_ends_with_an_error_instead_of_being_tried_for_ever(
+    buffer: EventBuffer,
+) -> None:
+    def deps(context: RunContext) -> object:
+        raise RuntimeError("secret detail")
+
+    summaries: list[RunSummary] = []
+    model = ScriptedModel([])
+    async with service(buffer, model, deps=deps, on_run_finished=summaries.append) as chat:
+        answer = await chat.reply(None, "hi")
+        log = await log_of(chat, answer.run_id)
+    assert check_log(log) == "over"
+    assert answer.status == "error"
+    assert "secret" not in answer.state.model_dump_json()
+    assert [summary.outcome for summary in summaries] == ["error"]
 
 
 async def test_the_same_idempotency_key_gives_the_same_run_and_another_body_is_refused(

@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from streamchat.buffers.base import ConversationRecord, EventBuffer, RunRecord
+from streamchat.errors import ConversationNotFound, NotAuthorized, RunNotFound
 from streamchat.principal import Principal
 
-__all__ = ["Action", "Authorize", "Resource", "allowed", "owns"]
+__all__ = ["Action", "Authorize", "Gate", "Resource", "owns"]
 
 Action: TypeAlias = Literal["start", "read", "cancel", "list", "delete"]
 
@@ -35,11 +37,65 @@ def owns(principal: Principal | None, action: Action, resource: Resource) -> boo
     return resource.owner == principal.id and resource.tenant == principal.tenant
 
 
-async def allowed(
-    authorize: Authorize, principal: Principal | None, action: Action, resource: Resource
-) -> bool:
-    """Ask, and wait for the answer where it is async. Only True is a yes."""
-    answer = authorize(principal, action, resource)
-    if inspect.isawaitable(answer):
-        answer = await answer
-    return answer is True
+class Gate:
+    """Looks things up for a principal: what they may not have is not found."""
+
+    def __init__(self, buffer: EventBuffer, authorize: Authorize) -> None:
+        self._buffer = buffer
+        self._authorize = authorize
+
+    async def allows(self, principal: Principal | None, action: Action, resource: Resource) -> bool:
+        """Ask, and wait for the answer where it is async. Only True is a yes."""
+        answer = self._authorize(principal, action, resource)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        return answer is True
+
+    async def run(self, run_id: str, principal: Principal | None, action: Action) -> RunRecord:
+        """Return a run. Raises `RunNotFound`, `BufferUnavailable`."""
+        run = await self._buffer.get(run_id)
+        owner = run.principal.id if run.principal else None
+        tenant = run.principal.tenant if run.principal else None
+        resource = Resource(owner, tenant, run_id=run_id, conversation_id=run.conversation_id)
+        if not await self.allows(principal, action, resource):
+            raise RunNotFound(f"no run {run_id!r} for {principal!r}")
+        return run
+
+    async def conversation(
+        self, conversation_id: str, principal: Principal | None, action: Action
+    ) -> ConversationRecord:
+        """Return a conversation. Raises `ConversationNotFound`, `BufferUnavailable`."""
+        known = await self._buffer.conversation(conversation_id)
+        resource = Resource(known.owner, known.tenant, conversation_id=conversation_id)
+        if not await self.allows(principal, action, resource):
+            raise ConversationNotFound(f"no conversation {conversation_id!r} for {principal!r}")
+        return known
+
+    async def conversation_to_start_in(
+        self, conversation_id: str | None, principal: Principal | None
+    ) -> ConversationRecord | None:
+        """Return the conversation for a new run, None where it is to be made.
+
+        Raises `ConversationNotFound` for another's, `NotAuthorized` for who may make none.
+        """
+        if conversation_id is not None:
+            try:
+                return await self.conversation(conversation_id, principal, "start")
+            except ConversationNotFound:
+                if await self._is_known(conversation_id):
+                    raise
+        new = Resource(
+            principal.id if principal else None,
+            principal.tenant if principal else None,
+            conversation_id=conversation_id,
+        )
+        if not await self.allows(principal, "start", new):
+            raise NotAuthorized(f"{principal!r} may not start conversations")
+        return None
+
+    async def _is_known(self, conversation_id: str) -> bool:
+        try:
+            await self._buffer.conversation(conversation_id)
+        except ConversationNotFound:
+            return False
+        return True

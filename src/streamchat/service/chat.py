@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import os
 import socket
-import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from streamchat.buffers.base import (
-    Claim,
     ConversationRecord,
     EventBuffer,
     Input,
@@ -24,32 +21,28 @@ from streamchat.buffers.base import (
     RunRecord,
 )
 from streamchat.buffers.memory import MemoryEventBuffer
-from streamchat.core.conclude import conclude
 from streamchat.core.cursor import parse_cursor
 from streamchat.core.fold import Folder
 from streamchat.errors import (
     ConversationNotFound,
     InvalidInput,
-    LeaseLost,
-    NotAuthorized,
-    RunNotFound,
     RunOver,
     StreamChatError,
 )
-from streamchat.events import Cancelled, StoredEvent, StreamEvent
+from streamchat.events import StoredEvent
 from streamchat.models.base import Model
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import RunOptions
-from streamchat.orchestrator import orchestrate
 from streamchat.principal import Principal
-from streamchat.service.access import Action, Authorize, Resource, allowed, owns
-from streamchat.service.driver import Driver, DriverOptions, read_log
+from streamchat.service.access import Authorize, Gate, Resource, owns
+from streamchat.service.driver import DriverOptions, read_log
 from streamchat.service.hub import HistoryReset, Hub, Subscription
-from streamchat.service.request import RunRequest, user_content
+from streamchat.service.request import user_content
 from streamchat.service.starting import Instructions, PrepareMessages, Turn, TurnMaker
 from streamchat.service.status import RunStatus, Started
-from streamchat.service.summary import RunSummary, SummaryBuilder
+from streamchat.service.summary import RunSummary
 from streamchat.service.supervisor import Supervisor
+from streamchat.service.working import RunWorker
 from streamchat.tools import ToolRegistry
 
 __all__ = ["ServiceLimits", "StreamChat"]
@@ -127,7 +120,7 @@ class StreamChat:
         self.allow_anonymous = allow_anonymous
         self.worker = worker or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.hub = Hub(self.buffer)
-        self._authorize = authorize or owns
+        self._access = Gate(self.buffer, authorize or owns)
         self._turns = TurnMaker(
             self.buffer,
             model.name,
@@ -136,11 +129,19 @@ class StreamChat:
             prepare_messages,
             self.limits.max_history_messages,
         )
-        self._deps = deps
-        self._on_run_finished = on_run_finished
+        self._worker = RunWorker(
+            self.worker,
+            self.buffer,
+            self.hub,
+            model,
+            self.tools,
+            self.options,
+            DriverOptions(lease_ttl=lease_ttl),
+            deps=deps,
+            on_run_finished=on_run_finished,
+        )
         self._allow_system_message = allow_system_message
         self._streaming = streaming
-        self._driver_options = DriverOptions(lease_ttl=lease_ttl)
         self._supervisor: Supervisor | None = None
         self._opening = asyncio.Lock()
 
@@ -151,15 +152,16 @@ class StreamChat:
         async with self._opening:
             if self._supervisor is None:
                 await self.buffer.open()
+                lease_ttl = self._worker.driver_options.lease_ttl
                 self.hub.leaving = False
                 self._supervisor = Supervisor(
                     self.buffer,
                     self.worker,
-                    self._work,
-                    lease_ttl=self._driver_options.lease_ttl,
+                    self._worker.work,
+                    lease_ttl=lease_ttl,
                     max_runs=self.limits.max_runs,
                     max_queue=self.limits.max_queue,
-                    look_every=min(5.0, self._driver_options.lease_ttl / 2),
+                    look_every=min(5.0, lease_ttl / 2),
                 )
                 self._supervisor.start()
         return self
@@ -222,7 +224,12 @@ class StreamChat:
         if system_message is not None and not self._allow_system_message:
             raise InvalidInput("a system message is not taken from clients here", field="system_message")
         supervisor.check_room()
-        known = await self._conversation_for_start(conversation_id, principal)
+        if conversation_id is not None and not (conversation_id.isascii() and 0 < len(conversation_id) <= 64):
+            raise InvalidInput(
+                f"a conversation id has 1 to 64 ASCII characters, not {conversation_id[:80]!r}",
+                field="conversation_id",
+            )
+        known = await self._gate.conversation_to_start_in(conversation_id, principal)
         turn = Turn(parts, conversation_id, principal, idempotency_key, metadata, system_message, client_id)
         run, messages = await self._turns.make(turn, known)
         created = await self.buffer.create(run, messages)
@@ -231,30 +238,6 @@ class StreamChat:
         return Started(
             created.run.run_id, created.run.message_id, created.run.conversation_id, new=created.new
         )
-
-    async def _conversation_for_start(
-        self, conversation_id: str | None, principal: Principal | None
-    ) -> ConversationRecord | None:
-        """The conversation that a run is to be started in, or None for a new one."""
-        known = None
-        if conversation_id is not None:
-            if not conversation_id.isascii() or not 0 < len(conversation_id) <= 64:
-                raise InvalidInput(
-                    f"a conversation id has 1 to 64 ASCII characters, not {conversation_id[:80]!r}",
-                    field="conversation_id",
-                )
-            try:
-                known = await self.buffer.conversation(conversation_id)
-            except ConversationNotFound:
-                known = None
-        owner = known.owner if known else principal.id if principal else None
-        tenant = known.tenant if known else principal.tenant if principal else None
-        resource = Resource(owner, tenant, conversation_id=conversation_id)
-        if not await allowed(self._authorize, principal, "start", resource):
-            if known is None:
-                raise NotAuthorized(f"{principal!r} may not start conversations")
-            raise ConversationNotFound(f"no conversation {conversation_id!r}")
-        return known
 
     # Reading.
 
@@ -266,7 +249,7 @@ class StreamChat:
         Raises `CursorInvalid`, `RunNotFound` (also for another's run), `BufferUnavailable`.
         """
         cursor = None if after is None else parse_cursor(after)
-        await self._run(run_id, principal, "read")
+        await self._gate.run(run_id, principal, "read")
         return await self.hub.subscribe(run_id, cursor)
 
     async def ask(
@@ -304,7 +287,7 @@ class StreamChat:
 
     async def status(self, run_id: str, principal: Principal | None = None) -> RunStatus:
         """Return what the run's log amounts to. Raises `RunNotFound`."""
-        run = await self._run(run_id, principal, "read")
+        run = await self._gate.run(run_id, principal, "read")
         events = await read_log(self.buffer, run_id)
         folder = Folder()
         for event in events:
@@ -315,7 +298,7 @@ class StreamChat:
         self, run_id: str, principal: Principal | None = None, *, after: int = 0, limit: int = 100
     ) -> Page:
         """Return a page of the log: events with seq above ``after``. Raises `RunNotFound`."""
-        await self._run(run_id, principal, "read")
+        await self._gate.run(run_id, principal, "read")
         return await self.buffer.read(run_id, after, limit)
 
     async def history(
@@ -327,7 +310,7 @@ class StreamChat:
         limit: int = 100,
     ) -> list[MessageRecord]:
         """Return the messages behind the one named ``after``. Raises `ConversationNotFound`."""
-        await self._conversation(conversation_id, principal, "read")
+        await self._gate.conversation(conversation_id, principal, "read")
         return await self.buffer.messages(conversation_id, after=after, limit=limit)
 
     async def conversations(
@@ -337,7 +320,7 @@ class StreamChat:
         ``after``."""
         owner = principal.id if principal else None
         tenant = principal.tenant if principal else None
-        if not await allowed(self._authorize, principal, "list", Resource(owner, tenant)):
+        if not await self._gate.allows(principal, "list", Resource(owner, tenant)):
             return []
         return await self.buffer.conversations(owner, tenant, after=after, limit=limit)
 
@@ -345,7 +328,7 @@ class StreamChat:
         """Return the conversation's newest run that is not over; None also for an unknown or foreign
         conversation."""
         try:
-            await self._conversation(conversation_id, principal, "read")
+            await self._gate.conversation(conversation_id, principal, "read")
         except ConversationNotFound:
             return None
         return await self.buffer.find(conversation_id)
@@ -358,7 +341,7 @@ class StreamChat:
         """Ask the run to stop, wherever it is worked on. Idempotent, also after its end. Raises
         `RunNotFound`."""
         supervisor = self._opened()
-        await self._run(run_id, principal, "cancel")
+        await self._gate.run(run_id, principal, "cancel")
         posted = Input(
             "cancel", body={"reason": reason} if reason else {}, by=principal.id if principal else None
         )
@@ -369,42 +352,12 @@ class StreamChat:
         if supervisor.driven(run_id):
             supervisor.poke(run_id)
         else:
-            await self._conclude_unheld(run_id, posted)
+            await self._worker.cancel_unheld(run_id, posted)
 
-    async def _conclude_unheld(self, run_id: str, posted: Input) -> None:
-        """End a run that nobody holds, outside the concurrency bound: there is no work in it."""
-        claim = await self.buffer.claim(self.worker, self._driver_options.lease_ttl, run_id)
-        if claim is None:
-            return  # somebody holds it, and finds the cancel in the inbox
-        cancelled = Cancelled(by=posted.by, reason=posted.body.get("reason"))
-        driver = self._driver(claim, RunContext(run_id=run_id), SummaryBuilder(claim.run.created_at))
-        events = await read_log(self.buffer, run_id)
-        try:
-            await driver.conclude(conclude(events, cancelled, resumed="cancel", worker=self.worker))
-        except LeaseLost as error:
-            log.warning("run %s: somebody else took it before it could be ended: %s", run_id, error)
-
-    # What is asked before anything is shown.
-
-    async def _run(self, run_id: str, principal: Principal | None, action: Action) -> RunRecord:
+    @property
+    def _gate(self) -> Gate:
         self._opened()
-        run = await self.buffer.get(run_id)
-        owner = run.principal.id if run.principal else None
-        tenant = run.principal.tenant if run.principal else None
-        resource = Resource(owner, tenant, run_id=run_id, conversation_id=run.conversation_id)
-        if not await allowed(self._authorize, principal, action, resource):
-            raise RunNotFound(f"no run {run_id!r}")
-        return run
-
-    async def _conversation(
-        self, conversation_id: str, principal: Principal | None, action: Action
-    ) -> ConversationRecord:
-        self._opened()
-        known = await self.buffer.conversation(conversation_id)
-        resource = Resource(known.owner, known.tenant, conversation_id=conversation_id)
-        if not await allowed(self._authorize, principal, action, resource):
-            raise ConversationNotFound(f"no conversation {conversation_id!r}")
-        return known
+        return self._access
 
     def _opened(self) -> Supervisor:
         if self._supervisor is None:
@@ -412,85 +365,3 @@ class StreamChat:
                 "StreamChat is not open: use `async with chat:`, the adapter's lifespan, or await chat.open()"
             )
         return self._supervisor
-
-    # Working on runs.
-
-    def _driver(
-        self,
-        claim: Claim,
-        context: RunContext,
-        summary: SummaryBuilder,
-    ) -> Driver:
-        request = RunRequest.model_validate_json(claim.run.request)
-
-        def make_events(history: Sequence[StoredEvent]) -> AsyncGenerator[StreamEvent, None]:
-            return orchestrate(
-                self.model,
-                request.messages,
-                tools=self.tools,
-                context=context,
-                history=history,
-                options=self.options,
-            )
-
-        return Driver(
-            claim,
-            self.buffer,
-            context,
-            make_events,
-            self.hub.publish,
-            self._driver_options,
-            summary,
-            user_message_id=request.user_message_id,
-        )
-
-    async def _work(self, claim: Claim, register: Callable[[Driver], None]) -> None:
-        """Drive one claimed run to its end and tell what it came to."""
-        run = claim.run
-        context = RunContext(
-            run_id=run.run_id,
-            conversation_id=run.conversation_id,
-            message_id=run.message_id,
-            parent_run_id=run.parent_run_id,
-            principal=run.principal,
-            fence=claim.lease.fence,
-            worker=self.worker,
-            resumed="takeover" if claim.was == "running" else "handover",
-            age=max(0.0, time.time() - run.created_at / 1000),
-        )
-        if self._deps is not None:
-            deps = self._deps(context)
-            context.deps = await deps if inspect.isawaitable(deps) else deps
-        summary = SummaryBuilder(run.created_at)
-        summary.claimed_at = run.updated_at
-        driver = self._driver(claim, context, summary)
-        register(driver)
-        self.hub.feed(run.run_id, True)
-        try:
-            came_to = await driver.drive()
-        finally:
-            self.hub.feed(run.run_id, False)
-        await self._tell(came_to)
-
-    async def _tell(self, summary: RunSummary) -> None:
-        log.info(
-            "run %s: %s in %s s, first token %s s, %d steps, %d tools, %d events, %s tokens, %d retries%s",
-            summary.run_id,
-            summary.outcome,
-            summary.duration,
-            summary.first_token,
-            summary.steps,
-            summary.tool_calls,
-            summary.events,
-            summary.usage.total_tokens if summary.usage else "?",
-            summary.retries,
-            f", failed in {summary.failed_phase}: {summary.failed_code}" if summary.failed_phase else "",
-        )
-        if self._on_run_finished is None:
-            return
-        try:
-            answer = self._on_run_finished(summary)
-            if inspect.isawaitable(answer):
-                await answer
-        except Exception:
-            log.exception("run %s: on_run_finished raised", summary.run_id)

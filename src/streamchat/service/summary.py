@@ -42,6 +42,16 @@ class RunSummary:
     correlation_id: str | None = None
     worker: str | None = None
 
+    def line(self) -> str:
+        """Return the summary as one line for the log."""
+        tokens = self.usage.total_tokens if self.usage else "?"
+        failed = f", failed in {self.failed_phase}: {self.failed_code}" if self.failed_phase else ""
+        return (
+            f"run {self.run_id}: {self.outcome} in {self.duration} s, first token {self.first_token} s, "
+            f"{self.steps} steps, {self.tool_calls} tool calls, {self.events} events, {tokens} tokens, "
+            f"{self.retries} retries{failed}"
+        )
+
 
 class SummaryBuilder:
     """Counts what is appended; constant and small cost per event."""

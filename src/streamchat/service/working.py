@@ -1,0 +1,168 @@
+"""Working on claimed runs: from what is stored with a run to a driver at work, and what is told after."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
+
+from streamchat.buffers.base import Claim, EventBuffer, Input
+from streamchat.core.conclude import conclude
+from streamchat.errors import BufferUnavailable, LeaseLost
+from streamchat.events import Cancelled, ErrorEvent, StoredEvent, StreamEvent
+from streamchat.models.base import Model
+from streamchat.orchestration.context import RunContext
+from streamchat.orchestration.options import RunOptions
+from streamchat.orchestrator import orchestrate
+from streamchat.service.driver import Driver, DriverOptions, read_log
+from streamchat.service.hub import Hub
+from streamchat.service.request import RunRequest
+from streamchat.service.summary import RunSummary, SummaryBuilder
+from streamchat.tools import ToolRegistry
+
+__all__ = ["RunWorker"]
+
+log = logging.getLogger("streamchat.service")
+
+
+class RunWorker:
+    """What this process needs to work on runs, whoever created them."""
+
+    def __init__(
+        self,
+        name: str,
+        buffer: EventBuffer,
+        hub: Hub,
+        model: Model,
+        tools: ToolRegistry,
+        run_options: RunOptions,
+        driver_options: DriverOptions,
+        *,
+        deps: Callable[[RunContext], Any] | None,
+        on_run_finished: Callable[[RunSummary], Any] | None,
+    ) -> None:
+        self.name = name
+        self.driver_options = driver_options
+        self._buffer = buffer
+        self._hub = hub
+        self._model = model
+        self._tools = tools
+        self._run_options = run_options
+        self._deps = deps
+        self._on_run_finished = on_run_finished
+
+    async def work(self, claim: Claim, register: Callable[[Driver], None]) -> None:
+        """Drive one claimed run to its end, and tell what it came to.
+
+        A run that cannot even be begun (its stored request does not read, the deps factory raises) is
+        ended with an ``error``: left alone, it would be taken over for ever.
+        """
+        run = claim.run
+        context = self._context(claim)
+        summary = SummaryBuilder(run.created_at)
+        summary.claimed_at = run.updated_at
+        try:
+            request = RunRequest.model_validate_json(run.request)
+            if self._deps is not None:
+                deps = self._deps(context)
+                context.deps = await deps if inspect.isawaitable(deps) else deps
+        except Exception as error:
+            await self._give_up(claim, context, summary, error)
+            return
+        driver = self._driver(claim, context, summary, request)
+        register(driver)
+        self._hub.feed(run.run_id, True)
+        try:
+            came_to = await driver.drive()
+        finally:
+            self._hub.feed(run.run_id, False)
+        await self._tell(came_to)
+
+    def _context(self, claim: Claim) -> RunContext:
+        run = claim.run
+        return RunContext(
+            run_id=run.run_id,
+            conversation_id=run.conversation_id,
+            message_id=run.message_id,
+            parent_run_id=run.parent_run_id,
+            principal=run.principal,
+            fence=claim.lease.fence,
+            worker=self.name,
+            resumed="takeover" if claim.was == "running" else "handover",
+            age=max(0.0, time.time() - run.created_at / 1000),
+        )
+
+    def _driver(
+        self, claim: Claim, context: RunContext, summary: SummaryBuilder, request: RunRequest | None
+    ) -> Driver:
+        def make_events(history: Sequence[StoredEvent]) -> AsyncGenerator[StreamEvent, None]:
+            return orchestrate(
+                self._model,
+                request.messages if request is not None else (),
+                tools=self._tools,
+                context=context,
+                history=history,
+                options=self._run_options,
+            )
+
+        return Driver(
+            claim,
+            self._buffer,
+            context,
+            make_events,
+            self._hub.publish,
+            self.driver_options,
+            summary,
+            user_message_id=request.user_message_id if request is not None else None,
+        )
+
+    async def _give_up(
+        self, claim: Claim, context: RunContext, summary: SummaryBuilder, error: Exception
+    ) -> None:
+        run, correlation_id = claim.run, uuid.uuid4().hex
+        log.error("run %s: it cannot be begun (%s)", run.run_id, correlation_id, exc_info=error)
+        failure = ErrorEvent(
+            phase="orchestration",
+            code="internal_error",
+            message="The answer could not be begun.",
+            correlation_id=correlation_id,
+        )
+        events = conclude(
+            await read_log(self._buffer, run.run_id), failure, resumed=context.resumed, worker=self.name
+        )
+        await self._driver(claim, context, summary, None).conclude(events)
+        await self._tell(summary.build(run.run_id, run.conversation_id, "error", self.name))
+
+    async def cancel_unheld(self, run_id: str, posted: Input) -> None:
+        """End a run that nobody holds, outside the concurrency bound: there is no work in it.
+
+        Where somebody holds it, nothing is done: they find the cancel in the inbox.
+        """
+        claim = await self._buffer.claim(self.name, self.driver_options.lease_ttl, run_id)
+        if claim is None:
+            return
+        summary = SummaryBuilder(claim.run.created_at)
+        request = RunRequest.model_validate_json(claim.run.request)
+        driver = self._driver(claim, self._context(claim), summary, request)
+        cancelled = Cancelled(by=posted.by, reason=posted.body.get("reason"))
+        events = conclude(await read_log(self._buffer, run_id), cancelled, resumed="cancel", worker=self.name)
+        try:
+            await driver.conclude(events)
+        except (LeaseLost, BufferUnavailable) as error:
+            log.warning("run %s: it could not be ended here, whoever claims it will: %s", run_id, error)
+            return
+        await self._tell(summary.build(run_id, claim.run.conversation_id, "cancelled", self.name))
+
+    async def _tell(self, summary: RunSummary) -> None:
+        log.info("%s", summary.line())
+        if self._on_run_finished is None:
+            return
+        try:
+            answer = self._on_run_finished(summary)
+            if inspect.isawaitable(answer):
+                await answer
+        except Exception:
+            log.exception("run %s: on_run_finished raised", summary.run_id)
