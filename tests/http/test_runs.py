@@ -266,11 +266,11 @@ async def test_a_body_is_refused_while_it_is_read_not_after() -> None:
                 yield b" " * 100
 
         request = make_request("POST", "/runs", json={})
-        request.body = endless()
+        request.body = body = endless()
         response = await endpoints.handle(request)
         assert response.status == 413
         assert taken == 11
-        await request.body.aclose()
+        await body.aclose()
 
 
 async def test_a_body_that_says_it_is_too_large_is_not_read_at_all() -> None:

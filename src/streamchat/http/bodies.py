@@ -150,21 +150,24 @@ def parse_body(body: bytes, model: type[B]) -> B:
             position = "the body is empty"
         raise HTTPError(422, "invalid_json", f"The body is not valid JSON: {position}.", field="body")
     field = _field(first, from_json(body))
-    # pydantic's sentences quote the schema, never the value.
-    raise HTTPError(422, "invalid_input", f"{field}: {first['msg']}.", field=field)
+    # pydantic's sentences quote the schema, and at most a tag of what was sent.
+    raise HTTPError(422, "invalid_input", f"{field}: {first['msg'][:300]}.", field=field)
 
 
-def _field(error: ErrorDetails, value: Any) -> str:
+def _field(error: ErrorDetails, body: Any) -> str:
     """Return where in the body an error is: pydantic's location without the names of its own branches."""
     path: list[str] = []
+    value: Any = body
     for left, item in enumerate(error["loc"], 1 - len(error["loc"])):
-        inside = range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ()
+        inside: Any = (
+            range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ()
+        )
         if item in inside:
             value = value[item]
         elif left or error["type"] != "missing":
             continue  # the name of a branch
         path.append(str(item))
-    return ".".join(path) or "body"
+    return ".".join(path)[:200] or "body"
 
 
 def _wrong_type() -> HTTPError:

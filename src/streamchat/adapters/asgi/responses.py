@@ -27,6 +27,8 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 log = logging.getLogger("streamchat.http")
 
+_PIECE = 256 * 1024
+
 
 class ASGIResponse:
     """A response as an ASGI application, to be returned where a framework takes one, or awaited.
@@ -94,16 +96,16 @@ class _Sender:
         before = task.cancelling()
         watch = self._loop.create_task(_disconnect(self._receive), name="streamchat disconnect")
         watch.add_done_callback(self._leave)
-        loop, send = self._loop, self._send
+        send = self._send
         try:
             await send(start)
             async for block in stream:
-                self._since = loop.time()
-                self._writing = True
-                if self._timer is None:
-                    self._timer = loop.call_later(self._patience, self._check)
+                self._watch_write()
+                if len(block) > _PIECE:
+                    block = await self._send_pieces(block)
                 await send({"type": "http.response.body", "body": block, "more_body": True})
                 self._writing = False
+            self._watch_write()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except asyncio.CancelledError:
             if not self._leaving or task.uncancel() > before:
@@ -119,6 +121,21 @@ class _Sender:
                 await stream.aclose()
             finally:
                 await asyncio.wait({watch})
+
+    def _watch_write(self) -> None:
+        self._since = self._loop.time()
+        self._writing = True
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._patience, self._check)
+
+    async def _send_pieces(self, block: bytes) -> bytes:
+        """Send all but the last piece of a large block, so that a server holds no more than a piece of it."""
+        for at in range(0, len(block) - _PIECE, _PIECE):
+            await self._send(
+                {"type": "http.response.body", "body": block[at : at + _PIECE], "more_body": True}
+            )
+            self._since = self._loop.time()
+        return block[-(len(block) % _PIECE or _PIECE) :]
 
     def _check(self) -> None:
         """Is a write stuck? One timer looks after all writes, and is gone when there are none."""
