@@ -101,6 +101,32 @@ async def test_attaching_at_any_cursor_gives_exactly_what_follows_it(buffer: Eve
                 assert await drain(chat, answer.run_id, cursor) == whole[seen:]
 
 
+async def test_a_run_is_read_by_iterating_entering_or_awaiting(buffer: EventBuffer) -> None:
+    async with service(buffer, ScriptedModel.text("one two three")) as chat:
+        answer = await chat.reply(None, "hi")
+        whole = await drain(chat, answer.run_id)
+        assert [event async for event in chat.attach(answer.run_id)] == whole
+        assert [event async for event in chat.attach(answer.run_id, after=whole[2].id)] == whole[3:]
+        async with chat.attach(answer.run_id) as subscription:
+            assert await subscription.next() == whole
+        subscription = await chat.attach(answer.run_id)
+        assert await subscription.next() == whole
+        await subscription.close()
+
+
+async def test_readers_and_askers_are_told_when_the_process_shuts_down(buffer: EventBuffer) -> None:
+    stall = Stall()
+    model = ScriptedModel([Step("one two", stall_after=1, stall=stall)])
+    async with service(buffer, model) as chat:
+        replying = asyncio.ensure_future(chat.reply(None, "hi"))
+        await stall.reached()
+        await chat.drain(0)
+        with pytest.raises(Busy, match="shutting down"):
+            await replying
+        with pytest.raises(Busy, match="shutting down"):
+            await chat.start(None, "hi")
+
+
 async def test_a_malformed_cursor_is_refused_and_one_of_another_run_counts_as_none(
     buffer: EventBuffer,
 ) -> None:

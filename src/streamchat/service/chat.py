@@ -8,6 +8,7 @@ import os
 import socket
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -35,6 +36,7 @@ from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import RunOptions
 from streamchat.principal import Principal
 from streamchat.service.access import Authorize, Gate, Resource, owns
+from streamchat.service.attaching import Attachment
 from streamchat.service.driver import DriverOptions, read_log
 from streamchat.service.hub import HistoryReset, Hub, Subscription
 from streamchat.service.request import user_content
@@ -241,16 +243,18 @@ class StreamChat:
 
     # Reading.
 
-    async def attach(
-        self, run_id: str, after: str | None = None, principal: Principal | None = None
-    ) -> Subscription:
-        """Read a run from the cursor ``after`` (exclusive; None is the start); close what you get.
+    def attach(self, run_id: str, after: str | None = None, principal: Principal | None = None) -> Attachment:
+        """Read a run from the cursor ``after`` (exclusive; None is the start); see `Attachment` for how.
 
-        Raises `CursorInvalid`, `RunNotFound` (also for another's run), `BufferUnavailable`.
+        Using it raises `CursorInvalid`, `RunNotFound` (also for another's run), `BufferUnavailable`.
         """
-        cursor = None if after is None else parse_cursor(after)
-        await self._gate.run(run_id, principal, "read")
-        return await self.hub.subscribe(run_id, cursor)
+
+        async def subscribe() -> Subscription:
+            cursor = None if after is None else parse_cursor(after)
+            await self._gate.run(run_id, principal, "read")
+            return await self.hub.subscribe(run_id, cursor)
+
+        return Attachment(subscribe)
 
     async def ask(
         self,
@@ -259,16 +263,14 @@ class StreamChat:
         principal: Principal | None = None,
         **options: Any,
     ) -> AsyncGenerator[StoredEvent | HistoryReset, None]:
-        """`start` a run and yield what it brings until it is over; leaving early does not end the run."""
+        """`start` a run and yield what it brings until it is over; leaving early does not end the run.
+
+        Raises what `start` raises, and `Busy` when this process shuts down before the end.
+        """
         started = await self.start(conversation_id, message, principal, **options)
-        async with await self.attach(started.run_id, principal=principal) as subscription:
-            while not subscription.finished:
-                got = await subscription.next()
-                if isinstance(got, HistoryReset):
-                    yield got
-                else:
-                    for event in got or ():
-                        yield event
+        async with aclosing(self.attach(started.run_id, principal=principal).events()) as events:
+            async for event in events:
+                yield event
 
     async def reply(
         self,
@@ -277,12 +279,15 @@ class StreamChat:
         principal: Principal | None = None,
         **options: Any,
     ) -> RunStatus:
-        """`start` a run and wait for its end, or until it is suspended; return its status with the whole
-        answer."""
+        """`start` a run and wait for its end, or until it is suspended; return its status with the answer.
+
+        Raises what `start` raises, and `Busy` when this process shuts down before the end.
+        """
         started = await self.start(conversation_id, message, principal, **options)
-        async with await self.attach(started.run_id, principal=principal) as subscription:
-            while not (subscription.finished or subscription.suspended):
-                await subscription.next()
+        async with aclosing(self.attach(started.run_id, principal=principal).events()) as events:
+            async for event in events:
+                if event.type == "suspended":
+                    break
         return await self.status(started.run_id, principal)
 
     async def status(self, run_id: str, principal: Principal | None = None) -> RunStatus:
