@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationError
 from pydantic_core import ErrorDetails, from_json
@@ -157,13 +157,13 @@ def parse_body(body: bytes, model: type[B]) -> B:
 def _field(error: ErrorDetails, body: Any) -> str:
     """Return where in the body an error is: pydantic's location without the names of its own branches."""
     path: list[str] = []
-    value: Any = body
+    value = body
     for left, item in enumerate(error["loc"], 1 - len(error["loc"])):
         inside: Any = (
             range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ()
         )
         if item in inside:
-            value = value[item]
+            value = cast(Any, value)[item]
         elif left or error["type"] != "missing":
             continue  # the name of a branch
         path.append(str(item))
