@@ -241,6 +241,16 @@ async def test_calls_decide_the_finish_reason(claimed: str) -> None:
         assert (await ask(OpenAIChatModel(client, "gpt"))).result.finish_reason == "tool_calls"
 
 
+async def test_azures_client_is_used_with_its_own_paths() -> None:
+    async with ScriptedProvider(["ok"]) as provider:
+        azure = openai.AsyncAzureOpenAI(
+            azure_endpoint=provider.base_url.removesuffix("/v1"), api_key="x", api_version="2026-01-01"
+        )
+        async with azure as client:
+            assert (await ask(OpenAIChatModel(client, "gpt-4o"))).text() == "ok"
+    assert provider.requests[0].path == "/openai/deployments/gpt-4o/chat/completions"
+
+
 async def test_no_usage_told_is_no_usage() -> None:
     async with ScriptedProvider([Step("ok", usage=False)]) as provider, provider.client() as client:
         assert (await ask(OpenAIChatModel(client, "gpt"))).result.usage is None

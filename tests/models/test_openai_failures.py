@@ -293,6 +293,16 @@ async def test_an_error_objects_words_decide_whether_to_ask_again(
     assert (heard.failure.code, heard.failure.retryable) == (code, retryable)
 
 
+async def test_an_error_object_counts_even_if_the_connection_breaks_behind_it() -> None:
+    body = b'data: {"error": {"message": "no money", "code": "insufficient_quota"}}\n\n'
+    async with (
+        ScriptedProvider([Reply(body=body, cut_at=len(body), cut="reset")]) as provider,
+        provider.client() as client,
+    ):
+        heard = await ask(OpenAIChatModel(client, "gpt"))
+    assert (heard.failure.code, heard.failure.retryable) == ("provider_error", False)
+
+
 async def test_an_error_with_status_200_and_no_stream_is_an_error() -> None:
     reply = Reply(json={"error": {"message": "no such deployment"}})
     async with ScriptedProvider([reply]) as provider, provider.client() as client:
@@ -372,6 +382,18 @@ async def test_silence_after_the_finish_reason_is_no_failure() -> None:
     async with ScriptedProvider([reply]) as provider, provider.client() as client:
         heard = await ask(OpenAIChatModel(client, "gpt", idle_timeout=0.1))
     assert heard.result.finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(TimeoutError(), "timeout"), (ConnectionError(), "connection"), (httpx2.ReadError(""), "connection")],
+)
+async def test_a_function_client_that_cannot_connect_is_asked_again(error: Exception, code: str) -> None:
+    def client(**request: Any) -> Any:
+        raise error
+
+    heard = await ask(OpenAIChatModel(client, "gpt", retry=AT_ONCE))
+    assert [notice.code for notice in heard.notices] == [code] * 2
 
 
 async def test_an_error_of_a_function_client_is_a_model_error_with_its_cause() -> None:

@@ -142,8 +142,7 @@ class Answer:
         self._blocks_until_task = 0
 
     async def start(self, send: Callable[[], Awaitable[Source]]) -> list[Delta]:
-        """Send the request; return the first batch, which is empty only if the stream ended without any
-        deltas.
+        """Send the request; return the first batch, empty only if the stream ended without any deltas.
 
         Raises `ModelError` when there is no such batch; the response is closed then, as it is when cancelled.
         """
@@ -214,16 +213,15 @@ class Answer:
                 deltas = self._source.feed(reader, self._blocks)
                 self._blocks.clear()
                 self._taken.set()
-                if reader.frames != frames and self._spoken:
+                if reader.frames != frames and (self._spoken or accumulator.ended):
                     since = monotonic()
-                self.over = (
-                    accumulator.done or accumulator.error is not None or (self._whole and accumulator.ended)
-                )
+                if accumulator.done or accumulator.error is not None or (self._whole and accumulator.ended):
+                    self.over = True
+                    self._failure = self._ending(None)  # what breaks behind it is of no interest
             else:
                 deltas = reader.close()
                 self.over = True
-            if self.over:
-                self._failure = self._ending()
+                self._failure = self._ending(self._broken)
             if deltas or self.over:
                 self._spoken = True
                 return deltas
@@ -308,14 +306,13 @@ class Answer:
             retryable=True,
         )
 
-    def _ending(self) -> ModelError | None:
-        """What is wrong with the stream, now that it is over: a broken connection is nothing after the
-        finish.
-        """
+    def _ending(self, broken: ModelError | None) -> ModelError | None:
+        """What is wrong with the stream, now that it is over; ``broken`` says how its connection ended."""
         accumulator = self._reader.accumulator
         detail = accumulator.error_detail
-        if self._broken is not None and (accumulator.error is not None or not accumulator.ended):
-            return self._broken
+        # Once the finish has come, a broken connection takes nothing away but the usage.
+        if broken is not None and (accumulator.error is not None or not accumulator.ended):
+            return broken
         if accumulator.error is not None:
             if isinstance(detail, str):
                 text = f"the stream reported a failure, or holds what is not JSON: {detail[:200]!r}"

@@ -1,5 +1,4 @@
-"""The seam to where tokens come from: a `Model` turns a `ModelRequest` into batches of deltas and one
-`ModelResult`.
+"""The seam to where tokens come from: a `Model` turns a request into batches of deltas and one result.
 
 A model yields *lists*: all that one read of the network brought, so that a burst of chunks costs one
 hand-over. It retries by itself while nothing was yielded that a reader could have seen; after that it raises
@@ -66,9 +65,7 @@ class ModelRetry(NamedTuple):
 
 
 class FinishedContent(NamedTuple):
-    """A content part as it finally stands; ``replaced`` is True where ``text`` differs from its joined
-    deltas.
-    """
+    """A content part as it finally stands; ``replaced`` where ``text`` is not what its deltas joined are."""
 
     part: int
     kind: str

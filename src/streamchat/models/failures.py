@@ -1,6 +1,4 @@
-"""From what providers, the SDK and transports raise or send to `ModelError`: its code, and whether to ask
-again.
-"""
+"""From what providers, the SDK and transports raise or send to `ModelError`, its code and its cause."""
 
 from __future__ import annotations
 
@@ -47,9 +45,7 @@ _QUOTED = 500
 
 
 def request_failure(error: Exception) -> ModelError:
-    """What an exception from sending a request and waiting for the response's head comes to; set as its
-    cause.
-    """
+    """What an exception from sending a request and waiting for the response comes to; it is the cause."""
     if isinstance(error, openai.APIStatusError):
         failure = _status_failure(error)
     elif isinstance(error, openai.APITimeoutError):
@@ -61,6 +57,8 @@ def request_failure(error: Exception) -> ModelError:
         )
     elif isinstance(error, openai.APIError):
         failure = error_object(error.body if error.body is not None else str(error))
+    elif _kinds(error) & {"OSError", "TransportError"}:  # of a client that is not the SDK's
+        return transport_failure(error)
     else:
         failure = ModelError(f"the request could not be sent: {type(error).__name__}: {error}")
     failure.__cause__ = error
@@ -68,7 +66,7 @@ def request_failure(error: Exception) -> ModelError:
 
 
 def transport_failure(error: Exception) -> ModelError:
-    """What an exception from reading a response's body comes to; set as its cause.
+    """What an exception from reading a response's body comes to; it is the cause.
 
     None of these is an openai error: the SDK hands out the transport's own (httpx2's, or the older httpx's,
     aiohttp's where its transport does not translate, ssl's), so any exception that reading raises is the
@@ -79,9 +77,7 @@ def transport_failure(error: Exception) -> ModelError:
     if isinstance(error, openai.APIError):
         return request_failure(error)
     # By name: httpx and httpx2 have one each, and neither is a dependency of this package.
-    timed_out = isinstance(error, TimeoutError) or any(
-        kind.__name__ == "TimeoutException" for kind in type(error).__mro__
-    )
+    timed_out = bool(_kinds(error) & {"TimeoutError", "TimeoutException"})
     failure = ModelError(
         f"the provider's stream broke off: {type(error).__name__}: {error}",
         code="timeout" if timed_out else "connection",
@@ -89,6 +85,10 @@ def transport_failure(error: Exception) -> ModelError:
     )
     failure.__cause__ = error
     return failure
+
+
+def _kinds(error: Exception) -> set[str]:
+    return {kind.__name__ for kind in type(error).__mro__}
 
 
 def error_object(detail: Any) -> ModelError:
@@ -118,10 +118,10 @@ def message_of(detail: Any) -> str:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """How many seconds a response asks to wait: ``retry-after-ms``, or ``Retry-After`` in seconds or as an
-    HTTP date.
+    """How many seconds a response asks to wait, in any of the forms in use.
 
-    None where it asks for nothing, or for something that is no time (RFC 9110, section 10.2.3).
+    ``retry-after-ms`` is looked at first, then ``Retry-After`` in seconds or as an HTTP date. None where it
+    asks for nothing, or for something that is no time (RFC 9110, section 10.2.3).
     """
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         text = headers.get(name)

@@ -12,9 +12,7 @@ __all__ = ["FallbackModel", "unless_bad_request"]
 
 
 def unless_bad_request(error: ModelError) -> bool:
-    """Whether another model is asked after this error: after any but ``bad_request``, which it would refuse
-    too.
-    """
+    """Another model is asked after any error but ``bad_request``, which it would refuse as well."""
     return error.code != "bad_request"
 
 

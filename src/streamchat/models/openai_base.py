@@ -1,6 +1,4 @@
-"""What the two OpenAI models share: the application's client, retries, timeouts, and what a server refused
-before.
-"""
+"""What the two OpenAI models share: the client, retries, timeouts, and what a server refused before."""
 
 from __future__ import annotations
 
@@ -68,8 +66,7 @@ class OpenAIModel:
         return self._provider
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelOutput], None]:
-        """Ask the model; yields a list for each block that was read, the last item of the last being the
-        result.
+        """Ask the model; yields a list for all that was read at once, the result last of all.
 
         Raises `ModelError` as the `Model` protocol says, and `InvalidInput` for options that cannot be
         served. Closed or cancelled, the response is closed before this returns.
@@ -113,9 +110,7 @@ class OpenAIModel:
         raise NotImplementedError
 
     def _relent(self, body: dict[str, Any], complaint: str, known: set[str]) -> dict[str, Any] | None:
-        """The body without what a server just refused, to be sent once more; what it was is put into
-        ``known``.
-        """
+        """The body without what a server just refused, which is put into ``known``; None if nothing was."""
         raise NotImplementedError
 
     def _without(self, body: dict[str, Any], known: set[str]) -> dict[str, Any]:
@@ -161,9 +156,7 @@ class OpenAIModel:
         return ByteSource(await manager.__aenter__())
 
     async def _chunks(self, body: dict[str, Any]) -> Any:
-        """The stream of a client that is not the SDK's, or of a function that takes the request as its
-        arguments.
-        """
+        """The stream of a client that is not the SDK's, or of a function of the request's fields."""
         try:
             create: Callable[..., Any] = self._method(self._client).create
         except AttributeError:

@@ -1,6 +1,4 @@
-"""The pytest plugin: fixtures for tests of applications; pytest loads it by itself where streamchat is
-installed.
-"""
+"""The pytest plugin: fixtures for tests of applications; pytest finds it where streamchat is installed."""
 
 from __future__ import annotations
 
@@ -45,9 +43,7 @@ def scripted_model() -> Iterator[MakeScriptedModel]:
 
 @pytest.fixture
 def scripted_provider() -> Iterator[ScriptedProvider]:
-    """A `ScriptedProvider` over HTTP, in a thread; fill it with ``add``. The test fails if it was not used
-    up.
-    """
+    """A `ScriptedProvider` in a thread, filled with ``add``; the test fails if it was not used up."""
     from streamchat.testing.provider import ScriptedProvider
 
     with ScriptedProvider() as provider:

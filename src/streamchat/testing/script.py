@@ -1,5 +1,4 @@
-"""What a scripted model or a scripted provider says: steps, calls, and the stalls and failures between
-chunks.
+"""What a scripted model or provider says: steps, calls, and the stalls and failures between chunks.
 
 A `Step` is one model answer. It is cut into *pieces*, each of which becomes one chunk of a stream; all counts
 (``error_after``, ``cut_after``, ``stall_after``) are numbers of pieces, so one script means the same to

@@ -1,6 +1,4 @@
-"""A model that answers from a script, in process: what it says goes through the accumulator that real answers
-take.
-"""
+"""A model that answers from a script, in process, by way of the accumulator that real answers take."""
 
 from __future__ import annotations
 

@@ -23,8 +23,9 @@ _STATUS_TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
 @dataclass(frozen=True, slots=True)
 class ProviderRequest:
-    """A request as the provider received it; ``connection`` numbers the connections from 1, ``number`` the
-    requests.
+    """A request as the provider received it.
+
+    ``number`` counts the requests from 1, ``connection`` the connections; names of ``headers`` are lowercase.
     """
 
     number: int
@@ -82,8 +83,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Bytes to send; before them, ``stall`` is awaited (``still``: for ever); after them, ``cut`` ends the
-    body.
+    """Bytes to send.
+
+    Before them ``stall`` is awaited (``still``: for ever), after them ``cut`` ends the body.
     """
 
     data: bytes = b""

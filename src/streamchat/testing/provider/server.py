@@ -44,11 +44,8 @@ step.
 
 ReplyFunction: TypeAlias = "Callable[[ProviderRequest], Answer | Awaitable[Answer]]"
 
-_APIS: dict[str, Api] = {
-    "/v1/chat/completions": "chat",
-    "/v1/responses": "responses",
-    "/v1/models": "models",
-}
+# By the end of the path: Azure and gateways have others before it.
+_APIS: dict[str, Api] = {"/chat/completions": "chat", "/responses": "responses", "/models": "models"}
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
 
 
@@ -112,9 +109,7 @@ class ScriptedProvider:
         self._script += answers
 
     def assert_used_up(self) -> None:
-        """Raise `ScriptExhausted` unless each answer was asked for, and no request was refused for its
-        history.
-        """
+        """Raise `ScriptExhausted` unless each answer was asked for, and each request could be answered."""
         left = len(self._script) - self._answered
         if self.problems or (self._function is None and not self._repeat and left > 0):
             unused = [f"{left} of {len(self._script)} answers were never asked for"] if left > 0 else []
@@ -241,7 +236,7 @@ class ScriptedProvider:
             path=path,
             headers=headers,
             body=decode_json(data) if data else None,
-            api=_APIS.get(path, "other"),
+            api=next((api for end, api in _APIS.items() if path.endswith(end)), "other"),
         )
         self.requests.append(request)
         return request
