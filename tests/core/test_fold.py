@@ -225,6 +225,23 @@ def test_a_reset_withdraws_parts_and_calls_of_its_step_alone() -> None:
     ]
 
 
+def test_a_call_id_that_a_reset_freed_begins_a_new_call() -> None:
+    log = [*with_job("a", 0), step(2), call_delta("b", 1, "{old", 2), reset(2), call_delta("b", 2, "{new", 2)]
+    old, new = fold(log).parts
+    assert isinstance(new, ToolCallPart)
+    assert (new.part, new.call_id, new.arguments_text) == (2, "b", "{new")
+    (done, _) = fold([*log, job()]).parts
+    assert isinstance(old, ToolCallPart)
+    assert isinstance(done, ToolCallPart)
+    assert (old.state, done.state) == ("deferred", "done")
+
+
+def test_the_message_brings_the_usage_where_the_steps_were_trimmed() -> None:
+    usage = Usage(input_tokens=5)
+    assert fold([MessageCompleted(usage=usage)]).usage == usage
+    assert fold([completed(usage=usage), MessageCompleted()]).usage == usage
+
+
 def test_model_completed_replaces_text_where_it_differs() -> None:
     log: list[StreamEvent] = [STARTED, step(), text(0, "Helo"), text(1, "kept"), text(2, "not named")]
     log.append(completed(parts=(FinishedPart(part=0, text="Hello"), FinishedPart(part=1))))
