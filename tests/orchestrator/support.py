@@ -15,7 +15,7 @@ import pytest
 from streamchat.core.conclude import conclude
 from streamchat.core.fold import Folder, fold
 from streamchat.core.history import messages_of_content, private_of
-from streamchat.core.lifecycle import check_log
+from streamchat.core.lifecycle import BARRIERS, check_log
 from streamchat.events import (
     MessageCompleted,
     StoredEvent,
@@ -46,6 +46,12 @@ class Log:
 
     events: list[StreamEvent] = field(default_factory=list)
     borders: list[int] = field(default_factory=list)
+
+    def end_batch(self) -> None:
+        batch = self.events[self.borders[-1] if self.borders else 0 :]
+        barriers = [event.type in BARRIERS for event in batch]
+        assert barriers[-1] or not any(barriers), "a batch that holds a barrier ends with one"
+        self.borders.append(len(self.events))
 
     def types(self, *wanted: str) -> list[str]:
         return [event.type for event in self.events if not wanted or event.type in wanted]
@@ -90,7 +96,7 @@ async def play(
         async for event in events:
             log.events.append(event)
             if not context.more:
-                log.borders.append(len(log.events))
+                log.end_batch()
             if after_each is not None and after_each(log):
                 break
     return log

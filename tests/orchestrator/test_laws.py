@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamchat.core.fold import fold
@@ -21,6 +21,9 @@ from streamchat.orchestration.options import Limits, RunOptions
 from streamchat.testing import Call, ScriptedModel, Step
 from streamchat.tools import ToolContext, ToolError, ToolRegistry
 from tests.orchestrator.support import Log, assert_concluded, assert_whole, play, standing_calls, stored
+
+# Each example is a whole run or several.
+some = settings(max_examples=settings.default.max_examples // 2)
 
 TOOLS = ["once", "again", "thread", "boom", "chatty", "unknown", "wrong"]
 IDS = [None, "functions.x:0", "CALL", "call", "call_1_0", "a b"]
@@ -185,6 +188,7 @@ async def run_whole(script: Script, result: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@some
 @given(script=scripts())
 def test_a_run_is_legal_and_over_and_says_what_the_script_says(backend, script):
     anyio.run(run_whole, script, {}, backend=backend)
@@ -204,6 +208,7 @@ async def run_stopped(script: Script, point: int) -> None:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@some
 @given(script=scripts(), point=st.integers(1, 60))
 def test_a_run_that_is_stopped_anywhere_is_legal_and_over(backend, script, point):
     anyio.run(run_stopped, script, point, backend=backend)
@@ -258,6 +263,7 @@ def kept_after_crash(log: Log, lost: int) -> int:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@some
 @given(script=scripts(), crashes=st.lists(st.tuples(st.integers(0, 25), st.integers(0, 3)), max_size=4))
 def test_a_tool_starts_at_most_once_over_any_crashes_and_the_run_still_succeeds(backend, script, crashes):
     anyio.run(run_crashing, script, crashes, backend=backend)
@@ -281,6 +287,7 @@ async def run_shuffled(script: Script, most: int) -> None:
     assert peak <= most + sum(1 for turn in script.turns for tool, _ in turn.calls if tool == "again")
 
 
+@some
 @given(script=scripts(), most=st.integers(1, 3))
 def test_permits_bound_what_runs_at_once(script, most):
     anyio.run(partial(run_shuffled, script, most))

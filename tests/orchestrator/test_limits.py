@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import anyio
 import pytest
 
 from streamchat.messages import Usage
+from streamchat.orchestration import limits
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import Hooks, Limits, RunOptions
 from streamchat.orchestrator import orchestrate
@@ -34,8 +36,8 @@ def tools() -> ToolRegistry:
     return registry
 
 
-def options(**limits: object) -> RunOptions:
-    return RunOptions(limits=Limits(**limits), grace=0.2, restart_delay=0.0)  # type: ignore[arg-type]
+def options(**most: object) -> RunOptions:
+    return RunOptions(limits=Limits(**most), grace=0.2, restart_delay=0.0)  # type: ignore[arg-type]
 
 
 def endless() -> ScriptedModel:
@@ -98,6 +100,23 @@ async def test_deadline(where):
         assert_limit(log, "deadline")
     assert model.open == 0
     assert log.text == ("" if where in ("thinking", "pause") else "one")
+
+
+async def test_a_timer_that_fires_before_the_clock_says_so_ends_the_run_all_the_same(monkeypatch):
+    """Timers may be a hair early; taken for "not yet", the run would read on from a response that is closed."""
+
+    class Stopped:
+        now = time.monotonic()
+
+        @classmethod
+        def monotonic(cls) -> float:
+            return cls.now
+
+    monkeypatch.setattr(limits, "time", Stopped)
+    with anyio.fail_after(10):
+        log = await play(ScriptedModel([Step("one two", stall_after=1)]), options=options(deadline=0.05))
+    assert_limit(log, "deadline")
+    assert log.text == "one"
 
 
 async def test_the_deadline_counts_from_the_runs_creation():

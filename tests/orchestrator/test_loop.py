@@ -165,8 +165,10 @@ async def test_call_ids_are_unique_within_the_run_though_the_provider_uses_one_i
     assert_whole(log.events)
 
 
-async def test_call_ids_that_differ_in_case_only_count_as_the_same():
-    step = Step(calls=[Call("weather", {"city": "a"}, id="ABC"), Call("weather", {"city": "b"}, id="abc")])
+@pytest.mark.parametrize("ids", [("ABC", "abc"), ("abc", "ABC")])
+async def test_call_ids_that_differ_in_case_only_count_as_the_same(ids):
+    """A store may compare them without regard to case."""
+    step = Step(calls=[Call("weather", {"city": call_id}, id=call_id) for call_id in ids])
     log = await play(ScriptedModel([step, "."]), tools=weather_tools())
     ids = [event.call_id for event in log.of("tool_call")]
     assert len({call_id.casefold() for call_id in ids}) == 2

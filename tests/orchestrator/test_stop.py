@@ -10,6 +10,7 @@ from contextlib import aclosing
 import anyio
 import pytest
 
+from streamchat.errors import ModelError
 from streamchat.models.base import ModelOutput, ModelRequest
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import Hooks, RunOptions
@@ -176,6 +177,20 @@ async def test_stop_while_the_model_waits_to_ask_again():
                     await anyio.sleep_forever()
 
     await stop_when(Retrying([Step("x", retries=1)]), seen("status", 2))
+
+
+async def test_stop_that_the_model_takes_for_a_failure_keeps_the_partial_text():
+    class Touchy(ScriptedModel):
+        async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelOutput], None]:
+            async with aclosing(super().stream(request)) as batches:
+                try:
+                    async for batch in batches:
+                        yield batch
+                except anyio.get_cancelled_exc_class():
+                    raise ModelError("the connection was closed", code="connection", retryable=True) from None
+
+    log = await stop_when(Touchy([Step("one two three", stall_after=2)]), seen("text_delta", 2))
+    assert (log.text, log.of("step_reset")) == ("one two", [])
 
 
 async def test_stop_in_the_pause_before_a_restart():

@@ -270,6 +270,31 @@ async def test_a_thread_speaks_in_order_and_before_its_result():
     assert_whole(log.events)
 
 
+async def test_a_result_is_behind_what_others_say_in_the_same_batch():
+    """So that whoever makes batches durable sees by the last event that there is something to wait for."""
+    tools = ToolRegistry()
+
+    @tools.tool
+    async def quick() -> None:
+        pass
+
+    @tools.tool
+    def talk(ctx: ToolContext) -> None:
+        for n in range(50):
+            ctx.progress(str(n))
+            ctx.emit("more", n)
+
+    @tools.tool
+    async def talk_here(ctx: ToolContext) -> None:
+        for n in range(50):
+            ctx.progress(str(n))
+            await anyio.lowlevel.checkpoint()
+
+    calls = [Call(name) for name in ("quick", "talk", "talk_here", "quick", "talk", "quick")]
+    log = await play(two_steps(*calls), tools=tools, options=RunOptions(max_concurrent_tools=3))
+    assert_whole(log.events)  # and each batch was looked at in `play`
+
+
 async def test_a_flood_of_progress_is_thinned_and_never_queued_without_bound():
     tools = ToolRegistry()
 

@@ -66,7 +66,8 @@ async def test_a_tool_does_not_run_before_the_event_after_its_start_is_asked_for
 async def test_starts_that_are_ready_together_go_together_and_run_after_the_last():
     recorder = Recorder()
     context = RunContext()
-    model = ScriptedModel([Step(calls=[call("note", "a"), call("note", "b"), call("note", "c")]), "Done."])
+    names = "abcdefgh"
+    model = ScriptedModel([Step(calls=[call("note", name) for name in names]), "Done."])
     seen = []
     events = orchestrate(model, "hi", tools=recorder.tools, context=context, options=FAST)
     async with aclosing(events):
@@ -75,9 +76,9 @@ async def test_starts_that_are_ready_together_go_together_and_run_after_the_last
                 seen.append((event.call_id, context.more))
                 await until_blocked()
                 assert recorder.ran == []
-    assert [more for _, more in seen] == [True, True, False]
-    assert [call_id for call_id, _ in seen] == ["call_1_0", "call_1_1", "call_1_2"], "in the model's order"
-    assert sorted(recorder.ran) == ["a", "b", "c"]
+    assert [more for _, more in seen] == [True] * 7 + [False]
+    assert [call_id for call_id, _ in seen] == [f"call_1_{n}" for n in range(8)], "in the model's order"
+    assert sorted(recorder.ran) == list(names)
 
 
 async def test_a_call_that_waits_for_its_permit_is_not_started():

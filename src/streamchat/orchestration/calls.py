@@ -107,21 +107,22 @@ class StepCalls:
         return self._collect(starts=True)
 
     def _collect(self, *, starts: bool) -> list[StreamEvent]:
-        events: list[StreamEvent] = []
+        said: list[StreamEvent] = []
+        results: list[StreamEvent] = []
         started: list[StreamEvent] = []
         while self._inbox:
             item = self._inbox.popleft()
             if not isinstance(item, CallTask):
                 if isinstance(item, ToolProgress):
                     self._progress[item.call_id] -= 1
-                events.append(item)
+                said.append(item)
             elif item.outcome is not None:
                 if self._tasks.pop(item.call.call_id, None) is not None:
-                    events.append(_result(item.call, item.outcome, self._context.run_id))
+                    results.append(_result(item.call, item.outcome, self._context.run_id))
             elif item.wants_start and starts:
                 started.append(item.hand_out_start())
-        # Results first: what is known goes out even if making the starts durable takes its time.
-        return [*events, *started]
+        # Barriers last: whoever looks at a batch's last event only still sees that there is one.
+        return [*said, *results, *started]
 
     def _post(self, task: CallTask) -> None:
         if task.error is not None and self._error is None:

@@ -44,7 +44,8 @@ class RunContext(Generic[DepsT]):
     """True while further events follow the one just yielded without anything having been done in between.
 
     The generator sets it before each yield. Whoever makes events durable may then ask for the next one first,
-    and write them together; whoever does not look at it is merely slower.
+    and write them together; whoever does not look at it is merely slower. A batch that holds a barrier
+    (`streamchat.core.lifecycle.BARRIERS`) ends with one.
     """
     stopping: bool = field(default=False, init=False)
     stop_reason: str | None = field(default=None, init=False)

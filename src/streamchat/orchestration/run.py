@@ -247,7 +247,9 @@ class Run:
         try:
             events = await asking.read(deadline)
         except ModelError as error:
-            self.context.interrupt = None
+            self._resume(deadline)
+            if self.context.stopping or self._log.limits.reached() is not None:
+                return []  # being ended is all that it complains of, and what it said so far stands
             return await self._model_failed(error)
         self._resume(deadline)
         if asking.first_token_at is not None and self._first_token_at is None:
