@@ -60,6 +60,7 @@ class Endpoints:
         self._cors = cors
         self._streams = StreamCount(self.options)
         self._opened = False
+        self._draining = lambda: chat.draining  # one for all streams
         self._router = Router([*runs.ROUTES, *conversations.ROUTES, *health.ROUTES, *routes])
 
     @property
@@ -174,9 +175,7 @@ class Endpoints:
         except BaseException:
             self._streams.leave(who)
             raise
-        body = EventStream(
-            subscription, wire, self.options, lambda: self.chat.draining, lambda: self._streams.leave(who)
-        )
+        body = EventStream(subscription, wire, self.options, self._draining, self._streams, who)
         if subscription.finished:
             await body.aclose()
             return Response(204, b"", headers or [])

@@ -11,7 +11,7 @@ from typing import Protocol, Self
 
 from streamchat.errors import BufferUnavailable, RunNotFound
 from streamchat.http.errors import correlation_id
-from streamchat.http.limits import HTTPOptions
+from streamchat.http.limits import HTTPOptions, StreamCount
 from streamchat.http.requests import Response
 from streamchat.service.hub import Encoder, Subscription
 from streamchat.wire.native import padding
@@ -58,20 +58,21 @@ class EventStream:
 
     Everything pending is one piece. It ends after the terminal event; with a farewell (``retry:``) while the
     service drains, when a suspended run stays quiet, or when the stream has lived long enough; the client
-    then comes back with its last id. A failure behind it ends it too, and is logged. ``on_close`` is called
-    once.
+    then comes back with its last id. A failure behind it ends it too, and is logged. It holds a place in
+    ``count``, which it gives back for ``who`` when it is closed.
     """
 
     __slots__ = (
         "_begun",
+        "_count",
         "_draining",
         "_end_at",
         "_ended",
-        "_on_close",
         "_options",
         "_padded",
         "_subscription",
         "_suspended_until",
+        "_who",
         "_wire",
     )
 
@@ -81,13 +82,15 @@ class EventStream:
         wire: StreamWire,
         options: HTTPOptions,
         draining: Callable[[], bool],
-        on_close: Callable[[], None],
+        count: StreamCount,
+        who: str | None,
     ) -> None:
         self._subscription = subscription
         self._wire = wire
         self._options = options
         self._draining = draining
-        self._on_close: Callable[[], None] | None = on_close
+        self._count: StreamCount | None = count
+        self._who = who
         self._begun = self._ended = self._padded = False
         self._suspended_until: float | None = None
         self._end_at: float | None = None
@@ -170,11 +173,11 @@ class EventStream:
 
     async def aclose(self) -> None:
         """Close the subscription, which tells the service that this client has gone; idempotent."""
-        on_close, self._on_close = self._on_close, None
-        if on_close is None:
+        count, self._count = self._count, None
+        if count is None:
             return
         self._ended = self._begun = True
-        on_close()
+        count.leave(self._who)
         try:
             await self._subscription.close()
         except Exception:

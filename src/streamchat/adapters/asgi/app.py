@@ -6,9 +6,9 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
-from streamchat.adapters.asgi.responses import ASGIResponse, Receive, Scope, Send
+from streamchat.adapters.asgi.responses import Receive, Scope, Send, StreamSender, begin
 from streamchat.adapters.asgi.shutdown import drain_on_sigterm
-from streamchat.http import CORS, ClientGone, Endpoints, HTTPOptions, Request, Route
+from streamchat.http import CORS, ByteStream, ClientGone, Endpoints, HTTPOptions, Request, Route
 from streamchat.principal import Principal
 from streamchat.service.chat import StreamChat
 
@@ -66,9 +66,9 @@ class ASGIApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of the server."""
         if scope["type"] == "http":
-            response = await self._answer(scope, receive)
-            if response is not None:
-                await response(scope, receive, send)
+            stream = await self._answer(scope, receive, send)
+            if stream is not None:
+                await StreamSender(receive, send, self.endpoints.options.send_timeout).run(stream)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "websocket":
@@ -77,13 +77,13 @@ class ASGIApp:
         else:
             raise RuntimeError(f"ASGI scope type {scope['type']!r} is not served here")
 
-    async def _answer(self, scope: Scope, receive: Receive) -> ASGIResponse | None:
-        # In a call of its own: while a stream is open, the request need not be held.
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> ByteStream | None:
+        # In a call of its own: while a stream is open, neither request nor response is held.
         try:
             response = await self.endpoints.handle(request_from_scope(scope, receive))
         except ClientGone:
             return None
-        return ASGIResponse(response, send_timeout=self.endpoints.options.send_timeout)
+        return await begin(response, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         chat = self.endpoints.chat

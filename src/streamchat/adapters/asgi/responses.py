@@ -18,7 +18,7 @@ from streamchat.http.requests import ByteStream, Response
 from streamchat.http.streams import StreamWire
 from streamchat.wire.native import NATIVE
 
-__all__ = ["ASGIResponse", "Message", "Receive", "Scope", "Send", "event_response"]
+__all__ = ["ASGIResponse", "Message", "Receive", "Scope", "Send", "StreamSender", "begin", "event_response"]
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -45,22 +45,33 @@ class ASGIResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it. Cancelled from outside, it closes the stream and passes the cancellation on."""
-        body = self.response.body
-        start = {
-            "type": "http.response.start",
-            "status": self.response.status,
-            "headers": [
-                (name.encode("latin-1"), value.encode("latin-1")) for name, value in self.response.headers
-            ],
-        }
+        stream = await begin(self.response, send)
+        if stream is not None:
+            await StreamSender(receive, send, self.send_timeout).run(stream)
+
+
+async def begin(response: Response, send: Send) -> ByteStream | None:
+    """Send a response whole; or its beginning, and return the stream that is left to send.
+
+    So whoever sends the stream need not hold on to the response for as long.
+    """
+    body = response.body
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+    try:
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        if isinstance(body, bytes):
+            await send({"type": "http.response.body", "body": body})
+            return None
+    except BaseException as error:
         if not isinstance(body, bytes):
-            await _Sender(receive, send, self.send_timeout).run(start, body)
-            return
-        await send(start)
-        await send({"type": "http.response.body", "body": body})
+            await body.aclose()
+        if isinstance(error, OSError):  # what a server may raise for a client that has gone (ASGI 2.4)
+            return None
+        raise
+    return body
 
 
-class _Sender:
+class StreamSender:
     """Writes one stream; `_leave` ends it from outside, by cancelling the task in its present await.
 
     The cancellation is taken back where it is caught, as ``asyncio.timeout`` does, so one that came from
@@ -89,8 +100,8 @@ class _Sender:
         self._since = 0.0
         self._writing = self._leaving = False
 
-    async def run(self, start: Message, stream: ByteStream) -> None:
-        """Send ``start`` and all of ``stream``; close the stream."""
+    async def run(self, stream: ByteStream) -> None:
+        """Send all of ``stream``, and close it. Returns early when the client has gone, or takes nothing."""
         self._task = task = asyncio.current_task()
         assert task is not None
         before = task.cancelling()
@@ -98,7 +109,6 @@ class _Sender:
         watch.add_done_callback(self._leave)
         send = self._send
         try:
-            await send(start)
             async for block in stream:
                 self._watch_write()
                 if len(block) > _PIECE:
@@ -111,7 +121,7 @@ class _Sender:
             if not self._leaving or task.uncancel() > before:
                 raise
         except OSError:
-            pass  # what a server may raise for a client that has gone (ASGI 2.4)
+            pass  # the client has gone
         finally:
             self._task = None
             if self._timer is not None:
