@@ -9,6 +9,8 @@ from streamchat.testing.buffers.suite import Bench, behaviour, deltas, ending, m
 
 __all__: list[str] = []
 
+SOON = 10.0
+
 
 @behaviour
 async def a_deleted_run_is_gone_and_its_holder_loses_the_lease(bench: Bench) -> None:
@@ -100,5 +102,5 @@ async def a_follower_is_told_that_its_run_is_gone(bench: Bench) -> None:
     run = await bench.created()
     follower = await bench.buffer.follow(run.run_id)
     await bench.buffer.delete(run_id=run.run_id)
-    assert await follower.wait(10)
+    assert await follower.wait(SOON)
     await follower.close()
