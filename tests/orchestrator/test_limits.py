@@ -103,7 +103,7 @@ async def test_deadline(where):
 
 
 async def test_a_timer_that_fires_before_the_clock_says_so_ends_the_run_all_the_same(monkeypatch):
-    """Timers may be a hair early; taken for "not yet", the run would read on from a response that is closed."""
+    """Timers may be a hair early; taken for "not yet", the run would read a response that is closed."""
 
     class Stopped:
         now = time.monotonic()

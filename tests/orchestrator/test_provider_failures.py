@@ -126,7 +126,8 @@ async def test_a_provider_that_asks_for_patience_is_left_alone_for_so_long():
 
 async def test_a_provider_that_asks_for_too_much_patience_is_not_asked_again():
     step = Step("one two", error=failure("rate_limited", retry_after=3600), error_after=1)
-    log = await play(ScriptedModel([step]))
+    with anyio.fail_after(5):
+        log = await play(ScriptedModel([step]))
     assert (log.of("step_reset"), log.status, log.text) == ([], "error", "one")
 
 
