@@ -155,6 +155,17 @@ def test_something_unknown_at_the_end_changes_nothing(log: list[StreamEvent], re
         assert conclude([*log, UnknownEvent(type="from_the_future")], reason) == conclude(log, reason)
 
 
+@given(event_logs(cut="anywhere", as_written=False), REASONS)
+def test_the_message_tells_what_became_of_each_call(log: list[StreamEvent], reason: str) -> None:
+    whole = [*log, *conclude(log, reason)]
+    results = {e.call_id: e.outcome for e in whole if isinstance(e, ToolResult | JobResult)}
+    for event in whole:
+        if isinstance(event, MessageCompleted):
+            calls = [part for part in event.content if isinstance(part, ToolCallPart)]
+            assert {call.state for call in calls} <= {"done"}
+            assert [call.outcome for call in calls] == [results[call.call_id] for call in calls]
+
+
 # What a holder says first.
 
 FIRST: dict[str, tuple[list[StreamEvent], str | None, str | None]] = {
