@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable
 from typing import Protocol, Self
@@ -19,6 +20,8 @@ from streamchat.wire.native import padding
 __all__ = ["STREAM_HEADERS", "EventStream", "StreamWire", "spread", "stream_response"]
 
 log = logging.getLogger("streamchat.http")
+
+_SOON = 0.5
 
 STREAM_HEADERS = (
     ("cache-control", "no-cache, no-transform"),
@@ -63,15 +66,18 @@ class EventStream:
     """
 
     __slots__ = (
+        "_beat_at",
         "_begun",
         "_count",
         "_draining",
         "_end_at",
         "_ended",
+        "_loop",
         "_options",
         "_padded",
         "_subscription",
         "_suspended_until",
+        "_timer",
         "_who",
         "_wire",
     )
@@ -91,21 +97,25 @@ class EventStream:
         self._draining = draining
         self._count: StreamCount | None = count
         self._who = who
+        self._loop = asyncio.get_running_loop()
         self._begun = self._ended = self._padded = False
-        self._suspended_until: float | None = None
-        self._end_at: float | None = None
+        # Loop times at which something is due, if nothing happens before.
+        self._beat_at = 0.0
+        self._suspended_until = self._end_at = math.inf
+        self._timer: asyncio.TimerHandle | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
         if not self._begun:
-            self._begun = True
             return self._begin()
         if self._ended:
             raise StopAsyncIteration
+        if self._timer is None:
+            self._arm()
         try:
-            data = await self._subscription.next_bytes(self._wire, self._patience())
+            data = await self._subscription.next_bytes(self._wire)
         except StopAsyncIteration:
             if self._subscription.finished:
                 raise
@@ -114,44 +124,60 @@ class EventStream:
             raise StopAsyncIteration from None  # deleted meanwhile; coming back will say so
         except Exception as error:
             return self._failed(error)
-        if data is not None:
-            self._suspended_until = None
-            if self._end_at is None or self._now() < self._end_at:
-                return data
-            return data + self._farewell(0.5)
-        return self._quiet()
+        now = self._loop.time()
+        self._beat_at = now + self._options.heartbeat
+        if data is None:
+            return self._quiet(now)
+        self._linger(now)
+        return data if now < self._end_at else data + self._farewell(_SOON)
 
     def _begin(self) -> bytes:
-        lifetime = self._options.stream_lifetime
-        if lifetime is not None:
-            self._end_at = self._now() + spread(lifetime)
+        self._begun = True
+        now = self._loop.time()
+        self._beat_at = now + self._options.heartbeat
+        if self._options.stream_lifetime is not None:
+            self._end_at = now + spread(self._options.stream_lifetime)
+        self._linger(now)
         # The id stands in a frame of its own, so that it is in force whatever a reader makes of the delay.
         return self._wire.begin(self._subscription.cursor) + self._wire.retry(spread(self._options.retry))
 
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    def _patience(self) -> float:
-        """How long to wait for events before something else is due."""
-        patience = self._options.heartbeat
-        if self._end_at is not None:
-            patience = min(patience, max(0.0, self._end_at - self._now()))
+    def _linger(self, now: float) -> None:
+        """Note whether the run is suspended: such a stream has not long to live."""
         if self._subscription.suspended:
-            if self._suspended_until is None:
-                self._suspended_until = self._now() + self._options.suspended_linger
-            patience = min(patience, max(0.0, self._suspended_until - self._now()))
-        return patience
+            self._suspended_until = now + self._options.suspended_linger
+            self._disarm()  # it may be due before what the timer is set for
+        else:
+            self._suspended_until = math.inf
 
-    def _quiet(self) -> bytes:
+    # One timer that is set anew only when it has run out costs a busy stream nothing.
+
+    def _due(self) -> float:
+        return min(self._beat_at, self._suspended_until, self._end_at)
+
+    def _arm(self) -> None:
+        self._timer = self._loop.call_at(self._due(), self._tick)
+
+    def _disarm(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._loop.time() < self._due():
+            self._arm()
+        else:
+            self._subscription.nudge()
+
+    def _quiet(self, now: float) -> bytes:
         """What is sent when no event came in time."""
         options = self._options
         if self._draining():
             return self._farewell(options.retry)
-        now = self._now()
-        if self._suspended_until is not None and now >= self._suspended_until:
+        if now >= self._suspended_until:
             return self._farewell(options.suspended_retry)
-        if self._end_at is not None and now >= self._end_at:
-            return self._farewell(0.5)
+        if now >= self._end_at:
+            return self._farewell(_SOON)
         beat = self._wire.heartbeat()
         if not self._padded:
             self._padded = True
@@ -177,6 +203,7 @@ class EventStream:
         if count is None:
             return
         self._ended = self._begun = True
+        self._disarm()
         count.leave(self._who)
         try:
             await self._subscription.close()

@@ -162,6 +162,11 @@ class Subscription:
         self.suspended = last.type == "suspended"
         self.finished = last.type == TERMINAL
 
+    def nudge(self) -> None:
+        """Make a `next` that waits return None now, as if its time had run out."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(False)
+
     async def close(self) -> None:
         """Let go; a `next` that waits raises StopAsyncIteration. Idempotent."""
         if not self._closed:

@@ -126,30 +126,37 @@ class Topic:
         if encoded is None:
             encoded = self._encoded[encoder] = _Encoded()
         chunks, events = encoded.chunks, self._events
-        for event in events[len(chunks) :]:
-            chunks.append(encoder.event(event))
+        size = len(events)
+        if len(chunks) < size:
+            for event in events[len(chunks) :]:
+                chunks.append(encoder.event(event))
         start = seq - self.base
-        end = min(start + _MOST_AT_ONCE, len(events))
+        if start + 1 == size:
+            return chunks[start], events[start]  # in step, as nearly always
+        end = min(start + _MOST_AT_ONCE, size)
         stretch = (seq, self.base + end)
         if encoded.stretch != stretch:
-            encoded.joined = chunks[start] if end == start + 1 else b"".join(chunks[start:end])
+            encoded.joined = b"".join(chunks[start:end])
             encoded.stretch = stretch
         return encoded.joined, events[end - 1]
 
     def feed(self, events: Sequence[StoredEvent]) -> None:
         """Take events that were just stored; what does not follow on makes the reader look into the store."""
-        if not events or events[-1].seq <= self.head:
+        next_seq = self.base + len(self._events) + 1
+        if not events or events[-1].seq < next_seq:
             return
-        if events[0].seq > self.head + 1:
+        known = next_seq - events[0].seq
+        if known < 0:
             self._refresh.set()
             return
-        new = events[self.head + 1 - events[0].seq :]
+        new = events[known:] if known else events
         self._events += new
         self._last = new[-1]
-        self._size += sum(len(event.data) for event in new)
+        for event in new:
+            self._size += len(event.data)
         if self._size > self._window:
             self._shrink()
-        if self.over:
+        if self._last.type == TERMINAL:
             self._refresh.set()
         self.wake()
 
