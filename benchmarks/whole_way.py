@@ -1,0 +1,105 @@
+"""The whole way, from the provider's bytes to the client's socket, beside iterating the SDK's stream."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import openai
+
+from benchmarks.consuming import amid, both_clients, iterating, whole
+from benchmarks.measure import Case, Clock, Row, Scale, in_turns
+from benchmarks.processes import Clients, Provider, clients, provider
+from benchmarks.serving import serving
+from streamchat import StreamChat
+from streamchat.adapters.asgi import asgi_app
+from streamchat.buffers.base import EventBuffer
+from streamchat.buffers.memory import MemoryEventBuffer
+from streamchat.buffers.sql import SQLEventBuffer
+from streamchat.models import OpenAIChatModel
+
+__all__ = ["burst", "live"]
+
+
+@asynccontextmanager
+async def _service(client: openai.AsyncOpenAI, buffer: EventBuffer) -> AsyncIterator[tuple[StreamChat, int]]:
+    chat = StreamChat(model=OpenAIChatModel(client, "m"), buffer=buffer, allow_anonymous=True)
+    async with chat, serving(asgi_app(chat)) as port:
+        yield chat, port
+
+
+def _burst(browsers: Clients, port: int, chunks: int) -> Case:
+    """One run at a time, from the request to its last byte."""
+
+    async def case(clock: Clock) -> float:
+        with clock.running():
+            await browsers.open(port, "POST", "/runs/stream", body={"message": "Hi"})
+            got = await browsers.finish()
+        if got["whole"] != 1:
+            raise RuntimeError(f"the answer did not come whole: {got}")
+        return chunks
+
+    return case
+
+
+def _live(browsers: Clients, source: Provider, chat: StreamChat, port: int, scale: Scale) -> Case:
+    """Many runs at once, watched while they are under way; they are cancelled afterwards."""
+
+    async def case(clock: Clock) -> float:
+        await browsers.open(port, "POST", "/runs/stream", scale.live_streams, {"message": "Hi"})
+        chunks = await source.watch(clock, scale)
+        for conversation in await chat.conversations(limit=1000):
+            if conversation.active_run_id is not None:
+                await chat.cancel(conversation.active_run_id)
+        await browsers.finish()
+        return chunks
+
+    return case
+
+
+@asynccontextmanager
+async def _services(
+    path: str,
+) -> AsyncIterator[tuple[Provider, openai.AsyncOpenAI, dict[str, tuple[StreamChat, int]], Clients]]:
+    """The service over both transports, and over both buffers."""
+    async with AsyncExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        source = await stack.enter_async_context(provider())
+        httpx, aiohttp = await stack.enter_async_context(both_clients(source.url + path))
+        sqlite = SQLEventBuffer(f"sqlite:///{Path(directory) / 'benchmark.db'}")
+        made = {
+            "httpx2": await stack.enter_async_context(_service(httpx, MemoryEventBuffer())),
+            "aiohttp": await stack.enter_async_context(_service(aiohttp, MemoryEventBuffer())),
+            "SQLite": await stack.enter_async_context(_service(httpx, sqlite)),
+        }
+        yield source, httpx, made, await stack.enter_async_context(clients())
+
+
+async def burst(scale: Scale) -> list[Row]:
+    """2,000 chunks that come at once."""
+    chunks = scale.burst_chunks
+    async with _services(f"/burst/{chunks}/v1") as (_, client, services, browsers):
+        cases = {"sdk": whole(iterating(client), chunks)}
+        cases |= {name: _burst(browsers, port, chunks) for name, (_, port) in services.items()}
+        samples = await in_turns(cases, scale.rounds * 2)
+    return [
+        samples.row("to the client's socket, httpx2, memory", "httpx2", "sdk", 0.20),
+        samples.row("to the client's socket, aiohttp, memory", "aiohttp", "sdk", 0.10),
+        samples.row("(to the client's socket, httpx2, SQLite)", "SQLite", "sdk"),
+        samples.row("(SQLite beside memory)", "SQLite", "httpx2"),
+    ]
+
+
+async def live(scale: Scale) -> list[Row]:
+    """25 streams at once."""
+    async with _services("/live/100000/v1") as (source, client, services, browsers):
+        cases = {"sdk": amid(iterating(client), source, scale)}
+        cases |= {name: _live(browsers, source, chat, port, scale) for name, (chat, port) in services.items()}
+        samples = await in_turns(cases, scale.rounds, warm_up=False)
+    return [
+        samples.row("to the client's socket, httpx2, memory", "httpx2", "sdk", 0.50),
+        samples.row("to the client's socket, aiohttp, memory", "aiohttp", "sdk", 0.27),
+        samples.row("SQLite beside memory", "SQLite", "httpx2", 1.3),
+    ]
