@@ -277,6 +277,44 @@ async def test_a_second_cancellation_does_not_leave_the_tools_running():
     await until_blocked()
 
 
+async def test_a_hard_end_while_the_run_is_being_stopped_still_waits_for_the_tools():
+    bench, cleaned, cleaning = Bench("tool"), [], anyio.Event()
+    bench.tools = ToolRegistry()
+    bench.options = RunOptions(grace=10)
+
+    @bench.tools.tool
+    async def work() -> None:
+        bench.entered.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            cleaning.set()
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.05)
+            cleaned.append(True)
+
+    @bench.tools.tool
+    async def quick() -> None:
+        pass
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+
+            async def consume() -> None:
+                try:
+                    await bench.consume()
+                finally:
+                    assert cleaned == [True], "the generator ended before its tool"
+
+            group.start_soon(consume)
+            await bench.waiting()
+            bench.context.stop()
+            await cleaning.wait()
+            group.cancel_scope.cancel()
+    assert cleaned == [True]
+    assert_concluded(bench.log.events)
+
+
 @pytest.mark.leaves_tasks
 async def test_a_tool_that_swallows_the_hard_end_is_abandoned_after_the_grace_time():
     stubborn = Stubborn()

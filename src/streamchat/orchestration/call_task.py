@@ -72,7 +72,8 @@ class CallTask:
         self._wait_before_rerun = wait_before_rerun
         self._go = Wakeup()
         self._stop = Deadline()
-        self._stopping = False
+        self.stopping = False
+        """Whether it was told to end."""
         self._late: ToolOutcome | None = None
         self.task: OwnedTask = spawn(self._run, f"streamchat tool {call.name} {call.call_id}")
 
@@ -100,12 +101,12 @@ class CallTask:
     def stop(self) -> None:
         """End the call cleanly: the tool is cancelled and what it came to nevertheless becomes the
         outcome."""
-        self._stopping = True
+        self.stopping = True
         self._stop.expire()
 
     def cancel(self) -> None:
         """End the task at its next await."""
-        self._stopping = True
+        self.stopping = True
         self.task.cancel()
 
     async def _run(self) -> None:
@@ -218,5 +219,5 @@ class CallTask:
             principal=run.principal,
             deps=run.deps,
             publish=self._publish,
-            is_cancelled=lambda: self._stopping,
+            is_cancelled=lambda: self.stopping,
         )

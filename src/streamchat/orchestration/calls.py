@@ -153,8 +153,7 @@ class StepCalls:
         tasks = list(self._tasks.values())
         for task in tasks:
             task.stop()
-        if not await _wait(tasks, self._options.grace + _FOR_HOOKS):
-            await self.cancel(0.0)
+        await self._wait_for(tasks)
         events = self._collect(starts=False)
         for task in self._tasks.values():
             outcome = ToolOutcome("cancelled", error="It may still be at work." if task.started else None)
@@ -166,17 +165,27 @@ class StepCalls:
     def cancel_now(self) -> None:
         """Tell all that is at work to end, and do not wait."""
         for task in self._tasks.values():
-            task.cancel()
+            if not task.stopping:
+                task.cancel()
 
-    async def cancel(self, grace: float | None = None) -> None:
+    async def cancel(self) -> None:
         """Cancel what is at work and wait for it; a tool that does not end within the grace time is
-        abandoned."""
+        abandoned.
+        """
         self.cancel_now()
-        tasks = list(self._tasks.values())
-        if not await _wait(tasks, (self._options.grace if grace is None else grace) + _FOR_HOOKS):
-            for task in tasks:
-                if not task.task.done:
-                    log.error("run %s: %s does not end; left to itself", self._context.run_id, task.task.name)
+        await self._wait_for(list(self._tasks.values()))
+
+    async def _wait_for(self, tasks: list[CallTask]) -> None:
+        """Wait for tasks that were told to end. Each gives its tool the grace time; what takes longer is a
+        hook.
+        """
+        if await _wait(tasks, self._options.grace + _FOR_HOOKS):
+            return
+        for task in tasks:
+            task.cancel()
+        if not await _wait(tasks, _FOR_HOOKS):
+            names = [task.task.name for task in tasks if not task.task.done]
+            log.error("run %s: %s do not end; left to themselves", self._context.run_id, names)
 
 
 async def _begun() -> None:

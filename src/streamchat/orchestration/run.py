@@ -97,6 +97,8 @@ class Run:
                     self._log.take(events)
                     return events
             except Exception as error:
+                if self._phase is None:
+                    raise  # the ending itself; there is nothing else to say
                 events = await self._end(self._failure(error))
                 if events:
                     self._log.take(events)
@@ -364,8 +366,11 @@ class Run:
         self._phase = Run._last
         self.context.interrupt = None
         await self._close_response()
-        calls, self._calls = self._calls, None
-        return open_results(self._log.state.calls) if calls is None else await calls.stop()
+        if self._calls is None:
+            return open_results(self._log.state.calls)
+        results = await self._calls.stop()
+        self._calls = None
+        return results
 
     async def _last(self) -> list[StreamEvent]:
         self._phase = None
