@@ -6,6 +6,9 @@ this fills in. With ``--check`` nothing is written, and the stale pages are name
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -15,9 +18,24 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from streamchat import (
+    Hooks,
+    Limits,
+    MemoryEventBuffer,
+    RunContext,
+    RunOptions,
+    RunSummary,
+    ServiceLimits,
+    StreamChat,
+    errors,
+)
+from streamchat.adapters.asgi import asgi_app
+from streamchat.buffers.sql import SQLEventBuffer
 from streamchat.core.fold import RunState, StepState
 from streamchat.core.lifecycle import BARRIERS, CALL, HELD, RUN, diagram
 from streamchat.events import EVENT_TYPES, FinishedPart, Wait
+from streamchat.http import CORS, HTTPOptions
+from streamchat.http.errors import error_response
 from streamchat.messages import (
     FilePart,
     ReasoningPart,
@@ -27,6 +45,9 @@ from streamchat.messages import (
     ToolCallPart,
     Usage,
 )
+from streamchat.models import FallbackModel, OpenAIChatModel, OpenAIResponsesModel, RetryPolicy
+from streamchat.testing.buffers import BEHAVIOURS
+from streamchat.tools import ToolContext, ToolOptions
 
 DOCS = Path(__file__).resolve().parent
 COMMAND = "python docs/_generate.py"
@@ -150,6 +171,112 @@ def phases(rows: Any) -> str:
     return table(("in phase", "may come", "and leads to"), cells)
 
 
+# What an application sets: functions' keyword arguments and dataclasses' fields, as they are written.
+
+
+def prose(thing: Any) -> str:
+    """A docstring as Markdown, paragraph by paragraph."""
+    return inspect.cleandoc(thing.__doc__ or "").replace("``", "`")
+
+
+def default_of(value: Any) -> str:
+    """A default as it would be written."""
+    if isinstance(value, frozenset | dict | tuple | list) and not value:
+        return "empty"
+    if inspect.isfunction(value):
+        return f"`{value.__name__}`"
+    return f"`{value!r}`"
+
+
+def annotation_of(value: Any) -> str:
+    """A type as it is written in the code; a string already, where annotations are postponed."""
+    return f"`{value if isinstance(value, str) else getattr(value, '__name__', value)}`"
+
+
+def dataclass_fields(kind: Any) -> str:
+    """A dataclass: what it says of itself, and its fields with their defaults."""
+    rows = []
+    for field in dataclasses.fields(kind):
+        if not field.init:
+            continue
+        if field.default_factory is not dataclasses.MISSING:
+            made = field.default_factory
+            absent = (
+                "a new id"
+                if getattr(made, "__name__", "") == "_run_id"
+                else f"`{getattr(made, '__name__', made)}()`"
+            )
+        else:
+            absent = "required" if field.default is dataclasses.MISSING else default_of(field.default)
+        rows.append((f"`{field.name}`", annotation_of(field.type), absent.replace("`dict()`", "empty")))
+    return f"{prose(kind)}\n\n{table(('field', 'type', 'default'), rows)}"
+
+
+def arguments(function: Any, *, hidden: Sequence[str] = ("clock", "token")) -> str:
+    """A function's or class's arguments with their defaults, after what it says of itself."""
+    rows = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in hidden or parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        required = parameter.default is parameter.empty
+        absent = "required" if required else default_of(parameter.default)
+        rows.append((f"`{name}`", annotation_of(parameter.annotation), absent))
+    return f"{prose(function)}\n\n{table(('argument', 'type', 'default'), rows)}"
+
+
+def tool_options() -> str:
+    """What a tool may be registered with."""
+    return f"{prose(ToolOptions)}\n"
+
+
+def error_table() -> str:
+    """Every error: class, code, HTTP status where a client can meet it, and what it says of itself."""
+    rows = []
+    for name in errors.__all__:
+        kind = getattr(errors, name)
+        bases = ", ".join(f"`{base.__name__}`" for base in kind.__bases__)
+        rows.append((f"`{name}`", f"`{_example(kind).code}`", bases, meaning(kind)))
+    return table(("class", "`code`", "is a", "when"), rows)
+
+
+def answer_table() -> str:
+    """The errors that the HTTP layer has an answer for: status, code and the sentence that clients see."""
+    rows = []
+    for name in errors.__all__:
+        made = _example(getattr(errors, name))
+        logging.disable()  # what has no answer of its own is logged as a failure
+        response = error_response(made, "GET /")
+        logging.disable(logging.NOTSET)
+        if response.status == 500:
+            continue
+        told = re.search(rb'"message":"([^"]*)"', bytes(response.body))  # type: ignore[arg-type]
+        headers = [key for key, _ in response.headers if key == "retry-after"]
+        rows.append(
+            (
+                f"`{name}`",
+                str(response.status),
+                f"`{made.code}`",
+                told[1].decode() if told else "",
+                "`Retry-After`" if headers else "",
+            )
+        )
+    return table(("error", "status", "`code`", "`message`", "headers"), rows)
+
+
+def _example(kind: Any) -> errors.StreamChatError:
+    if kind is errors.MissingDependency:
+        return errors.MissingDependency("it", "extra", "module")
+    if kind is errors.ConversationBusy:
+        return errors.ConversationBusy("", active_run_id="r")
+    made: errors.StreamChatError = kind("")
+    return made
+
+
+def behaviours() -> str:
+    """The behaviours of the conformance suite, by their names."""
+    return "".join(f"- {name.replace('_', ' ')}\n" for name in sorted(BEHAVIOURS))
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "event-overview": event_overview,
     "event-details": event_details,
@@ -159,6 +286,27 @@ PARTS: dict[str, Callable[[], str]] = {
     "run-table": lambda: phases(RUN),
     "call-diagram": lambda: mermaid(CALL),
     "call-table": lambda: phases(CALL),
+    "errors": error_table,
+    "answers": answer_table,
+    "behaviours": behaviours,
+    "tool-options": tool_options,
+    "stream-chat": lambda: arguments(StreamChat),
+    "asgi-app": lambda: arguments(asgi_app),
+    "memory-buffer": lambda: arguments(MemoryEventBuffer),
+    "sql-buffer": lambda: arguments(SQLEventBuffer),
+    "chat-model": lambda: arguments(OpenAIChatModel),
+    "responses-model": lambda: arguments(OpenAIResponsesModel),
+    "fallback-model": lambda: arguments(FallbackModel),
+    "run-options": lambda: dataclass_fields(RunOptions),
+    "limits": lambda: dataclass_fields(Limits),
+    "hooks": lambda: dataclass_fields(Hooks),
+    "service-limits": lambda: dataclass_fields(ServiceLimits),
+    "http-options": lambda: dataclass_fields(HTTPOptions),
+    "cors": lambda: dataclass_fields(CORS),
+    "retry-policy": lambda: dataclass_fields(RetryPolicy),
+    "run-context": lambda: dataclass_fields(RunContext),
+    "tool-context": lambda: dataclass_fields(ToolContext),
+    "run-summary": lambda: dataclass_fields(RunSummary),
 }
 
 
