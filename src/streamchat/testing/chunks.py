@@ -194,12 +194,13 @@ class ResponsesWriter:
         return [added, self._event(name, item_id=item_id, output_index=position, part=part, **at)]
 
     def _delta(self, piece: Piece) -> JSON:
-        name, index = {
+        deltas: dict[str, tuple[str, JSON]] = {
             "reasoning": ("response.reasoning_summary_text.delta", {"summary_index": 0}),
             "text": ("response.output_text.delta", {"content_index": 0, "logprobs": []}),
             "refusal": ("response.refusal.delta", {"content_index": 0}),
             "call": ("response.function_call_arguments.delta", {}),
-        }[piece.kind]
+        }
+        name, index = deltas[piece.kind]
         position = len(self._items) - 1
         item_id = self._items[position]["id"]
         return self._event(name, item_id=item_id, output_index=position, delta=piece.text, **index)
@@ -210,12 +211,13 @@ class ResponsesWriter:
         piece, self._open = self._open, None
         position = len(self._items) - 1
         item = self._items[position]
-        name, text = {
+        ends: dict[str, tuple[str, JSON]] = {
             "reasoning": ("reasoning_summary_text", {"summary_index": 0, "text": self._step.reasoning}),
             "text": ("output_text", {"content_index": 0, "text": self._step.text, "logprobs": []}),
             "refusal": ("refusal", {"content_index": 0, "refusal": self._step.refusal}),
             "call": ("function_call_arguments", {"arguments": item.get("arguments")}),
-        }[piece.kind]
+        }
+        name, text = ends[piece.kind]
         done = self._event(f"response.{name}.done", item_id=item["id"], output_index=position, **text)
         return [done, self._event("response.output_item.done", output_index=position, item=item)]
 

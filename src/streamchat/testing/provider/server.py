@@ -236,7 +236,7 @@ class ScriptedProvider:
             path=path,
             headers=headers,
             body=decode_json(data) if data else None,
-            api=next((api for end, api in _APIS.items() if path.endswith(end)), "other"),
+            api=_api_of(path),
         )
         self.requests.append(request)
         return request
@@ -250,6 +250,13 @@ class ScriptedProvider:
         else:
             reply = await self._answer_or_problem(request)
         return rendered(reply, request, self.model)
+
+
+def _api_of(path: str) -> Api:
+    for end, api in _APIS.items():
+        if path.endswith(end):
+            return api
+    return "other"
 
 
 def _as_reply(answer: Answer) -> Reply:
