@@ -128,7 +128,8 @@ class EventStream:
         self._beat_at = now + self._options.heartbeat
         if data is None:
             return self._quiet(now)
-        self._linger(now)
+        if self._subscription.suspended or self._suspended_until < math.inf:
+            self._linger(now)
         return data if now < self._end_at else data + self._farewell(_SOON)
 
     def _begin(self) -> bytes:

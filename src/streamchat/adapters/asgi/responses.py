@@ -83,10 +83,12 @@ class StreamSender:
         "_loop",
         "_patience",
         "_receive",
+        "_seen",
         "_send",
-        "_since",
+        "_stuck",
         "_task",
         "_timer",
+        "_writes",
         "_writing",
     )
 
@@ -97,7 +99,7 @@ class StreamSender:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._since = 0.0
+        self._writes = self._seen = self._stuck = 0
         self._writing = self._leaving = False
 
     async def run(self, stream: ByteStream) -> None:
@@ -110,12 +112,16 @@ class StreamSender:
         send = self._send
         try:
             async for block in stream:
-                self._watch_write()
+                self._writing = True
+                if self._timer is None:
+                    self._watch_writes()
                 if len(block) > _PIECE:
                     block = await self._send_pieces(block)
                 await send({"type": "http.response.body", "body": block, "more_body": True})
                 self._writing = False
-            self._watch_write()
+                self._writes += 1
+            self._writing = True
+            self._watch_writes()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except asyncio.CancelledError:
             if not self._leaving or task.uncancel() > before:
@@ -132,29 +138,32 @@ class StreamSender:
             finally:
                 await asyncio.wait({watch})
 
-    def _watch_write(self) -> None:
-        self._since = self._loop.time()
-        self._writing = True
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._patience, self._check)
-
     async def _send_pieces(self, block: bytes) -> bytes:
         """Send all but the last piece of a large block, so that a server holds no more than a piece of it."""
         for at in range(0, len(block) - _PIECE, _PIECE):
             await self._send(
                 {"type": "http.response.body", "body": block[at : at + _PIECE], "more_body": True}
             )
-            self._since = self._loop.time()
+            self._writes += 1
         return block[-(len(block) % _PIECE or _PIECE) :]
 
+    # One timer looks after all writes, in halves of the patience; it is gone while there are none.
+
+    def _watch_writes(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._stuck = 0
+        self._seen = self._writes
+        self._timer = self._loop.call_later(self._patience / 2, self._check)
+
     def _check(self) -> None:
-        """Is a write stuck? One timer looks after all writes, and is gone when there are none."""
         self._timer = None
         if not self._writing:
             return
-        left = self._since + self._patience - self._loop.time()
-        if left > 0:
-            self._timer = self._loop.call_later(left, self._check)
+        self._stuck = self._stuck + 1 if self._writes == self._seen else 0
+        self._seen = self._writes
+        if self._stuck < 2:
+            self._timer = self._loop.call_later(self._patience / 2, self._check)
         else:
             log.info("a stream ends: its reader took nothing for %g s", self._patience)
             self._leave()
