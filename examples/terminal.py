@@ -12,6 +12,7 @@ from openai import AsyncOpenAI
 
 from streamchat import ModelMessage, RunContext, ToolRegistry, fold, orchestrate
 from streamchat.core.history import messages_of_content
+from streamchat.events import ErrorEvent, StepReset, TextDelta, ToolResult
 from streamchat.models import OpenAIChatModel
 
 tools = ToolRegistry()
@@ -31,14 +32,15 @@ async def answer(model: OpenAIChatModel, messages: list[ModelMessage]) -> None:
     async with aclosing(orchestrate(model, messages, tools=tools, context=context)) as events:
         async for event in events:
             log.append(event)
-            if event.type == "text_delta":
-                print(event.text, end="", flush=True)
-            elif event.type == "tool_result":
-                print(f"[{event.call_id}: {event.outcome}]", flush=True)
-            elif event.type == "step_reset":
-                print("\n[the answer broke off and is asked for again]", flush=True)
-            elif event.type == "error":
-                print(f"\n[{event.message}]", flush=True)
+            match event:
+                case TextDelta(text=text):
+                    print(text, end="", flush=True)
+                case ToolResult(call_id=call_id, outcome=outcome):
+                    print(f"[{call_id}: {outcome}]", flush=True)
+                case StepReset():
+                    print("\n[the answer broke off and is asked for again]", flush=True)
+                case ErrorEvent(message=message):
+                    print(f"\n[{message}]", flush=True)
     asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
     state = fold(log)
     print(f"\n[{state.status}, {state.usage.total_tokens if state.usage else '?'} tokens]", flush=True)
