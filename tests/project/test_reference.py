@@ -53,3 +53,15 @@ def test_every_limit_and_every_code_of_a_models_failure_is_named() -> None:
     assert "idle_timeout" in codes
     told = set(re.findall(r"`(\w+)`", page("errors.md").split("## Codes inside a run")[1]))
     assert limits | codes <= told
+
+
+def test_every_test_that_the_documentation_names_is_there() -> None:
+    named = {
+        match
+        for path in (ROOT / "docs").rglob("*.md")
+        for match in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 5
+    for file, test in named:
+        assert (ROOT / file).exists(), file
+        assert not test or f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{test}"
