@@ -228,6 +228,10 @@ def test_a_call_becomes_what_is_known_of_it(name: str) -> None:
     added = conclude(log, "worker_lost")
     assert [event.outcome for event in added if isinstance(event, ToolResult | JobResult)] == outcomes
     assert check_log([*log, *added]) == "over"
+    message = added[-2]
+    assert isinstance(message, MessageCompleted)
+    told = [part.outcome for part in message.content if isinstance(part, ToolCallPart)]
+    assert sorted(outcome or "" for outcome in told if outcome != "ok") == sorted(outcomes)
 
 
 def test_an_open_job_is_ended_under_its_own_id() -> None:

@@ -177,10 +177,12 @@ class CallWalk:
         if self.life.phase == "model":
             return ("cancelled",)
         if phase == "started":
-            return (*_RAN, "deferred", "deferred")
+            return (*_RAN, "deferred", "deferred", "deferred")
         return _RAN if phase == "called" and call.elsewhere else _NOT_RUN
 
     def _may_answer(self) -> list[Maker]:
+        if self.life.phase == "model" and not self._seldom():
+            return []  # it may, but only to be cancelled
         open_calls = self._in_phase("called", "approval", "denied", "started")
         return self._each(lambda i: self._tool_result(i, self._pick(self._outcomes(i))), open_calls)
 

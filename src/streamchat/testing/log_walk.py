@@ -1,7 +1,7 @@
 """Walks the lifecycle tables at random and writes a legal log on the way.
 
-`LogWalk` is told what to do by `Choices`, so the same walk serves hypothesis, which shrinks
-(`streamchat.testing.strategies`), and a generator with a seed. Each type of the tables has a maker; one
+`LogWalk` is told what to do by `Choices`, so the same walk serves `streamchat.testing.strategies` and whoever
+wants the same log for the same seed. Each type of the tables has a maker; one
 without it stops the walk with a sentence that says so.
 """
 
@@ -49,23 +49,19 @@ _NAMES = ("weather", "roll_dice", "wetter_für", "")
 # How often a type is chosen where it may come: what moves a run on, before what may come anywhere.
 _USUAL = 4
 _WEIGHT = {
-    **{"text_delta": 10, "tool_call_delta": 8, "model_completed": 12, "step_started": 12},
-    **{
-        "approval_requested": 8,
-        "approval_resolved": 16,
-        "tool_started": 16,
-        "job_result": 16,
-        "suspended": 24,
-    },
-    **{
-        "status": 1,
-        "custom": 1,
-        "run_resumed": 1,
-        "step_reset": 2,
-        "source": 2,
-        "file": 2,
-        "refusal_delta": 2,
-    },
+    "step_started": 12,
+    "text_delta": 10,
+    "tool_call_delta": 8,
+    "tool_call": 10,
+    "model_completed": 14,
+    "approval_requested": 6,
+    "approval_resolved": 14,
+    "tool_started": 10,
+    "tool_result": 10,
+    "job_result": 6,
+    "suspended": 14,
+    **dict.fromkeys(("refusal_delta", "source", "file", "step_reset"), 2),
+    **dict.fromkeys(("status", "custom", "run_resumed"), 1),
 }
 _STATUSES: tuple[Any, ...] = ("thinking", "queued", "tool_calling", "building", "waiting", "retrying")
 
@@ -246,7 +242,7 @@ class LogWalk(CallWalk):
 
     def _model_completed(self) -> None:
         if self._as_written:
-            for _ in range(self._choices.below(3)):
+            for _ in range(self._pick((1, 2, 0, 1, 3))):
                 self._tool_call()
         calls = self._in_step()
         kept = {i: self._kept(i) for i in calls if self._flip()}

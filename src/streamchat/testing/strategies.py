@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel
 
 from streamchat.core.lifecycle import HELD
 from streamchat.errors import MissingDependency, StreamChatError
 from streamchat.events import EVENT_TYPES, StoredEvent, StreamEvent, UnknownEvent, encode_event
-from streamchat.testing.choices import Choices
+from streamchat.testing.choices import Choices, SeededChoices
 from streamchat.testing.log_walk import ENDINGS, SECRET, LogWalk
 
 try:
@@ -27,7 +27,6 @@ except ImportError as error:
 
 __all__ = ["SECRET", "batch_borders", "event_logs", "events", "json_values", "stored_logs", "texts"]
 
-_T = TypeVar("_T")
 _ODD_TEXTS = (
     "",
     "Hello",
@@ -163,29 +162,16 @@ def _of_annotation(annotation: Any, where: str) -> st.SearchStrategy[Any]:
 # Logs.
 
 
-class _Drawn:
-    """Choices that hypothesis makes, and shrinks."""
-
-    def __init__(self, draw: st.DrawFn) -> None:
-        self._draw = draw
-
-    def below(self, bound: int) -> int:
-        return self._draw(st.integers(0, bound - 1)) if bound > 1 else 0
-
-    def text(self) -> str:
-        return self._often(_ODD_TEXTS, _TEXTS)
-
-    def value(self) -> Any:
-        return self._often(_ODD_VALUES, _VALUES)
-
-    def _often(self, few: Sequence[_T], all_of_them: st.SearchStrategy[_T]) -> _T:
-        chosen = self.below(len(few) + 2)
-        return few[chosen] if chosen < len(few) else self._draw(all_of_them)
-
-
 _GRAINS = 48
-_TEXTS = texts()
-_VALUES = json_values()
+_SEEDS = st.integers(0, 2**32 - 1)
+_TEXTS = st.lists(texts(), max_size=3)
+_VALUES = st.lists(json_values(), max_size=3)
+
+
+def _choices(draw: st.DrawFn) -> Choices:
+    # Decisions drawn one by one cluster (of 60 logs, none was cut while a tool worked); a seed spreads them.
+    # What shrinks is how long the walk is, where it is cut, and which texts and values it holds.
+    return SeededChoices(draw(_SEEDS), [*_ODD_TEXTS, *draw(_TEXTS)], [*_ODD_VALUES, *draw(_VALUES)])
 
 
 def batch_borders(log: Sequence[StreamEvent | StoredEvent]) -> list[int]:
@@ -199,7 +185,7 @@ def event_logs(
     *,
     cut: Literal["batch", "anywhere"] | None = None,
     as_written: bool = True,
-    max_events: int = 30,
+    max_events: int = 40,
 ) -> list[StreamEvent]:
     """Legal logs: steps, parts, calls, resets, approvals, jobs, suspensions, take-overs, and every ending.
 
@@ -208,10 +194,9 @@ def event_logs(
     else whatever the tables allow may come (`streamchat.testing.log_walk.LogWalk`). ``max_events`` is how
     long the walk is before it turns to its ending, which takes a few more.
     """
-    choices: Choices = _Drawn(draw)
-    # Both are drawn first, and from the far end: hypothesis likes small numbers, the more so the later they come.
-    length = max_events - choices.below(max_events + 1)
-    kept = _GRAINS - choices.below(_GRAINS)
+    length = draw(st.integers(0, max_events)) if cut is None else max_events
+    kept = draw(st.integers(1, _GRAINS))
+    choices = _choices(draw)
     walk = LogWalk(choices, as_written=as_written)
     while len(walk.log) < length:
         walk.step()
@@ -228,7 +213,7 @@ def stored_logs(
     *,
     cut: Literal["batch", "anywhere"] | None = "batch",
     as_written: bool = True,
-    max_events: int = 30,
+    max_events: int = 40,
 ) -> list[StoredEvent]:
     """Logs as a store keeps them: ``seq`` 1, 2, 3, …, ``at`` never going back, a generation for each holder.
 
@@ -236,7 +221,7 @@ def stored_logs(
     then one with each ``run_resumed``. The other arguments are those of `event_logs`.
     """
     log = draw(event_logs(cut=cut, as_written=as_written, max_events=max_events))
-    choices = _Drawn(draw)
+    choices = _choices(draw)
     stored: list[StoredEvent] = []
     at, segment = 1_700_000_000_000 + choices.below(1000), 0
     for seq, event in enumerate(log, start=1):
