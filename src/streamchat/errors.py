@@ -45,7 +45,8 @@ class MissingDependency(StreamChatError, ImportError):
 
     def __init__(self, feature: str, extra: str, module: str) -> None:
         super().__init__(
-            f"{feature} needs the module {module!r}, which is not installed: pip install 'streamchat[{extra}]'"
+            f"{feature} needs the module {module!r}, which is not installed: "
+            f"pip install 'streamchat[{extra}]'"
         )
 
 
@@ -116,7 +117,7 @@ class BufferUnavailable(BufferError):
 
 
 class LeaseLost(BufferError):
-    """The run's log is held by someone else now, or is not where the holder left it; only a new claim helps."""
+    """Someone else holds the run's log now, or it is not where the holder left it; only a new claim helps."""
 
     code = "lease_lost"
 

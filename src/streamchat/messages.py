@@ -30,11 +30,11 @@ __all__ = [
 ]
 
 CallState: TypeAlias = Literal["streaming", "called", "approval", "running", "deferred", "done"]
-"""Where a tool call stands: seen only in deltas, complete, waiting for a person, at work, a job is out, answered."""
+"""Where a call stands: seen only in deltas, complete, waiting for a person, at work, a job is out, answered."""
 
 
 class Usage(BaseModel):
-    """Tokens that a model call (or several, summed) took; ``provider`` and ``model`` are None where they differ."""
+    """Tokens that model calls took, summed; ``provider`` and ``model`` are None where they differ."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -90,8 +90,9 @@ class RefusalPart(_Part):
 class ToolCallPart(_Part):
     """A tool call with its state and, once there is one, its result.
 
-    ``arguments`` is None while ``problem`` is set or the arguments are still streaming; ``arguments_text`` then
-    holds the raw text. ``output`` and ``error`` are those of the tool's result, or of the job that came of it.
+    ``arguments`` is None while ``problem`` is set or the arguments are still streaming; ``arguments_text``
+    then holds the raw text. ``output`` and ``error`` are those of the tool's result, or of the job that came
+    of it.
     """
 
     type: Literal["tool_call"] = "tool_call"
@@ -145,7 +146,7 @@ def parse_content(data: bytes | str) -> tuple[ContentPart, ...]:
 
 
 class MessageCall(BaseModel):
-    """A tool call as it stands in a model message: ``arguments`` is the JSON text that goes to the provider."""
+    """A tool call as it stands in a model message; ``arguments`` is the JSON text for the provider."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -177,8 +178,8 @@ class ModelMessage(BaseModel):
 def model_messages(messages: str | Sequence[ModelMessage | Mapping[str, Any]]) -> list[ModelMessage]:
     """Take messages in the forms people have them and return model messages.
 
-    A string is one user message; a mapping is a Chat Completions message (``role``, ``content``, ``tool_calls``,
-    ``tool_call_id``). Raises `InvalidInput` naming the position for anything else.
+    A string is one user message; a mapping is a Chat Completions message (``role``, ``content``,
+    ``tool_calls``, ``tool_call_id``). Raises `InvalidInput` naming the position for anything else.
     """
     if isinstance(messages, str):
         return [ModelMessage(role="user", content=messages)]

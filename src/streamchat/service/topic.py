@@ -73,7 +73,7 @@ class _Encoded:
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
-        self.stretch = (0, 0)
+        self.stretch: tuple[int, int] = (0, 0)
         self.joined = b""
 
 
