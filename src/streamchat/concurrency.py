@@ -138,21 +138,44 @@ class Deadline:
 
 class Wakeup:
     """Wakes one waiter, however often it was set in between; `wait` returns at once if it was set since the
-    last."""
+    last.
 
-    __slots__ = ("_event",)
+    It belongs to the loop that it is first waited on. A driver has one for each chunk that arrives, and an
+    event made anew each time costs three times as much.
+    """
+
+    __slots__ = ("_event", "_news", "_waiter")
 
     def __init__(self) -> None:
-        self._event = anyio.Event()
+        self._news = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._event: anyio.Event | None = None  # on trio
 
     def set(self) -> None:
         """Wake the waiter, or the next one. Call it from the loop's own thread."""
-        self._event.set()
+        self._news = True
+        waiter = self._waiter
+        if waiter is not None:
+            if not waiter.done():
+                waiter.set_result(None)
+        elif self._event is not None:
+            self._event.set()
 
     async def wait(self) -> None:
         """Wait until set, and clear."""
-        await self._event.wait()
-        self._event = anyio.Event()
+        while not self._news:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                self._event = anyio.Event()
+                await self._event.wait()
+                continue
+            self._waiter = loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        self._news = False
 
 
 class LoopHandle:

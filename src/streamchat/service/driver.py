@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from streamchat.buffers.base import (
     Claim,
@@ -26,12 +26,12 @@ from streamchat.buffers.base import (
     NewEvent,
     Then,
 )
+from streamchat.concurrency import Wakeup
 from streamchat.core.conclude import conclude
 from streamchat.core.history import private_of
 from streamchat.core.lifecycle import BARRIERS
 from streamchat.errors import BufferUnavailable, LeaseLost, RunNotFound
 from streamchat.events import (
-    Cancelled,
     MessageCompleted,
     ModelCompleted,
     StoredEvent,
@@ -40,7 +40,7 @@ from streamchat.events import (
     dump_json,
 )
 from streamchat.orchestration.context import RunContext
-from streamchat.service.pending import Pending
+from streamchat.service.pending import DELTAS, Pending
 from streamchat.service.summary import RunSummary, SummaryBuilder
 
 __all__ = ["Driver", "DriverOptions", "read_log"]
@@ -48,6 +48,21 @@ __all__ = ["Driver", "DriverOptions", "read_log"]
 log = logging.getLogger("streamchat.run")
 
 Outcome: TypeAlias = Literal["over", "suspended", "handed_over", "lost"]
+
+
+_FIRST_WAIT = 0.05
+_LONGEST_WAIT = 1.0
+"""Seconds between tries while the store is away."""
+
+
+class _WithEvents(TypedDict, total=False):
+    """What `EventBuffer.append` takes beside the events."""
+
+    messages: list[MessageRecord]
+    consumed: list[str]
+    then: Then
+    wake_at: int | None
+    keep_slot: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +119,7 @@ class Driver:
         self._summary = summary
         self._user_message_id = user_message_id
         self._pending = Pending()
-        self._work = asyncio.Event()
+        self._work = Wakeup()
         self._saved = asyncio.Event()
         self._saved.set()
         self._poked = asyncio.Event()
@@ -172,9 +187,9 @@ class Driver:
                 pending.add(event, more=more)
                 if more:
                     continue
-                self._saved.clear()
                 self._work.set()
                 if event.type in BARRIERS or pending.size > options.max_unsaved:
+                    self._saved.clear()
                     # The writer may be busy with the batch before; it takes all that waits, so once is
                     # enough.
                     await self._saved.wait()
@@ -188,11 +203,10 @@ class Driver:
     async def _write(self) -> None:
         while True:
             await self._work.wait()
-            self._work.clear()
             while self._pending or self._renew_due:
                 if self._renew_due:
                     # In turn with the appends: the lease that a renewal names is then never out of date.
-                    self._hold(await self._persist(self._renew))
+                    await self._renew()
                     self._renew_due = False
                 if self._pending:
                     await self._append(self._pending.take())
@@ -200,8 +214,14 @@ class Driver:
             if self._closing or self._outcome is not None:
                 return
 
-    async def _renew(self) -> Lease:
-        return await self._buffer.renew(self._lease, self._options.lease_ttl)
+    async def _renew(self) -> None:
+        wait = _FIRST_WAIT
+        while True:
+            try:
+                self._hold(await self._buffer.renew(self._lease, self._options.lease_ttl))
+                return
+            except BufferUnavailable as error:
+                wait = await self._wait_for_store(wait, error)
 
     def _hold(self, lease: Lease) -> None:
         self._lease = lease
@@ -210,60 +230,54 @@ class Driver:
             self._poked.set()
 
     async def _append(self, events: Sequence[StreamEvent]) -> None:
-        """Write one batch, with what belongs into the same transaction, and tell those who watch."""
+        """Write one batch, with what belongs into the same transaction, and tell those who watch.
+
+        It is tried again, unchanged, while the store is away, for as long as the lease lasts.
+        """
         batch = [NewEvent.of(event) for event in events]
-        last = events[-1]
-        then: Then = "hold"
-        messages: list[MessageRecord] = []
-        wake_at: int | None = None
-        keep_slot = True
-        if last.type == "finalized":
-            then = "over"
-            messages = [self._message(events)]
-        elif isinstance(last, Suspended):
-            then = "suspend"
-            times = [wait.expires_at for wait in last.waits if wait.expires_at is not None]
-            wake_at = min(times, default=None)
-            keep_slot = any(wait.kind != "job" for wait in last.waits)
-        for event in events:
-            self._note_extras(event)
-        consumed = (
-            list(self._read_inputs) if any(isinstance(e, Cancelled) for e in events) or then == "over" else []
-        )
-
-        async def write() -> Lease:
-            appended = await self._buffer.append(
-                self._lease,
-                batch,
-                messages=messages,
-                consumed=consumed,
-                then=then,
-                wake_at=wake_at,
-                keep_slot=keep_slot,
-            )
-            self._summary.add(appended.events)
-            self._publish(self.run.run_id, appended.events)
-            return appended.lease
-
-        self._hold(await self._persist(write))
-        self._appended_at = time.monotonic()
+        with_it = self._what_goes_with(events)
+        wait = _FIRST_WAIT
+        while True:
+            try:
+                appended = await self._buffer.append(self._lease, batch, **with_it)
+                break
+            except BufferUnavailable as error:
+                wait = await self._wait_for_store(wait, error)
+        self._summary.add(appended.events)
+        self._publish(self.run.run_id, appended.events)
+        self._hold(appended.lease)
+        self._appended_at = self._held_at
+        then = with_it.get("then", "hold")
         if then != "hold":
             self._outcome = "over" if then == "over" else "suspended"
 
-    async def _persist(self, write: Callable[[], Awaitable[Lease]]) -> Lease:
-        """Retry while the store is away, unchanged, for as long as the lease lasts."""
-        wait = 0.05
-        while True:
-            try:
-                return await write()
-            except BufferUnavailable as error:
-                # Our own clock will do: it only decides when to give up, never whether an append is right.
-                if time.monotonic() - self._held_at > self._options.lease_ttl:
-                    log.error("run %s: let go, the store is away: %s", self.run.run_id, error)
-                    raise
-                log.warning("run %s: append is tried again in %.2f s: %s", self.run.run_id, wait, error)
-                await asyncio.sleep(wait)
-                wait = min(wait * 2, 1.0)
+    def _what_goes_with(self, events: Sequence[StreamEvent]) -> _WithEvents:
+        """What else is written with a batch: nothing, if it is only part of an answer."""
+        with_it: _WithEvents = {}
+        for event in events:
+            if event.type in DELTAS:
+                continue
+            self._note_extras(event)
+            if event.type == "cancelled":
+                with_it["consumed"] = list(self._read_inputs)
+            elif event.type == "finalized":
+                messages = [self._message(events)]
+                with_it |= {"then": "over", "consumed": list(self._read_inputs), "messages": messages}
+            elif isinstance(event, Suspended):
+                times = [wait.expires_at for wait in event.waits if wait.expires_at is not None]
+                keep_slot = any(wait.kind != "job" for wait in event.waits)
+                with_it |= {"then": "suspend", "wake_at": min(times, default=None), "keep_slot": keep_slot}
+        return with_it
+
+    async def _wait_for_store(self, seconds: float, error: BufferUnavailable) -> float:
+        """Wait before the next try; returns how long to wait before the one after it."""
+        # Our own clock will do: it only decides when to give up, never whether an append is right.
+        if time.monotonic() - self._held_at > self._options.lease_ttl:
+            log.error("run %s: let go, the store is away: %s", self.run.run_id, error)
+            raise error
+        log.warning("run %s: the store is asked again in %.2f s: %s", self.run.run_id, seconds, error)
+        await asyncio.sleep(seconds)
+        return min(seconds * 2, _LONGEST_WAIT)
 
     def _message(self, events: Sequence[StreamEvent]) -> MessageRecord:
         """The assistant's message as the conversation keeps it."""

@@ -94,7 +94,10 @@ class Subscription:
         return data
 
     async def _ready(self, seconds: float | None) -> bool | Page:
-        """Wait until the topic (True) or the store (a page) has something; False when time runs out."""
+        """Wait until the topic (True) or the store (a page) has something; False when time runs out.
+
+        Every delivery to every reader comes here: the wait itself is not a call of its own.
+        """
         topic = self._topic
         while True:
             if self._closed or self.finished:
@@ -111,24 +114,22 @@ class Subscription:
                 continue
             if topic.error is not None:
                 raise topic.error
-            if (self._hub.leaving and topic.current) or not await self._wait(seconds):
+            if self._hub.leaving and topic.current:
                 return False
-
-    async def _wait(self, seconds: float | None) -> bool:
-        """Wait for a change of the topic; False when time runs out. Every delivery to a reader comes here."""
-        loop = asyncio.get_running_loop()
-        self._waiter = waiter = self._topic.waiter(loop)
-        timer = None if seconds is None else loop.call_later(seconds, _time_out, waiter)
-        woken = False
-        try:
-            woken = await waiter
-        finally:
-            self._waiter = None
-            if timer is not None:
-                timer.cancel()
-            if not woken:  # the topic forgets those that it wakes
-                self._topic.drop(waiter)
-        return woken
+            loop = asyncio.get_running_loop()
+            self._waiter = waiter = topic.waiter(loop)
+            timer = None if seconds is None else loop.call_later(seconds, _time_out, waiter)
+            woken = False
+            try:
+                woken = await waiter
+            finally:
+                self._waiter = None
+                if timer is not None:
+                    timer.cancel()
+                if not woken:  # the topic forgets those that it wakes
+                    topic.drop(waiter)
+            if not woken:
+                return False
 
     async def _page_behind_the_window(self) -> Page | None:
         page = await self._hub.buffer.read(self.run_id, self._after, PAGE)

@@ -11,9 +11,12 @@ from typing import Any
 
 from streamchat.events import StreamEvent, ToolCallDelta
 
-__all__ = ["Pending", "merge_deltas"]
+__all__ = ["DELTAS", "Pending", "merge_deltas"]
 
 _TEXTS = frozenset({"text_delta", "reasoning_delta", "refusal_delta"})
+DELTAS = _TEXTS | {"tool_call_delta"}
+"""The types that an answer mostly consists of, and that say nothing but what they add to it."""
+
 _OVERHEAD = 64
 
 
@@ -51,6 +54,9 @@ class Pending:
 
 def merge_deltas(events: Iterable[StreamEvent]) -> list[StreamEvent]:
     """Join neighbouring deltas of the same step, part and call; the fold of the log stays the same."""
+    events = list(events)
+    if len(events) == 1:  # as most are, live
+        return events
     out: list[StreamEvent] = []
     run: list[StreamEvent] = []
     key: tuple[Any, ...] | None = None
