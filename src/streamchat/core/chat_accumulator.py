@@ -43,6 +43,8 @@ class ChatCompletionAccumulator:
     @property
     def ended(self) -> bool:
         """Whether the provider said that it is done: ``[DONE]`` or every choice's finish reason (rule 9)."""
+        if self._first is not None and self._first.finish_reason is None:
+            return self.done  # asked for each chunk
         return self.done or (
             bool(self._choices) and all(choice.finish_reason is not None for choice in self._choices.values())
         )

@@ -157,9 +157,9 @@ class Answer:
             raise
         return batch
 
-    async def batch(self) -> list[Delta]:
+    def batch(self) -> Awaitable[list[Delta]]:
         """The deltas that have come by now, or the next that come; empty only at the end."""
-        return await self._next(monotonic())
+        return self._next(monotonic())
 
     @property
     def failed(self) -> bool:
@@ -211,8 +211,9 @@ class Answer:
                 self._singles = self._singles + 1 if len(self._blocks) == 1 else 0
                 frames = reader.frames
                 deltas = self._source.feed(reader, self._blocks)
+                if len(self._blocks) >= _AHEAD:
+                    self._taken.set()
                 self._blocks.clear()
-                self._taken.set()
                 if reader.frames != frames and (self._spoken or accumulator.ended):
                     since = monotonic()
                 if accumulator.done or accumulator.error is not None or (self._whole and accumulator.ended):
@@ -266,7 +267,8 @@ class Answer:
         try:
             while self._singles < _SINGLES:
                 blocks.append(await source.read())
-                self._arrived.set()
+                if len(blocks) == 1:
+                    self._arrived.set()
                 if len(blocks) >= _AHEAD:
                     await self._taken.wait()
             self._blocks_until_task = _TRY_AGAIN

@@ -17,15 +17,17 @@ __all__ = ["Watch"]
 
 
 class Watch:
-    """Bounds one await at a time; `close` it when there are no more."""
+    """Bounds one await at a time, on the loop in which it was made; `close` it when there are no more."""
 
-    __slots__ = ("_handle", "_task", "_until", "expired")
+    __slots__ = ("_asyncio", "_fires_at", "_handle", "_task", "_until", "expired")
 
     def __init__(self) -> None:
         self.expired = False
         self._handle: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[Any] | None = None  # the one that is in an await now
         self._until = 0.0
+        self._fires_at = 0.0  # as `time.monotonic` counts
+        self._asyncio = on_asyncio()
 
     async def wait(self, start: Callable[[], Awaitable[Any]], until: float | None) -> Any:
         """Await what ``start`` gives, until ``until`` (as ``time.monotonic`` counts; None: no limit).
@@ -35,12 +37,12 @@ class Watch:
         """
         if until is None:
             return await start()
-        if not on_asyncio():
+        if not self._asyncio:
             return await self._wait_in_scope(start, until)
         task = asyncio.current_task()
         assert task is not None
         self._until = until
-        if self._handle is None or until < self._handle.when():
+        if self._handle is None or until < self._fires_at:
             self._arm()
         before = task.cancelling()
         self._task = task
@@ -66,6 +68,7 @@ class Watch:
 
     def _arm(self) -> None:
         self.close()
+        self._fires_at = self._until
         delay = max(0.0, self._until - monotonic())
         self._handle = asyncio.get_running_loop().call_later(delay, self._fire)
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from streamchat.buffers.base import (
+    Appended,
     Claim,
     EventBuffer,
     Input,
@@ -237,10 +238,10 @@ class Driver:
         batch = [NewEvent.of(event) for event in events]
         with_it = self._what_goes_with(events)
         wait = _FIRST_WAIT
-        while True:
+        appended: Appended | None = None
+        while appended is None:
             try:
                 appended = await self._buffer.append(self._lease, batch, **with_it)
-                break
             except BufferUnavailable as error:
                 wait = await self._wait_for_store(wait, error)
         self._summary.add(appended.events)
