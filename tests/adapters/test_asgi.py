@@ -115,10 +115,14 @@ async def test_heartbeats_come_over_the_wire() -> None:
 
 
 async def test_a_response_cut_at_every_byte_and_resumed_gives_exactly_the_log() -> None:
-    async with serve(make_app(ScriptedModel.text("Hi", repeat=True))) as port:
+    # A run that is cancelled at once has the shortest log; each byte of it costs a connection.
+    app = make_app(limits=ServiceLimits(max_runs=0, drain_seconds=0))
+    async with serve(app) as port:
         _, started = await fetch(port, "POST", "/runs", {"message": "Hi"})
         url = started["stream_url"]
-        whole = (await stream(port, url))[1]
+        assert (await fetch(port, "POST", f"/runs/{started['run_id']}/cancel"))[0] == 202
+        _, whole = await stream(port, url)
+        assert [frame.event for frame in whole[-2:]] == ["message_completed", "finalized"]
         async with request(port, "GET", url) as connection:
             size = len(await connection.chunked())
         resumed: dict[str, list[Any]] = {}

@@ -93,7 +93,7 @@ class Endpoints:
         if self._cors is not None:
             self._cors.add_to(response, request)
         if isinstance(response.body, bytes):
-            if response.status != 204:
+            if response.body or response.status not in (200, 204):
                 response.headers.append(("content-length", str(len(response.body))))
             if request.method == "HEAD":
                 response.body = b""

@@ -3,6 +3,7 @@ from."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -36,8 +37,6 @@ class ByteStream(Protocol):
 
 async def _forever() -> None:
     """For a framework that cannot tell whether the client is still there."""
-    import asyncio
-
     await asyncio.get_running_loop().create_future()
 
 
