@@ -179,6 +179,7 @@ class Busy(StreamChatError):
 
 
 class NotAuthorized(StreamChatError):
-    """`authorize` said no; the HTTP layer answers as if the resource did not exist."""
+    """`authorize` said no to something new; of what exists and is another's, the errors say that it does not
+    exist."""
 
     code = "not_authorized"

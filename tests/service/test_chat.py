@@ -161,6 +161,15 @@ async def test_the_next_turn_is_given_the_conversation_with_its_tool_results(buf
     ]
 
 
+async def test_of_a_long_conversation_the_model_is_given_the_newest_messages(buffer: EventBuffer) -> None:
+    model = ScriptedModel(lambda request: f"answer {len(request.messages)}")
+    async with service(buffer, model, limits=ServiceLimits(max_history_messages=3)) as chat:
+        conversation_id = None
+        for turn in range(4):
+            conversation_id = (await chat.reply(conversation_id, f"question {turn}")).conversation_id
+    assert [m.content for m in model.requests[-1].messages] == ["question 2", "answer 3", "question 3"]
+
+
 async def test_instructions_and_prepare_messages_may_be_functions(buffer: EventBuffer) -> None:
     async def instructions(context: RunContext) -> str:
         return f"Speak with {context.principal.id if context.principal else 'nobody'}."

@@ -57,7 +57,8 @@ class ServiceLimits:
     """What a process takes on, and what a client may send.
 
     ``max_runs`` are at work at once, ``max_queue`` wait in this process. ``drain_seconds`` is how long
-    `close` lets runs finish. ``max_body_bytes`` and ``max_message_chars`` bound a request.
+    `close` lets runs finish. ``max_body_bytes`` and ``max_message_chars`` bound a request. Of a long
+    conversation the model is given the newest ``max_history_messages``.
     """
 
     max_runs: int = 100

@@ -262,7 +262,7 @@ class Driver:
             if event.type == "cancelled":
                 with_it["consumed"] = list(self._read_inputs)
             elif event.type == "finalized":
-                messages = [self._message(events)]
+                messages = self._messages(events)
                 with_it |= {"then": "over", "consumed": list(self._read_inputs), "messages": messages}
             elif isinstance(event, Suspended):
                 times = [wait.expires_at for wait in event.waits if wait.expires_at is not None]
@@ -280,21 +280,24 @@ class Driver:
         await asyncio.sleep(seconds)
         return min(seconds * 2, _LONGEST_WAIT)
 
-    def _message(self, events: Sequence[StreamEvent]) -> MessageRecord:
+    def _messages(self, events: Sequence[StreamEvent]) -> list[MessageRecord]:
         """The assistant's message as the conversation keeps it."""
-        completed = next(event for event in events if isinstance(event, MessageCompleted))
         kinds = {event.type for event in events}
         private = private_of(self._extras)
-        return MessageRecord(
-            message_id=self.run.message_id,
-            conversation_id=self.run.conversation_id,
-            run_id=self.run.run_id,
-            role="assistant",
-            parent_id=self._user_message_id,
-            status="error" if "error" in kinds else "cancelled" if "cancelled" in kinds else "complete",
-            content=dump_json([part.model_dump(exclude_none=True) for part in completed.content]),
-            private=None if private is None else dump_json(private),
-        )
+        return [
+            MessageRecord(
+                message_id=self.run.message_id,
+                conversation_id=self.run.conversation_id,
+                run_id=self.run.run_id,
+                role="assistant",
+                parent_id=self._user_message_id,
+                status="error" if "error" in kinds else "cancelled" if "cancelled" in kinds else "complete",
+                content=dump_json([part.model_dump(exclude_none=True) for part in event.content]),
+                private=None if private is None else dump_json(private),
+            )
+            for event in events
+            if isinstance(event, MessageCompleted)
+        ]
 
     # Holding on to the lease, and hearing what was posted.
 

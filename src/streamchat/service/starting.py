@@ -7,6 +7,7 @@ import inspect
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Any, TypeAlias
 
 from streamchat.buffers.base import ConversationRecord, EventBuffer, MessageRecord, NewEvent, NewRun
@@ -18,6 +19,8 @@ from streamchat.service.request import RunRequest, conversation_path, model_hist
 from streamchat.tools import ToolRegistry
 
 __all__ = ["Instructions", "PrepareMessages", "Turn", "TurnMaker"]
+
+_PAGE = 1000
 
 Instructions: TypeAlias = str | Callable[[RunContext], str | Awaitable[str | None] | None]
 PrepareMessages: TypeAlias = Callable[
@@ -100,8 +103,7 @@ class TurnMaker:
         prompts = (await self._system_prompt(context), turn.system_message)
         messages = [ModelMessage(role="system", content=text) for text in prompts if text]
         if known is not None:
-            rows = await self._buffer.messages(known.conversation_id, limit=self._max_history)
-            messages += model_history(conversation_path(rows, known.leaf_id))
+            messages += model_history(await self._path(known))
         parts = turn.parts
         only_text = len(parts) == 1 and parts[0]["type"] == "text"
         messages.append(ModelMessage(role="user", content=parts[0]["text"] if only_text else parts))
@@ -114,6 +116,18 @@ class TurnMaker:
             metadata=dict(turn.metadata) if turn.metadata else None,
             client_id=turn.client_id,
         )
+
+    async def _path(self, known: ConversationRecord) -> list[MessageRecord]:
+        """The newest messages up to the active leaf, at most ``max_history``, the first one a user's."""
+        rows: list[MessageRecord] = []
+        while page := await self._buffer.messages(
+            known.conversation_id, after=rows[-1].message_id if rows else None, limit=_PAGE
+        ):
+            rows += page
+            if len(page) < _PAGE:
+                break
+        path = conversation_path(rows, known.leaf_id)[-self._max_history :]
+        return list(dropwhile(lambda row: row.role == "assistant", path))
 
     async def _system_prompt(self, context: RunContext) -> str | None:
         if not callable(self._instructions):

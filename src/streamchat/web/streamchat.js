@@ -160,8 +160,15 @@ export class RunFollower {
     this.source.onopen = () => this.onConnection?.("open");
     this.source.onerror = () => {
       // After 204 (all is told) the browser closes for good; anything else it tries again by itself.
-      this.onConnection?.(this.source.readyState === EventSource.CLOSED ? "closed" : "reconnecting");
-      if (this.source.readyState === EventSource.CLOSED) this.onEnd?.(this.state);
+      if (this.source.readyState !== EventSource.CLOSED) return this.onConnection?.("reconnecting");
+      this.onConnection?.("closed");
+      // A conversation's stream has nothing more once its run is over; the run's own still has what was missed.
+      const own = this.url.replace(/conversations\/[^/]+\/stream/, `runs/${this.state.run_id}/stream`);
+      if (this.state.run_id && own !== this.url) {
+        this.url = own;
+        return this.resume();
+      }
+      this.onEnd?.(this.state);
     };
     for (const type of TYPES) this.source.addEventListener(type, (message) => this.take(message));
   }
