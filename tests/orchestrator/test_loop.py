@@ -231,6 +231,24 @@ async def test_a_part_that_comes_whole_is_seen_as_one_delta():
     assert_whole(log.events)
 
 
+async def test_what_comes_whole_stands_in_the_models_own_order():
+    result = ModelResult(
+        "tool_calls",
+        parts=(FinishedContent(0, "text", "first"), FinishedContent(3, "text", "last")),
+        calls=(called(arguments='{"city":"a"}', part=1),),
+        provider_calls=(ProviderCall(2, "ws", "web_search", {}, None),),
+    )
+    log = await play(FixedModel([[result]], [[ModelResult("stop")]]), tools=weather_tools())
+    content = log.of("message_completed")[0].content
+    assert [part.text if part.type == "text" else part.name for part in content] == [
+        "first",
+        "weather",
+        "web_search",
+        "last",
+    ]
+    assert_whole(log.events)
+
+
 async def test_calls_that_the_provider_ran_itself_are_shown_and_not_run():
     result = ModelResult(
         "stop",

@@ -102,6 +102,8 @@ def check_beginning(prefix: Sequence[StreamEvent], log: Log) -> None:
     kinds = log.types()
     if not prefix:
         assert kinds[0] == "run_started"
+    elif len(prefix) == 1:
+        assert "run_resumed" not in kinds, "what only `create` wrote was not begun by anybody"
     elif len(prefix) > 1 and not state.over and prefix[-1].type != "message_completed":
         assert kinds[0] == "run_resumed"
         assert log.events[0].reason == "takeover"  # type: ignore[union-attr]

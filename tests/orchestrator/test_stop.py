@@ -12,6 +12,7 @@ import pytest
 
 from streamchat.errors import ModelError
 from streamchat.models.base import ModelOutput, ModelRequest
+from streamchat.orchestration import run
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import Hooks, RunOptions
 from streamchat.orchestrator import orchestrate
@@ -121,7 +122,7 @@ async def stop_when(
     with anyio.fail_after(20):
         async with anyio.create_task_group() as group:
 
-            async def run() -> None:
+            async def consume() -> None:
                 await play(
                     model,
                     tools=tools,
@@ -132,7 +133,7 @@ async def stop_when(
                     history=history,
                 )
 
-            group.start_soon(run)
+            group.start_soon(consume)
             await there.wait()
             await until_blocked()
             count = len(log.events)
@@ -160,6 +161,20 @@ async def test_stop_in_mid_stream_keeps_the_partial_text():
     model = Watched(ScriptedModel([Step("one two three", stall_after=2)]))
     log = await stop_when(model, seen("text_delta", 2))
     assert (log.text, model.open) == ("one two", 0)
+
+
+async def test_the_response_is_closed_before_the_ending_is_handed_out():
+    """Nothing more is paid for while somebody makes the ending durable."""
+    model, context, still_open = Watched(ScriptedModel(["one two three"])), RunContext(), []
+
+    def stop(log: Log) -> None:
+        if len(log.of("text_delta")) == 1:
+            context.stop()
+        if log.of("cancelled"):
+            still_open.append(model.open)
+
+    await play(model, context=context, after_each=stop)
+    assert still_open == [0, 0, 0]
 
 
 async def test_stop_in_the_middle_of_a_call_that_streams_leaves_no_call():
@@ -199,7 +214,9 @@ async def test_stop_in_the_pause_before_a_restart():
     assert (log.text, model.open, model.asked) == ("", 0, 1)
 
 
-async def test_stop_while_the_model_finishes_with_its_response():
+async def test_stop_while_the_model_finishes_with_its_response(monkeypatch):
+    monkeypatch.setattr(run, "_DRAIN_SECONDS", 1000.0)
+
     class Lingering(ScriptedModel):
         async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelOutput], None]:
             async with aclosing(super().stream(request)) as batches:
