@@ -139,6 +139,11 @@ def test_an_event_is_frozen(event: StreamEvent) -> None:
         setattr(event, "type", "other")  # noqa: B010 - the type checkers would not let it pass
 
 
+def test_an_unknown_event_is_frozen_too() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(UnknownEvent(type="new"), "type", "other")  # noqa: B010 - as above
+
+
 # What is unknown, and what is wrong.
 
 
@@ -297,7 +302,7 @@ def test_a_stored_event_is_the_same_from_an_event_and_from_its_bytes(event: Stre
     assert hash(again) == hash(first)
     assert again.event == first.event == event
     assert again.event is again.event
-    assert (again.type, again.event.private) == (event.type, event.private)
+    assert (first.type, again.type, again.event.private) == (event.type, event.type, event.private)
     assert StoredEvent(4, 5, event, "g") != first
     assert StoredEvent(3, 5, event, "h") != first
     assert first != "g.3"
