@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 CallState: TypeAlias = Literal["streaming", "called", "approval", "running", "deferred", "done"]
-"""Where a call stands: seen only in deltas, complete, waiting for a person, at work, a job is out, answered."""
+"""Where a call stands: seen in deltas, complete, with a person, at work, waiting for its job, answered."""
 
 
 class Usage(BaseModel):
