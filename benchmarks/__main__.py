@@ -1,4 +1,4 @@
-"""The command: ``python -m benchmarks [NAME…] [--quick] [--json FILE] [--page FILE] [--loop asyncio|uvloop]``."""
+"""The command: ``python -m benchmarks [NAME…] [--quick] [--json FILE] [--page FILE]``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from benchmarks import accumulating, appending, consuming, sse, subscribing, whole_way
+from benchmarks import accumulating, appending, consuming, idle, sse, subscribing, whole_way
 from benchmarks.measure import FULL, QUICK, Row, Scale
 from benchmarks.report import as_json, as_page, as_text, machine
 
 Benchmark: TypeAlias = Callable[[Scale], Awaitable[list[Row]]]
 
-# With the loop that it runs on: a server has the one that servers are deployed with, an application that only consumes
-# may have either.
+# With the loop that it runs on: a server has the one that servers are deployed with, an application that only
+# consumes may have either.
 BENCHMARKS: dict[str, tuple[str, str, Benchmark]] = {
     "in-process": ("Consuming a stream, without a network", "asyncio", consuming.in_process),
     "burst": ("Consuming a stream, in a burst", "asyncio", consuming.burst),
@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, tuple[str, str, Benchmark]] = {
     "way-live": ("The whole way, live", "uvloop", whole_way.live),
     "sse": ("Native SSE out", "uvloop", sse.sending),
     "fan-out": ("One more subscriber", "uvloop", subscribing.fanning_out),
+    "idle": ("Idle connections", "uvloop", idle.idling),
     "replay": ("Replay", "asyncio", subscribing.replaying),
     "accumulate": ("Accumulating tool calls", "asyncio", accumulating.accumulating),
     "append": ("Appending", "asyncio", appending.appending),

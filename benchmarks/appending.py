@@ -21,8 +21,8 @@ BATCHES = (1, 10, 50, 200)
 
 
 class _Bare:
-    """The standard library's driver on a thread, with the least that an appended batch takes: the rows, the run's
-    head, a commit."""
+    """The standard library's driver on a thread, with the least that an appended batch takes: the rows, the
+    run's head, a commit."""
 
     def __init__(self, path: Path) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()

@@ -1,4 +1,5 @@
-"""The entry of the processes on the other side: ``python -m benchmarks.helper provider | clients``."""
+"""The entry of the processes on the other side: ``python -m benchmarks.helper MODULE [ARGUMENT…]`` runs
+the module's ``serve``."""
 
 from __future__ import annotations
 

@@ -40,8 +40,8 @@ TINY = Scale(1, 20, 0.05, 2, 40, 4, 4, 100)
 class Clock:
     """Counts this process's CPU time, user and system, of all threads, while it is running.
 
-    What was there before is collected first and put out of the collector's sight: a sample pays for its own garbage,
-    and for nobody else's.
+    What was there before is collected first and put out of the collector's sight: a sample pays for its own
+    garbage, and for nobody else's.
     """
 
     def __init__(self) -> None:
@@ -87,8 +87,8 @@ class Samples:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. ``value`` is a ratio unless ``unit`` says otherwise; ``at_least`` turns the budget
-    around. Without a budget it is there to compare with."""
+    """One line of the table. ``value`` is a ratio unless ``unit`` says otherwise; ``at_least`` turns the
+    budget around. Without a budget it is there to compare with."""
 
     name: str
     value: float

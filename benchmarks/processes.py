@@ -57,10 +57,10 @@ class Provider:
         return int(answer.partition(b"\r\n\r\n")[2])
 
     async def watch(self, clock: Clock, scale: Scale) -> int:
-        """Wait until all live streams are under way, let the clock run for a while, and return how many chunks
-        were sent meanwhile."""
-        before = await self.sent()
-        while await self.sent() < before + 5 * scale.live_streams:
+        """Wait until all live streams are under way, let the clock run for a while, and return how many
+        chunks were sent meanwhile."""
+        under_way = await self.sent() + 5 * scale.live_streams
+        while await self.sent() < under_way:
             await asyncio.sleep(0.05)
         before = await self.sent()
         with clock.running():

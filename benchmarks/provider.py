@@ -1,9 +1,9 @@
 """A provider as a process of its own: answers any POST with a chat stream, in a burst or chunk by chunk.
 
-The path says which: ``/burst/<chunks>/v1/…`` or ``/live/<chunks>/v1/…``. ``/sent`` tells how many chunks went out live, so
-that a machine too busy to keep the beat spoils no figure. Each frame is one HTTP chunk, as servers send
-them; in a burst many are in one write. It is a bare asyncio protocol, because `ScriptedProvider` (which can do much
-more) would be the slower side.
+The path says which: ``/burst/<chunks>/v1/…`` or ``/live/<chunks>/v1/…``. ``/sent`` tells how many chunks went
+out live, so that a machine too busy to keep the beat spoils no figure. Each frame is one HTTP chunk, as
+servers send them; in a burst many are in one write. It is a bare asyncio protocol, because
+`ScriptedProvider`, which can do much more, would be the slower side.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 
 from benchmarks.measure import Row
 
@@ -16,23 +15,26 @@ __all__ = ["as_json", "as_page", "as_text", "machine"]
 
 _PAGE = """# Benchmarks
 
-What the library costs beside what it replaces; lower is better. All are ratios of CPU time, taken in turns in one run
-(`make bench`); a budget is what a change must keep to. *Burst* is a response of 2,000 chunks with many in each TCP
-write. *Live* is 25 streams at once with one chunk every 20 ms each, where waking up costs more than the work: there
-the figures vary by a quarter from run to run, and they are the ones to plan with. "In between" is the least and the
-most of the rounds.
+What the library costs beside what it replaces; lower is better. All are ratios of CPU time, taken in turns
+in one run of `make bench ARGS="--page docs/reference/benchmarks.md"`; a budget is what changes should keep
+to. *Burst* is a response of 2,000 chunks with many in each TCP write. *Live* is 25 streams at once with one
+chunk every 20 ms each, where waking up costs more than the work: there the figures vary by a quarter from
+run to run, and more on a busy machine, and they are the ones to plan with. "In between" is the least and
+the most of the rounds; rows in brackets are there to compare with.
 
 {tables}
 Measured with {machine}.
 
 What is compared with what:
 
-- `orchestrate()` with iterating `AsyncOpenAI…create(stream=True)` of the same bytes over the SDK's own transport
-  (httpx2), also where `orchestrate()` reads over aiohttp. The provider is a process of its own.
-- The whole way (provider, `StreamChat`, event buffer, ASGI application under uvicorn, client's socket) with the same
-  iteration of the SDK, which delivers nothing to anybody. Provider and clients are processes of their own; creating
-  the runs is included.
-- Native SSE with an ASGI application that is woken by a bare future for each event and sends bytes encoded beforehand.
+- `orchestrate()` with iterating `AsyncOpenAI…create(stream=True)` of the same bytes over the SDK's own
+  transport (httpx2), also where `orchestrate()` reads over aiohttp. The provider is a process of its own.
+  "The least" splits the client's bytes into frames, decodes their JSON and keeps nothing.
+- The whole way (provider, `StreamChat`, event buffer, ASGI application under uvicorn, client's socket) with
+  the same iteration of the SDK, which delivers nothing to anybody. Provider and clients are processes of
+  their own.
+- Native SSE with an ASGI application that is woken by a bare future for each event and sends bytes that
+  were encoded beforehand.
 - Appending with `sqlite3` on a thread, which begins, inserts the same rows, updates one row and commits.
 """
 
@@ -48,7 +50,7 @@ def as_text(name: str, rows: Sequence[Row]) -> str:
     """One benchmark's table for a terminal."""
     lines = [name]
     lines += [
-        f"  {row.name:<56} {_value(row):>9}  {_budget(row):>9}  {row.verdict:<4}  {_spread(row):>12}  {row.note}"
+        f"  {row.name:<50} {_value(row):>9} {_budget(row):>9} {row.verdict:<4} {_spread(row):>11} {row.note}"
         for row in rows
     ]
     return "\n".join(lines)
@@ -72,10 +74,6 @@ def as_page(results: Mapping[str, Sequence[Row]]) -> str:
             tables += "| " + " | ".join(cells) + " |\n"
         tables += "\n"
     return _PAGE.format(tables=tables, machine=machine())
-
-
-def write_page(path: Path, results: Mapping[str, Sequence[Row]]) -> None:
-    path.write_text(as_page(results), encoding="utf-8")
 
 
 def _number(value: float, unit: str) -> str:

@@ -13,6 +13,7 @@ from benchmarks.serving import serving
 from benchmarks.subscribing import Feed
 from streamchat import StreamChat
 from streamchat.adapters.asgi import asgi_app
+from streamchat.events import StoredEvent, TextDelta
 from streamchat.testing import ScriptedModel
 from streamchat.wire.native import NATIVE
 
@@ -26,7 +27,7 @@ _HEAD = {
 
 
 class RawFeed:
-    """The least that a live stream can be: one future for each connection, bytes that were encoded beforehand."""
+    """The least that a live stream can be: one future for each connection, bytes encoded beforehand."""
 
     def __init__(self) -> None:
         self.waiting: list[asyncio.Future[bytes]] = []
@@ -92,9 +93,7 @@ def _raw(browsers: Clients, app: RawFeed, port: int, deliveries: int, connection
     return case
 
 
-def _sample():
-    from streamchat.events import StoredEvent, TextDelta
-
+def _sample() -> StoredEvent:
     return StoredEvent(1234, 1763700000000, TextDelta(step=1, part=1, text=" word"), "0123456789abcdef")
 
 

@@ -21,7 +21,6 @@ from streamchat.wire.native import NATIVE
 __all__ = ["Feed", "fanning_out", "replaying", "sqlite_buffer"]
 
 BURST = 10
-_MANY = 200
 
 
 class Feed:
@@ -57,18 +56,17 @@ class Feed:
         self._hub.publish(self._run_id, events)
 
 
-def _fan_out(subscribers: int, bursts: int, wait: float | None) -> Case:
+def _fan_out(subscribers: int, bursts: int) -> Case:
     async def case(clock: Clock) -> float:
         hub = Hub(MemoryEventBuffer())
         feed = await Feed.over(hub, "run")
-        total = bursts * BURST
         seen = 0
 
         async def read() -> None:
             nonlocal seen
             async with await hub.subscribe("run") as subscription:
-                while int(subscription.cursor.rpartition(".")[2]) < total + 1:
-                    await subscription.next_bytes(NATIVE, wait)
+                for _ in range(bursts + 1):
+                    await subscription.next_bytes(NATIVE)
                     seen += 1
 
         tasks = [asyncio.create_task(read()) for _ in range(subscribers)]
@@ -89,10 +87,10 @@ def _fan_out(subscribers: int, bursts: int, wait: float | None) -> Case:
 
 
 async def fanning_out(scale: Scale) -> list[Row]:
-    """Events in bursts of 10: what each further subscriber adds, with a heartbeat to be sent in time."""
+    """Events in bursts of 10: what each further subscriber adds."""
     few, many = scale.connections // 10 or 1, scale.connections
     bursts = max(2, scale.deliveries // (few * BURST))
-    cases = {"few": _fan_out(few, bursts, 15.0), "many": _fan_out(many, bursts, 15.0)}
+    cases = {"few": _fan_out(few, bursts), "many": _fan_out(many, bursts)}
     samples = await in_turns(cases, scale.rounds)
     pairs = zip(samples.by_case["many"], samples.by_case["few"], strict=True)
     each = [(a - b) * 1e6 / (many - few) / BURST for a, b in pairs]
