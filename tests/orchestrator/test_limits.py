@@ -9,6 +9,7 @@ from dataclasses import replace
 import anyio
 import pytest
 
+from streamchat.errors import InvalidInput
 from streamchat.messages import Usage
 from streamchat.orchestration import limits
 from streamchat.orchestration.context import RunContext
@@ -214,6 +215,23 @@ async def test_an_answer_that_is_complete_when_a_limit_is_reached_is_a_success(c
     log = await play(ScriptedModel(["one two"]), options=options(**{code: limit}))
     assert log.status == "success" if code == "max_events" else log.status in ("success", "error")
     assert_whole(log.events)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (RunOptions, "max_concurrent_tools", 0),
+        (RunOptions, "grace", -1),
+        (RunOptions, "restart_delay", float("nan")),
+        (RunOptions, "max_step_restarts", -1),
+        (Limits, "max_steps", -1),
+        (Limits, "deadline", -0.5),
+    ],
+)
+async def test_options_that_make_no_sense_are_refused(kind, field, value):
+    with pytest.raises(InvalidInput, match=field) as raised:
+        kind(**{field: value})
+    assert raised.value.field == field
 
 
 async def test_no_limit_is_no_limit():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from streamchat.core.fold import RunState, StepState
+from streamchat.errors import InvalidInput
 from streamchat.messages import ToolCallPart
 from streamchat.models.base import ModelRequest
 from streamchat.orchestration.context import RunContext
@@ -37,6 +38,17 @@ class Limits:
     max_log_bytes: int | None = 64_000_000
     max_takeovers: int | None = 5
 
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            _refuse_negative(name, getattr(self, name))
+
+
+def _refuse_negative(name: str, value: float | None) -> None:
+    if value is not None and not value >= 0:
+        raise InvalidInput(
+            f"{name}={value!r} must be 0 or above, or None for no limit where that is allowed", field=name
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
@@ -54,8 +66,13 @@ class Hooks:
     ``before_run(context)`` and ``before_step(context, request)`` may return a `Refuse`, which ends the run;
     ``before_step`` may also return another request. ``before_tool(tool_context, call)`` may return a
     `Refuse`, which becomes the call's result ``denied``. ``after_tool(tool_context, call, outcome)`` may
-    return another outcome. ``after_step(context, step)`` and ``after_run(context, state)`` observe; the
-    latter is called before the ending is handed out, and not at all when the run is ended hard.
+    return another outcome; it sees that of every call that was started, also one that was stopped or settled
+    by ``reconcile``, and until it has answered nothing of it is shown. ``after_step(context, step)`` and
+    ``after_run(context, state)`` observe; the latter is called before the ending is handed out, and not at
+    all when the run is ended hard.
+
+    A hook is ended like a tool: ``context.stop()`` and the run's deadline cancel one that waits, and
+    ``after_run`` has the grace time.
     """
 
     before_run: Callable[[RunContext], MaybeAwaitable[Refuse | None]] | None = None
@@ -83,7 +100,8 @@ class RunOptions:
     """How a run is orchestrated.
 
     ``model_options`` go to the provider as they are. ``max_step_restarts`` bounds how often one step is asked
-    again after a failure in mid-stream, ``restart_delay`` (seconds, doubled each time) how soon.
+    again after a failure in mid-stream, ``restart_delay`` (seconds, doubled each time) how soon; a provider
+    that wants to be left alone for more than a minute is not asked again.
     ``tool_timeout`` (seconds) is for tools that set none. ``grace`` is how long a cancelled tool is waited
     for, in seconds, before it is abandoned. ``max_concurrent_tools`` bounds the tools at work for this run.
     """
@@ -96,3 +114,12 @@ class RunOptions:
     tool_timeout: float | None = 300.0
     grace: float = 5.0
     max_concurrent_tools: int = 16
+
+    def __post_init__(self) -> None:
+        if self.max_concurrent_tools < 1:
+            text = (
+                f"max_concurrent_tools={self.max_concurrent_tools!r}: with less than 1 no tool would ever run"
+            )
+            raise InvalidInput(text, field="max_concurrent_tools")
+        for name in ("max_step_restarts", "restart_delay", "grace", "tool_timeout"):
+            _refuse_negative(name, getattr(self, name))
