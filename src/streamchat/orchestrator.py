@@ -27,8 +27,7 @@ async def orchestrate(
     history: Iterable[StreamEvent | StoredEvent] = (),
     options: RunOptions | None = None,
 ) -> AsyncGenerator[StreamEvent, None]:
-    """Run ``model`` on ``messages``, run the tools it calls, and so on until it stops; yield the run's
-    events.
+    """Run ``model`` on ``messages``, run the tools it calls, and so on until it stops; yield the events.
 
     ``messages`` is text (one user message), Chat Completions messages or `ModelMessage`s. ``history`` is what
     the run's log already holds: the generator folds it and goes on from there, without yielding it again; ids

@@ -99,8 +99,7 @@ class CallTask:
             self._go.set()
 
     def stop(self) -> None:
-        """End the call cleanly: the tool is cancelled and what it came to nevertheless becomes the
-        outcome."""
+        """End the call cleanly: the tool is cancelled; what it came to all the same is the outcome."""
         self.stopping = True
         self._stop.expire()
 

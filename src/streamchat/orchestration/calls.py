@@ -131,8 +131,7 @@ class StepCalls:
         self._wakeup.set()
 
     def _publish(self, event: StreamEvent) -> None:
-        """Take a tool's event into the run. Called in the loop's thread: run_attempt brings threads' events
-        there."""
+        """Take a tool's event into the run; called in the loop's thread, also for tools in others."""
         if isinstance(event, ToolProgress):
             task = self._tasks.get(event.call_id)
             if task is None or task.ended or not task.started:
@@ -213,8 +212,7 @@ def _result(call: ToolCallPart, outcome: ToolOutcome, run_id: str = "") -> ToolR
 
 
 def open_results(calls: Iterable[ToolCallPart]) -> list[StreamEvent]:
-    """Return the results of calls that nobody will run any more: what an earlier holder started is
-    ``unknown``."""
+    """Return the results of calls that nobody will run: ``unknown`` for what an earlier holder started."""
     return [
         ToolResult(
             step=call.step,

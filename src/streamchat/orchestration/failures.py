@@ -1,5 +1,4 @@
-"""What a run that could not go on says of it: ``error`` events for clients, the exception for the server's
-log."""
+"""What a run that could not go on says: ``error`` events for clients, the exception for the log."""
 
 from __future__ import annotations
 

@@ -19,8 +19,10 @@ class Reached(NamedTuple):
 
 
 class LimitWatch:
-    """The counts of one run: ``events`` and ``bytes`` are for whoever hands them out to add to. ``began`` is
-    when it was created, in `time.monotonic` seconds."""
+    """The counts of one run, which was created at ``began`` (seconds of `time.monotonic`).
+
+    Whoever hands events out adds to ``events`` and ``bytes``.
+    """
 
     def __init__(self, limits: Limits, began: float) -> None:
         self._limits = limits

@@ -111,8 +111,7 @@ class ModelStep:
         return ModelError(f"the model raised {type(error).__name__} in step {self._step}: {error}", code=code)
 
     async def drain(self, deadline: Deadline) -> None:
-        """Let the model finish with its response after the result, so that the connection can be used
-        again."""
+        """Let the model finish with its response after the result: the connection may be used again."""
         try:
             with deadline:
                 async for _ in self._stream:
@@ -122,8 +121,7 @@ class ModelStep:
             log.info("step %d: the model failed after its result: %r", self._step, error)
 
     async def close(self, seconds: float) -> None:
-        """Close the provider's response within so many seconds; idempotent, and raises nothing of the
-        model's."""
+        """Close the provider's response within so many seconds; idempotent, raises nothing."""
         try:
             with Deadline(seconds) as deadline:
                 await self._stream.aclose()
@@ -154,8 +152,7 @@ class ModelStep:
         return events
 
     def _part(self, local: int) -> int:
-        """The run's number for a part of the model's: the next one when it is first seen, whatever its own
-        is."""
+        """The run's number for a part of the model's: the next one when it is first seen."""
         part = self._parts.get(local)
         if part is None:
             part = self._parts[local] = self._next_part
@@ -191,8 +188,7 @@ class ModelStep:
         )
 
     def _call_id(self, position: int, provider_id: str | None) -> str:
-        """The run's id for a call: fixed when the call is first seen, whatever id the provider sends
-        later."""
+        """The run's id for a call, fixed when it is first seen, whatever the provider sends later."""
         known = self._ids.get(position)
         if known is not None:
             return known

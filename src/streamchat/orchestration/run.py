@@ -106,8 +106,7 @@ class Run:
         return None
 
     def _due(self, phase: _Phase) -> _Phase:
-        """The phase that comes now: the one that is next, unless the run was stopped or has reached a
-        limit."""
+        """The phase that comes now: the next one, unless the run was stopped or has reached a limit."""
         if self._closing or phase is Run._begin:
             return phase
         if self.context.stopping:
@@ -135,8 +134,7 @@ class Run:
                 await self._calls.cancel()
 
     def _interruptible(self) -> Deadline:
-        """A deadline for the next await: the run's own, and ended by ``context.stop()``; `_resume` comes
-        after it."""
+        """The run's deadline for the next await, which ``context.stop()`` ends; `_resume` comes after."""
         left = self._log.limits.seconds_left
         if left is not None:
             self._deadline = Deadline(left)
@@ -178,8 +176,7 @@ class Run:
         return [RunResumed(reason=context.resumed, worker=context.worker)] if state.events > 1 else []
 
     async def _find_place(self) -> list[StreamEvent]:
-        """Go on where the log stopped: with a new step, with the open step's tools, or with the step from its
-        start."""
+        """Go on where the log stopped: with a new step, the open step's tools, or that step's start."""
         state = self._log.state
         reached = self._log.limits.reached_by_takeovers(state)
         if reached is not None:

@@ -1,5 +1,4 @@
-"""What a run's log amounts to while it grows: the fold, the limits, and what only a resumed run wants to
-know."""
+"""What a run's log amounts to while it grows: the fold, the limits, what a resumed run must know."""
 
 from __future__ import annotations
 
