@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -14,7 +15,7 @@ from pydantic import BaseModel, create_model
 from typing_extensions import TypedDict
 
 from streamchat.events import StreamEvent, ToolProgress
-from streamchat.tools import Tool, ToolContext, ToolRegistry
+from streamchat.tools import Tool, ToolContext, ToolOutcome, ToolRegistry
 
 LIMIT = 0.15
 """Seconds: the time limit in tests of what happens when it is over; enough for the tool to have begun."""
@@ -138,3 +139,9 @@ def _wrap(inner: st.SearchStrategy[Case]) -> st.SearchStrategy[Case]:
 
 
 cases = st.recursive(_leaves, _wrap, max_leaves=4)
+
+
+def told(outcome: ToolOutcome) -> str:
+    """What an outcome has to tell: its error, else its output, as text."""
+    said = outcome.error if outcome.error is not None else outcome.output
+    return said if isinstance(said, str) else json.dumps(said)

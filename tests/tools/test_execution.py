@@ -20,12 +20,11 @@ from streamchat.tools import (
     ToolError,
     ToolOutcome,
     abandoned,
-    output_text,
     run_attempt,
     run_reconcile,
     settle,
 )
-from tests.tools.support import LIMIT, Watched, make, on_both_loops, stubborn
+from tests.tools.support import LIMIT, Watched, make, on_both_loops, stubborn, told
 
 pytestmark = [pytest.mark.anyio, on_both_loops]
 
@@ -119,7 +118,7 @@ async def test_arguments_that_do_not_fit_are_an_error_for_the_model_and_nothing_
 
     outcome = await run_attempt(make(tool), {"n": "many"}, watched.context())
     assert (outcome.outcome, outcome.retryable) == ("error", False)
-    assert "n: Input should be a valid integer" in output_text(outcome)
+    assert "n: Input should be a valid integer" in told(outcome)
     assert not ran
 
 
@@ -150,7 +149,7 @@ async def test_an_exceptions_text_goes_to_the_log_and_its_class_to_the_model(
     tool = make(raising(RuntimeError(SECRET), how), name="lookup")
     outcome = await run_attempt(tool, {}, watched.context(attempt=2))
     assert (outcome.outcome, outcome.retryable) == ("error", True)
-    assert output_text(outcome) == "lookup failed (RuntimeError)."
+    assert told(outcome) == "lookup failed (RuntimeError)."
     assert SECRET not in repr((outcome.error, outcome.output))
     assert SECRET in caplog.text
     assert outcome.correlation_id
@@ -164,7 +163,7 @@ async def test_a_tool_error_tells_the_model_in_its_own_words(watched: Watched, h
     tool = make(raising(ToolError("There is no city \ud800 of that name.", retry=retry), how))
     outcome = await run_attempt(tool, {}, watched.context())
     assert (outcome.outcome, outcome.retryable) == ("error", retry)
-    assert output_text(outcome) == "There is no city \ufffd of that name."
+    assert told(outcome) == "There is no city \ufffd of that name."
 
 
 @pytest.mark.parametrize("how", ["thread", "coroutine"])
@@ -183,7 +182,7 @@ async def test_a_tool_error_from_a_task_group_of_the_tools_is_told(watched: Watc
             group.start_soon(child)
             await anyio.sleep_forever()
 
-    assert output_text(await run_attempt(make(tool), {}, watched.context())) == "No seats are left."
+    assert told(await run_attempt(make(tool), {}, watched.context())) == "No seats are left."
 
 
 async def test_a_tool_that_cancels_itself_is_cancelled_and_its_caller_is_not(
@@ -197,7 +196,7 @@ async def test_a_tool_that_cancels_itself_is_cancelled_and_its_caller_is_not(
         raise trio.Cancelled._create(source="unknown")
 
     outcome = await run_attempt(make(tool), {}, watched.context())
-    assert (outcome.outcome, output_text(outcome)) == ("cancelled", "tool was cancelled.")
+    assert (outcome.outcome, told(outcome)) == ("cancelled", "tool was cancelled.")
 
 
 # ------------------------------------------------------------------------------------ time limits, cancelling
@@ -218,7 +217,7 @@ async def test_a_tool_that_hangs_is_cancelled_and_may_clean_up_to_the_end(watche
     outcome = await run_attempt(make(slow, timeout=LIMIT), {}, watched.context(), default_timeout=99)
     assert said == [0, 1, 2]
     assert (outcome.outcome, outcome.retryable, outcome.abandoned) == ("timeout", True, False)
-    assert output_text(outcome) == "slow did not finish within 0.15 s; whether it took effect is not known."
+    assert told(outcome) == "slow did not finish within 0.15 s; whether it took effect is not known."
 
 
 async def test_the_default_time_limit_holds_only_where_the_tool_has_none(watched: Watched) -> None:
@@ -366,7 +365,7 @@ async def test_what_a_cancelled_tool_came_to_nevertheless_is_handed_over(watched
                 await anyio.lowlevel.checkpoint()
             group.cancel_scope.cancel()
             go_on.set()
-    assert [output_text(outcome) for outcome in handed] == ["paid", "The card was declined."]
+    assert [told(outcome) for outcome in handed] == ["paid", "The card was declined."]
 
 
 async def test_an_attempt_cancelled_before_it_began_leaves_nothing(watched: Watched) -> None:
@@ -489,8 +488,8 @@ async def test_a_result_that_is_not_json_is_told_as_done_but_lost(
 
     outcome = await run_attempt(make(tool), {}, watched.context())
     assert (outcome.outcome, outcome.retryable, outcome.output) == ("error", False, None)
-    assert "tool was carried out, but its result cannot be passed on" in output_text(outcome)
-    assert said in output_text(outcome)
+    assert "tool was carried out, but its result cannot be passed on" in told(outcome)
+    assert said in told(outcome)
 
 
 async def test_the_tools_own_output_limit_goes_before_the_runs(watched: Watched) -> None:
@@ -511,7 +510,7 @@ async def test_a_deferred_tool_may_say_that_its_result_comes_later(watched: Watc
         return Deferred(f"Job {ctx.job_id}.", expires_in=60)
 
     outcome = await run_attempt(make(render, deferred=True), {}, watched.context())
-    assert (outcome.outcome, output_text(outcome)) == ("deferred", "Job run-1:call-1.")
+    assert (outcome.outcome, told(outcome)) == ("deferred", "Job run-1:call-1.")
     assert outcome.deferred == Deferred("Job run-1:call-1.", 60)
     undeclared = await run_attempt(make(render), {}, watched.context())
     assert undeclared.outcome == "error"
@@ -545,7 +544,7 @@ async def test_reconcile_says_what_came_of_a_call_that_was_cut_off(watched: Watc
     async def ask(hook: Any, **options: Any) -> tuple[str, Any, str]:
         context = watched.context(idempotency_key="key-1")
         outcome = await run_reconcile(make(pay, reconcile=hook, **options), {"amount": 5}, context)
-        return outcome.outcome, outcome.output, output_text(outcome)
+        return outcome.outcome, outcome.output, told(outcome)
 
     assert await ask(found) == ("ok", {"receipt": "key-1"}, '{"receipt": "key-1"}')
     assert await ask(by_arguments) == ("ok", 5, "5")

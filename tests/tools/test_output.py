@@ -15,8 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from streamchat.events import ToolResult
-from streamchat.tools import OutputUnusable, ToolOutcome, output_text
+from streamchat.tools import OutputUnusable
 from streamchat.tools.output import DEEPEST, json_value, limit_output
 
 any_text = st.text(st.characters(exclude_categories=[]), max_size=12)
@@ -168,31 +167,3 @@ def test_a_value_that_is_too_large_is_an_error_and_never_cut(value: Any, most: i
     else:
         with pytest.raises(OutputUnusable, match=f"{size} bytes of JSON and at most {most}"):
             limit_output(value, most)
-
-
-@pytest.mark.parametrize(
-    ("outcome", "output", "error", "told"),
-    [
-        ("ok", "as it is", None, "as it is"),
-        ("ok", {"ü": [1, None]}, None, '{"ü": [1, null]}'),
-        ("ok", None, None, "null"),
-        ("ok", "", None, ""),
-        ("error", None, "There is no such city.", "There is no such city."),
-        ("error", None, None, "The tool failed."),
-        ("denied", None, None, "A person refused this call. It was not carried out."),
-        ("denied", None, "Too dear.", "Too dear."),
-        ("deferred", None, None, "The job was started. Its result will come later; do not wait for it."),
-        ("deferred", "Rendering.", None, "Rendering."),
-    ],
-)
-def test_the_model_is_told_the_same_of_an_outcome_and_of_its_event(
-    outcome: Any, output: Any, error: str | None, told: str
-) -> None:
-    event = ToolResult(step=1, call_id="c", outcome=outcome, output=output, error=error)
-    assert output_text(event) == told
-    assert output_text(ToolOutcome(outcome, output=output, error=error)) == told
-
-
-@pytest.mark.parametrize("outcome", ["timeout", "cancelled", "unknown"])
-def test_a_model_is_told_that_a_cut_off_call_may_have_taken_effect(outcome: Any) -> None:
-    assert "not known whether it took effect" in output_text(ToolOutcome(outcome))

@@ -12,7 +12,7 @@ from streamchat.tools.context import ToolContext
 from streamchat.tools.deferred import Deferred
 from streamchat.tools.definition import Approval, Reconcile, Tool, ToolOptions
 from streamchat.tools.execution import ToolOutcome, run_attempt, run_reconcile
-from streamchat.tools.output import OutputUnusable, output_text
+from streamchat.tools.output import OutputUnusable
 from streamchat.tools.permits import RunPermits
 from streamchat.tools.registry import ToolRegistry
 from streamchat.tools.signature import BoundArguments
@@ -37,7 +37,6 @@ __all__ = [
     "ToolOutcome",
     "ToolRegistry",
     "abandoned",
-    "output_text",
     "run_attempt",
     "run_reconcile",
     "settle",

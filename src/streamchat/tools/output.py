@@ -1,18 +1,17 @@
-"""From what a tool returned to a JSON value for the log, and from that to the text that a model is told."""
+"""From what a tool returned to a JSON value for the log."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import deque
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic_core import to_jsonable_python
 
 from streamchat.core.jsontext import encode_json, join_surrogates
 from streamchat.errors import StreamChatError
 
-__all__ = ["OutputUnusable", "json_value", "limit_output", "output_text"]
+__all__ = ["OutputUnusable", "json_value", "limit_output"]
 
 DEEPEST = 100
 """How deeply lists and objects of an output may be nested; decoders downstream have limits of their own."""
@@ -105,47 +104,3 @@ def limit_output(output: Any, most: int | None) -> Any:
         raise OutputUnusable(f"it takes {size} bytes of JSON and at most {most} are passed on; ask for less")
     note = f"\n[cut: {size} bytes, of which at most {most} are passed on]"
     return output.encode()[: max(0, most - len(note))].decode("utf-8", "ignore") + note
-
-
-class Result(Protocol):
-    """What `output_text` looks at: a tool outcome, or a ``tool_result`` event."""
-
-    @property
-    def outcome(self) -> str:
-        """What the call came to."""
-        ...
-
-    @property
-    def output(self) -> Any:
-        """The JSON value that it returned."""
-        ...
-
-    @property
-    def error(self) -> str | None:
-        """Text that is safe to tell the model."""
-        ...
-
-
-_WITHOUT_TEXT = {
-    "error": "The tool failed.",
-    "denied": "A person refused this call. It was not carried out.",
-    "timeout": "The tool did not finish in time. It is not known whether it took effect.",
-    "cancelled": "The call was cancelled. It is not known whether it took effect.",
-    "unknown": "The call was interrupted. It is not known whether it took effect; do not assume either.",
-}
-
-
-def output_text(result: Result) -> str:
-    """Return what the model is told: text as it is, other values as JSON, failures as a sentence.
-
-    Takes a `ToolOutcome` or a ``tool_result`` event, so that a log read back says to the model what the run
-    said.
-    """
-    if result.outcome == "deferred":
-        told = result.output if isinstance(result.output, str) else None
-        return told or "The job was started. Its result will come later; do not wait for it."
-    if result.outcome == "ok":
-        return (
-            result.output if isinstance(result.output, str) else json.dumps(result.output, ensure_ascii=False)
-        )
-    return result.error or _WITHOUT_TEXT.get(result.outcome, f"The call ended as {result.outcome}.")
