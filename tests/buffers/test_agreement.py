@@ -430,4 +430,5 @@ class Agreement(RuleBasedStateMachine):
 
 
 TestAgreement = Agreement.TestCase
-TestAgreement.settings = settings(stateful_step_count=40)
+# Each step goes to two stores, one of them on a disk: two thirds of the profile's examples.
+TestAgreement.settings = settings(stateful_step_count=40, max_examples=settings.default.max_examples * 2 // 3)

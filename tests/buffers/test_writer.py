@@ -151,7 +151,7 @@ async def test_in_one_transaction_who_is_refused_fails_alone(watched: Watched) -
             bench.buffer.claim("worker-2", 30, run.run_id),
         ]
         tasks = [asyncio.ensure_future(call) for call in calls]
-        await watched.begun()
+        await asyncio.sleep(0)
     results = await asyncio.gather(*tasks, return_exceptions=True)
     await first
     names = [type(result).__name__ for result in results]
@@ -203,7 +203,7 @@ async def test_a_body_that_breaks_is_retried_alone_and_told(watched: Watched) ->
         await watched.begun()
         tasks.append(asyncio.ensure_future(watched.in_writer(broken)))
         tasks.append(asyncio.ensure_future(watched.bench.buffer.append(lease, deltas("a"))))
-        await watched.begun()
+        await asyncio.sleep(0)
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert results[0] == 1
     assert isinstance(results[1], RuntimeError)
@@ -249,7 +249,7 @@ async def test_a_big_batch_goes_alone(watched: Watched) -> None:
         await watched.begun()
         for lease, batch in ((leases[1], deltas("a")), (leases[2], big), (leases[3], deltas("a"))):
             tasks.append(asyncio.ensure_future(bench.buffer.append(lease, batch)))
-        await watched.begun()
+        await asyncio.sleep(0)
     await asyncio.gather(*tasks)
     assert len(watched.commits()) == 4
 

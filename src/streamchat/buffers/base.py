@@ -348,8 +348,8 @@ class EventBuffer(Protocol):
     async def read(self, run_id: str, after: int = 0, limit: int = 1000) -> Page:
         """Return the events with seq > ``after``, at most ``limit``; raises `RunNotFound`.
 
-        Where events are large the page may hold fewer, but at least one if there is one: a reader goes on until
-        it has reached ``last_seq``.
+        Where events are large the page may hold fewer, but at least one if there is one: a reader goes on
+        until it has reached ``last_seq``.
         """
         ...
 

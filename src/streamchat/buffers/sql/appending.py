@@ -4,7 +4,7 @@ ending)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import update
 
@@ -20,8 +20,7 @@ from streamchat.events import StoredEvent
 __all__ = ["AppendJob", "append_many", "append_one", "event_rows", "judge"]
 
 
-@dataclass(slots=True, frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """What `EventBuffer.append` was given; ``status`` is the run's afterwards."""
 
     lease: Lease
@@ -81,7 +80,8 @@ def append_many(tx: Tx, jobs: Sequence[AppendJob]) -> None:
             job.result = _appended(tx, head, job, recovered=decision == "recovered")
             if decision == "write" and job.coded:
                 rows += event_rows(tx, job.run_id, head.head_seq, job.coded)
-                moves.append(Move(job.run_id, rows[-1].seq, head.head_seq + 1, job.size, tx.now))
+                first = head.head_seq + 1
+                moves.append(Move(job.run_id, head.head_seq + len(job.coded), first, job.size, tx.now))
     tx.hot.insert(rows)
     tx.hot.advance(moves)
 
@@ -101,10 +101,9 @@ def append_one(tx: Tx, job: AppendJob) -> Appended:
     check_messages(head.conversation_id, batch.messages)
     put_messages(tx, batch.messages)
     if job.coded:
-        rows = event_rows(tx, run_id, head.head_seq, job.coded)
-        tx.hot.insert(rows)
-        size = event_bytes(batch.events)
-        tx.hot.advance([Move(run_id, rows[-1].seq, head.head_seq + 1, size, tx.now)])
+        tx.hot.insert(event_rows(tx, run_id, head.head_seq, job.coded))
+        reached, size = head.head_seq + len(job.coded), event_bytes(batch.events)
+        tx.hot.advance([Move(run_id, reached, head.head_seq + 1, size, tx.now)])
     if batch.then != "hold":
         _give_up(tx, head, batch)
     elif batch.messages:
@@ -134,8 +133,9 @@ def event_rows(
     tx: Tx, run_id: str, head_seq: int, coded: Sequence[tuple[str, bytes, bytes | None]]
 ) -> list[EventRow]:
     """Return events as rows behind ``head_seq``."""
+    now = tx.now
     return [
-        EventRow(run_id, seq, event_type, data, private, tx.now)
+        (run_id, seq, event_type, data, private, now)
         for seq, (event_type, data, private) in enumerate(coded, head_seq + 1)
     ]
 

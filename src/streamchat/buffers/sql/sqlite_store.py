@@ -27,8 +27,8 @@ from streamchat.errors import BufferUnavailable, StreamChatError
 
 __all__ = ["SQLiteHotPath", "SQLiteStore"]
 
-# Rows are inserted by so many: each number is one statement for the driver's cache.
-_LADDER = (64, 32, 16, 8, 4, 2, 1)
+# At most so many rows in one INSERT: each number is a statement for the driver's cache, which holds 128.
+_ROWS = 64
 _LARGE_LOG = 32 * 1024 * 1024
 _LARGE_PAGE = 16 * 1024 * 1024
 
@@ -44,12 +44,11 @@ class SQLiteHotPath:
             f"SELECT json_group_array(json_array({columns})) FROM {prefix}runs "
             f"WHERE run_id IN (SELECT value FROM json_each(?))"
         )
-        row = "(?, ?, ?, ?, ?, ?)"
-        self._insert = {
-            n: f"INSERT INTO {prefix}events (run_id, seq, type, data, private, at) "
-            f"VALUES {', '.join([row] * n)}"
-            for n in _LADDER
-        }
+        self._insert = [
+            f"INSERT INTO {prefix}events (run_id, seq, type, data, private, at) "
+            f"VALUES {', '.join(['(?, ?, ?, ?, ?, ?)'] * rows)}"
+            for rows in range(_ROWS + 1)
+        ]
         self._advance = (
             f"UPDATE {prefix}runs SET head_seq = ?, batch_seq = ?, log_bytes = log_bytes + ?, updated_at = ? "
             f"WHERE run_id = ?"
@@ -92,13 +91,9 @@ class SQLiteHotPath:
 
     def insert(self, rows: Sequence[EventRow]) -> None:
         """Write events."""
-        start, left = 0, len(rows)
-        for n in _LADDER:
-            while left >= n:
-                self._raw.execute(
-                    self._insert[n], [field for row in rows[start : start + n] for field in row]
-                )
-                start, left = start + n, left - n
+        for start in range(0, len(rows), _ROWS):
+            some = rows[start : start + _ROWS]
+            self._raw.execute(self._insert[len(some)], [field for row in some for field in row])
 
     def advance(self, moves: Sequence[Move]) -> None:
         """Move heads."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from sqlalchemy import Connection
 
@@ -19,6 +19,10 @@ from streamchat.buffers.shared import Clock, Token
 from streamchat.buffers.sql.schema import Schema
 
 __all__ = ["EventRow", "Head", "HotPath", "Move", "PageRows", "Tx"]
+
+
+EventRow: TypeAlias = tuple[str, int, str, bytes, bytes | None, int]
+"""An event as it is written: run_id, seq, type, data, private (both coded), at."""
 
 
 class Head(NamedTuple):
@@ -31,17 +35,6 @@ class Head(NamedTuple):
     unread: int
     conversation_id: str
     status: str
-
-
-class EventRow(NamedTuple):
-    """An event as it is written; ``data`` and ``private`` are coded."""
-
-    run_id: str
-    seq: int
-    type: str
-    data: bytes
-    private: bytes | None
-    at: int
 
 
 class Move(NamedTuple):

@@ -1,9 +1,10 @@
 """Group commit: one writer per process carries the changes of all runs, each transaction all that is waiting.
 
-There is no timer: while one transaction is under way, the next one's jobs gather, and when nothing is under
-way a job goes at once. A job that is refused (a stale lease, say) fails alone; a transaction that breaks is
-rolled back and tried again job by job, so that a poisonous one takes nobody with it. A big batch gets a
-transaction of its own and is never split.
+While one transaction is under way, the next one's jobs gather; when nothing is under way a job goes at once,
+and only while several runs are being written do deltas wait some milliseconds for each other (see `pacing`).
+A job that is refused (a stale lease, say) fails alone; a transaction that breaks is rolled back and tried
+again job by job, so that a poisonous one takes nobody with it. A big batch gets a transaction of its own and
+is never split.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
-from threading import Lock, Thread
+from queue import SimpleQueue
+from threading import Event, Lock, Thread
 from typing import Any, Generic, Protocol, TypeVar
 
+from streamchat.buffers.sql.pacing import ENOUGH, Pace
 from streamchat.errors import BufferUnavailable
 
 __all__ = ["BIG_JOB", "Job", "Store", "Writer", "hold_back_cancellation", "next_transaction", "settle"]
@@ -118,6 +121,11 @@ class Writer(Generic[T]):
     _lock: Lock = field(default_factory=Lock)
     """So that nothing is queued behind the order to stop."""
     _open: bool = False
+    _pace: Pace = field(default_factory=Pace)
+    _lingering: int = 0
+    """How many jobs wait for others at this moment."""
+    _hurry: Event = field(default_factory=Event)
+    """Set when what has come is not to wait any longer."""
 
     async def start(self) -> None:
         """Start the thread and connect; raises what the connection raises."""
@@ -129,6 +137,7 @@ class Writer(Generic[T]):
         try:
             await asyncio.shield(ready)
         except BaseException:
+            ready.cancel()
             await self.stop()
             raise
 
@@ -143,6 +152,7 @@ class Writer(Generic[T]):
         with self._lock:
             self._open = False
             self._queue.put(_Stop(loop, ended))
+            self._hurry.set()
         await hold_back_cancellation(ended)
         thread.join()
 
@@ -161,6 +171,8 @@ class Writer(Generic[T]):
             if not self._open:
                 raise BufferUnavailable("the buffer is closed: open() it first")
             self._queue.put(job)
+            if self._lingering and (job.durable or self._lingering + self._queue.qsize() >= ENOUGH):
+                self._hurry.set()
 
     # ------------------------------------------------------------------------------------- in the thread
 
@@ -177,31 +189,55 @@ class Writer(Generic[T]):
             _call(loop, settle, ready, None, None)
             stop = None
             while stop is None or waiting:
-                stop = stop or self._gather(waiting)
+                stop = stop or self._gather(waiting) or self._linger(waiting)
                 self._transact(next_transaction(waiting))
         self.store.disconnect()
         _call(stop.loop, settle, stop.ended, None, None)
 
     def _gather(self, waiting: deque[Job[T, Any]]) -> _Stop | None:
         """Move what was queued to ``waiting``, and wait for it if that is empty; return the order to stop."""
-        with contextlib.suppress(Empty):
-            while True:
-                item = self._queue.get(block=not waiting)
-                if isinstance(item, _Stop):
-                    return item
-                waiting.append(item)
+        queue = self._queue
+        # Nobody else takes from it, so what is there stays there.
+        while not waiting or not queue.empty():
+            item = queue.get()
+            if isinstance(item, _Stop):
+                return item
+            waiting.append(item)
         return None
 
+    def _linger(self, waiting: deque[Job[T, Any]]) -> _Stop | None:
+        """Wait a moment for more, if that is worth it; return the order to stop."""
+        now = time.monotonic()
+        seconds = self._pause(waiting, now)
+        if seconds > 0.0:
+            self._hurry.clear()
+            self._lingering = len(waiting)
+            stop = self._gather(waiting)
+            seconds = self._pause(waiting, now)
+            if stop is None and seconds > 0.0:
+                self._hurry.wait(seconds)
+                stop = self._gather(waiting)
+            self._lingering = 0
+            if stop is not None:
+                return stop
+            now = time.monotonic()
+        self._pace.begun([job.run_id for job in waiting], now)
+        return None
+
+    def _pause(self, waiting: Collection[Job[T, Any]], now: float) -> float:
+        durable = any(job.durable for job in waiting)
+        return self._pace.pause([job.run_id for job in waiting], durable=durable, now=now)
+
     def _transact(self, taken: Sequence[Job[T, Any]]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[Job[T, Any]]] = {}
         jobs = [job for job in taken if not job.withdrawn]
         if jobs:
             self._attempt(jobs)
-            by_loop: dict[asyncio.AbstractEventLoop, list[Job[T, Any]]] = {}
-            for job in jobs:
-                if job.loop is not None:
-                    by_loop.setdefault(job.loop, []).append(job)
-            for loop, done in by_loop.items():
-                _call(loop, self._settle, done)
+        for job in jobs:
+            if job.loop is not None:
+                by_loop.setdefault(job.loop, []).append(job)
+        for loop, done in by_loop.items():
+            _call(loop, self._settle, done)
 
     def _attempt(self, jobs: Sequence[Job[T, Any]]) -> None:
         try:
