@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import openai
 
@@ -59,6 +60,41 @@ def _live(browsers: Clients, source: Provider, chat: StreamChat, port: int, scal
     return case
 
 
+class _PassingOn:
+    """The least that a server can do: an ASGI application that hands the client's bytes on as they come."""
+
+    def __init__(self, client: openai.AsyncOpenAI) -> None:
+        self._client = client
+        self._ending = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass one stream on, until told to end."""
+        if scope["type"] != "http":
+            return
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        create = self._client.chat.completions.with_streaming_response.create
+        async with create(model="m", messages=[{"role": "user", "content": "Hi"}], stream=True) as response:
+            async for block in response.http_response.aiter_bytes():
+                await send({"type": "http.response.body", "body": block, "more_body": True})
+                if self._ending:
+                    break
+        await send({"type": "http.response.body", "body": b""})
+
+    def live(self, browsers: Clients, source: Provider, port: int, scale: Scale) -> Case:
+        """Many at once, as in `_live`."""
+
+        async def case(clock: Clock) -> float:
+            self._ending = False
+            await browsers.open(port, "POST", "/", scale.live_streams)
+            chunks = await source.watch(clock, scale)
+            self._ending = True
+            await browsers.finish()
+            return chunks
+
+        return case
+
+
 @asynccontextmanager
 async def _services(
     path: str,
@@ -94,12 +130,22 @@ async def burst(scale: Scale) -> list[Row]:
 
 async def live(scale: Scale) -> list[Row]:
     """25 streams at once."""
-    async with _services("/live/100000/v1") as (source, client, services, browsers):
+    async with (
+        _services("/live/100000/v1") as (source, client, services, browsers),
+        AsyncExitStack() as stack,
+    ):
+        httpx, aiohttp = await stack.enter_async_context(both_clients(f"{source.url}/live/100000/v1"))
         cases = {"sdk": amid(iterating(client), source, scale)}
         cases |= {name: _live(browsers, source, chat, port, scale) for name, (chat, port) in services.items()}
+        for name, other in (("least, httpx2", httpx), ("least, aiohttp", aiohttp)):
+            app = _PassingOn(other)
+            cases[name] = app.live(browsers, source, await stack.enter_async_context(serving(app)), scale)
         samples = await in_turns(cases, scale.rounds, warm_up=False)
     return [
         samples.row("to the client's socket, httpx2, memory", "httpx2", "sdk", 0.50),
         samples.row("to the client's socket, aiohttp, memory", "aiohttp", "sdk", 0.27),
         samples.row("SQLite beside memory", "SQLite", "httpx2", 1.3),
+        samples.row("(the least, httpx2: bytes passed on as they are)", "least, httpx2", "sdk"),
+        samples.row("(the least, aiohttp)", "least, aiohttp", "sdk"),
+        samples.row("(memory beside the least, httpx2)", "httpx2", "least, httpx2"),
     ]

@@ -57,6 +57,8 @@ class LocalFollower:
 
     def hint(self) -> None:
         """Wake the waiter, or the next one. May be called from any thread."""
+        if self._event.is_set():
+            return  # its owner has yet to look, and will see this news as well
         if self._loop is None or self._loop is _running_loop():
             self._event.set()
             return

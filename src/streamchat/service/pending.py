@@ -62,13 +62,15 @@ def merge_deltas(events: Iterable[StreamEvent]) -> list[StreamEvent]:
     key: tuple[Any, ...] | None = None
     for event in events:
         kind = event.type
+        named = False
         if kind in _TEXTS:
             this: tuple[Any, ...] | None = (kind, event.step, event.part)  # type: ignore[union-attr]
         elif isinstance(event, ToolCallDelta):
             this = (kind, event.step, event.part, event.call_id)
+            named = event.name is not None
         else:
             this = None
-        if this is not None and this == key and getattr(event, "name", None) is None:
+        if this is not None and this == key and not named:
             run.append(event)
             continue
         if run:
