@@ -67,7 +67,7 @@ async def test_what_waits_goes_as_soon_as_there_is_a_reason(tmp_path: Path, hurr
         assert buffer._writer is not None
         bench = Bench(buffer, None, backend.advance, 30.0)
         leases = [await bench.held() for _ in range(12)]
-        buffer._writer._pace = Pace(3600.0)
+        buffer._writer._pace = Pace(30.0)
         for lease in leases[:3]:
             # All but the first would wait, had they company; now they are the company.
             buffer._writer._pace.begun([lease.run_id], 0.0)

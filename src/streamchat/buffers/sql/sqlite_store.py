@@ -195,6 +195,7 @@ class SQLiteStore:
         tx, raw = self._tx, self._raw
         if tx is None or raw is None:
             raise BufferUnavailable(f"{self._where} is not open")
+        self._roll_back(raw)  # of a transaction that could not be rolled back when it failed
         if durable != self._full:
             # Not possible inside a transaction. FULL makes what went before it durable as well.
             raw.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
