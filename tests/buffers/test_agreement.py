@@ -223,7 +223,8 @@ class Agreement(RuleBasedStateMachine):
     ) -> None:
         holder = self.pick(self.holders, which)
         if holder.frozen is not None and self.may_write(holder):
-            # The store forgot a batch that was not acknowledged. Readers may have it: only this one may follow.
+            # The store forgot a batch that was not acknowledged. Readers may have it: only this one may
+            # follow.
             self.send(holder, acknowledged)
             return
         last = {"suspend": suspended(), "over": ending()}.get(then, [])
