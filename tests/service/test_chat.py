@@ -9,6 +9,7 @@ import pytest
 
 from streamchat import (
     EventBuffer,
+    Limits,
     ModelMessage,
     Principal,
     Resource,
@@ -336,6 +337,29 @@ async def test_a_full_queue_refuses_with_a_time_and_writes_nothing(buffer: Event
         stall.release()
         for started in (running, *queued):
             await drain_as(chat, started.run_id, ADA)
+
+
+async def test_starts_at_the_same_moment_do_not_overrun_the_queue(buffer: EventBuffer) -> None:
+    stall = Stall()
+    model = ScriptedModel([Step("one", stall_after=0, stall=stall), *["ok"] * 2])
+    async with service(buffer, model, limits=ServiceLimits(max_runs=1, max_queue=2)) as chat:
+        running = await chat.start(None, "a", ADA)
+        await stall.reached()
+        answers = await asyncio.gather(
+            *(chat.start(None, "b", ADA) for _ in range(20)), return_exceptions=True
+        )
+        started = [answer for answer in answers if not isinstance(answer, BaseException)]
+        assert len(started) == 2
+        assert {type(answer) for answer in answers if isinstance(answer, BaseException)} == {Busy}
+        stall.release()
+        for each in (running, *started):
+            await drain_as(chat, each.run_id, ADA)
+
+
+async def test_the_limits_of_a_run_given_to_the_service_are_refused_with_the_remedy() -> None:
+    limits: Any = Limits(max_steps=3)
+    with pytest.raises(InvalidInput, match="RunOptions"):
+        StreamChat(model=ScriptedModel([]), limits=limits, allow_anonymous=True)
 
 
 # ---------------------------------------------------------------------------------------------------- cancel

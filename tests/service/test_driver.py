@@ -13,12 +13,14 @@ from streamchat import (
     MemoryEventBuffer,
     RunOptions,
     RunSummary,
+    ServiceLimits,
     StreamChat,
+    ToolContext,
     ToolRegistry,
     check_log,
     fold,
 )
-from streamchat.buffers.base import NewEvent
+from streamchat.buffers.base import Lease, NewEvent
 from streamchat.core.lifecycle import BARRIERS
 from streamchat.errors import BufferUnavailable
 from streamchat.models import Model
@@ -255,3 +257,191 @@ async def test_a_failing_hook_ends_the_run_with_an_error_and_a_whole_message(buf
     assert answer.text == "Let me see."
     assert check_log(log) == "over"
     assert b"secret detail" not in b"".join(NewEvent.of(event).data for event in log)
+
+
+class SlowToEnd:
+    """A tool that takes its time to end when it is cancelled."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.tools = ToolRegistry()
+
+        @self.tools.tool
+        async def slow() -> str:
+            """Is slow to end."""
+            try:
+                self.begun.set()
+                await asyncio.Event().wait()
+            finally:
+                await self.may_end.wait()
+            return "never"
+
+
+async def test_draining_twice_and_cancelling_a_drain_still_hand_every_run_over(buffer: EventBuffer) -> None:
+    slow = SlowToEnd()
+    chat = service(WatchedBuffer(buffer), ScriptedModel([Step(calls=[Call("slow")])]), slow.tools)
+    await chat.open()
+    started = await chat.start(None, "go")
+    await slow.begun.wait()
+    impatient = asyncio.create_task(chat.drain(0))
+    patient = asyncio.create_task(chat.drain(0))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.wait({impatient})
+    assert not patient.done()
+    slow.may_end.set()
+    await patient
+    await chat.close()
+    run = await buffer.get(started.run_id)
+    assert (run.status, run.owner) == ("queued", None)
+    assert await buffer.claim("somebody else", 10.0, started.run_id) is not None
+
+
+async def test_a_store_that_is_away_for_a_moment_when_a_run_is_begun_does_not_end_it(
+    buffer: EventBuffer,
+) -> None:
+    watched = WatchedBuffer(buffer)
+    failures = itertools.count()
+    inner_inputs = buffer.inputs
+
+    async def inputs(run_id: str) -> object:
+        if next(failures) < 2:
+            raise BufferUnavailable("away")
+        return await inner_inputs(run_id)
+
+    watched.inputs = inputs  # type: ignore[attr-defined]
+    async with service(watched, ScriptedModel.text("All is well.")) as chat:
+        answer = await chat.reply(None, "go")
+    assert (answer.status, answer.text) == ("success", "All is well.")
+
+
+async def test_a_slow_deps_factory_is_awaited_under_a_lease_that_is_kept() -> None:
+    now = 1_000_000
+    memory = MemoryEventBuffer(clock=lambda: now)
+    watched = WatchedBuffer(memory)
+    calls, renewed, go_on = itertools.count(), asyncio.Event(), asyncio.Event()
+    renew = memory.renew
+
+    async def watch(lease: Lease, ttl: float) -> Lease:
+        renewed.set()
+        return await renew(lease, ttl)
+
+    async def deps(context: object) -> str:
+        next(calls)
+        await go_on.wait()
+        return "made"
+
+    watched.renew = watch  # type: ignore[attr-defined]
+    async with service(watched, ScriptedModel.text("Hi."), deps=deps, lease_ttl=0.3) as chat:
+        started = await chat.start(None, "go")
+        await renewed.wait()
+        go_on.set()
+        await drain(chat, started.run_id)
+    assert next(calls) == 1
+
+
+async def test_a_cancel_does_not_wait_for_a_deps_factory_that_hangs(buffer: EventBuffer) -> None:
+    asked = asyncio.Event()
+
+    async def deps(context: object) -> str:
+        asked.set()
+        await asyncio.Event().wait()
+        return "never"
+
+    async with service(WatchedBuffer(buffer), ScriptedModel([]), deps=deps) as chat:
+        started = await chat.start(None, "go")
+        await asked.wait()
+        await chat.cancel(started.run_id)
+        await drain(chat, started.run_id)
+        log = await log_of(chat, started.run_id)
+    assert check_log(log) == "over"
+    assert fold(log).status == "cancelled"
+
+
+async def test_a_cancel_whose_caller_goes_away_is_finished_all_the_same(buffer: EventBuffer) -> None:
+    stall, reading, go_on = Stall(), asyncio.Event(), asyncio.Event()
+    watched = WatchedBuffer(buffer)
+    model = ScriptedModel([Step("one", stall_after=0, stall=stall)])
+    async with service(watched, model, limits=ServiceLimits(max_runs=1)) as chat:
+        running = await chat.start(None, "a")
+        await stall.reached()
+        queued = await chat.start(None, "b")
+
+        async def hold(batch: Sequence[NewEvent]) -> None:
+            reading.set()
+            await go_on.wait()
+
+        watched.before = hold
+        cancelling = asyncio.create_task(chat.cancel(queued.run_id))
+        await reading.wait()
+        cancelling.cancel()
+        await asyncio.wait({cancelling})
+        watched.before = None
+        go_on.set()
+        await drain(chat, queued.run_id)
+        stall.release()
+        await drain(chat, running.run_id)
+        assert fold(await log_of(chat, queued.run_id)).status == "cancelled"
+
+
+async def test_what_waits_for_the_store_is_bounded_by_bytes_whatever_it_is(buffer: EventBuffer) -> None:
+    watched = WatchedBuffer(buffer)
+    tools, largest = ToolRegistry(), []
+
+    @tools.tool
+    async def loud(ctx: ToolContext) -> str:
+        """Says much."""
+        for _ in range(40):
+            ctx.emit("noise", "x" * 200_000)
+            await asyncio.sleep(0)
+        return "ok"
+
+    def weigh(batch: Sequence[NewEvent]) -> None:
+        largest.append(sum(len(event.data) for event in batch))
+
+    watched.before = weigh
+    model = ScriptedModel([Step(calls=[Call("loud")]), Step("Done.")])
+    async with service(watched, model, tools) as chat:
+        answer = await chat.reply(None, "go")
+    assert answer.text == "Done."
+    assert max(largest) < 3_000_000
+
+
+async def test_a_tool_that_floods_its_run_ends_it_with_a_limit() -> None:
+    tools = ToolRegistry()
+
+    @tools.tool
+    async def flood(ctx: ToolContext) -> str:
+        """Floods."""
+        for number in range(20_000):
+            ctx.emit("drop", number)
+        return "ok"
+
+    async with service(MemoryEventBuffer(), ScriptedModel([Step(calls=[Call("flood")])]), tools) as chat:
+        answer = await chat.reply(None, "go")
+        log = await log_of(chat, answer.run_id)
+    assert check_log(log) == "over"
+    assert answer.state.error is not None
+    assert (answer.state.error.phase, answer.state.error.code) == ("limit", "max_emitted")
+
+
+async def test_a_holder_that_fails_before_its_first_event_says_that_it_was_there(buffer: EventBuffer) -> None:
+    stall = Stall()
+    first = service(WatchedBuffer(buffer), ScriptedModel([Step("one two", stall_after=1, stall=stall)]))
+    await first.open()
+    started = await first.start(None, "go")
+    await stall.reached()
+    await first.drain(0)
+    await first.close()
+
+    def deps(context: object) -> object:
+        raise RuntimeError("no database")
+
+    async with service(WatchedBuffer(buffer), ScriptedModel([]), deps=deps) as second:
+        await drain(second, started.run_id)
+        log = await log_of(second, started.run_id)
+    assert check_log(log) == "over"
+    kinds = [event.type for event in log]
+    assert kinds[kinds.index("error") - 1] == "run_resumed"

@@ -27,6 +27,8 @@ __all__ = ["StepCalls", "open_results"]
 log = logging.getLogger("streamchat.tools")
 
 _MAX_PENDING_PROGRESS = 256
+_MAX_PENDING_EMITTED = 10_000
+_MOST_AT_ONCE = 8
 _FOR_HOOKS = 1.0
 """Seconds beyond the grace time (which each attempt gives to its tool) that ending a call may take."""
 
@@ -59,6 +61,9 @@ class StepCalls:
         self._tasks: dict[str, CallTask] = {}
         self._waiting = list(calls)
         self._error: Exception | None = None
+        self._emitted = 0
+        self.flooded = False
+        """Whether tools emitted more than anybody takes: what came after is lost, the run must end."""
 
     @property
     def done(self) -> bool:
@@ -110,11 +115,14 @@ class StepCalls:
         said: list[StreamEvent] = []
         results: list[StreamEvent] = []
         started: list[StreamEvent] = []
-        while self._inbox:
+        # What is handed out together is stored together, so much of what tools emit goes out in shares.
+        while self._inbox and len(said) < _MOST_AT_ONCE:
             item = self._inbox.popleft()
             if not isinstance(item, CallTask):
                 if isinstance(item, ToolProgress):
                     self._progress[item.call_id] -= 1
+                else:
+                    self._emitted -= 1
                 said.append(item)
             elif item.outcome is not None:
                 if self._tasks.pop(item.call.call_id, None) is not None:
@@ -140,8 +148,11 @@ class StepCalls:
             if pending >= _MAX_PENDING_PROGRESS:
                 return  # nobody reads so fast: a later one will tell more
             self._progress[event.call_id] = pending + 1
-        elif self.done:
+        elif self.done or self.flooded:
             return
+        else:
+            self._emitted += 1
+            self.flooded = self._emitted > _MAX_PENDING_EMITTED
         self._inbox.append(event)
         self._wakeup.set()
 
@@ -153,7 +164,9 @@ class StepCalls:
         for task in tasks:
             task.stop()
         await self._wait_for(tasks)
-        events = self._collect(starts=False)
+        events: list[StreamEvent] = []
+        while self._inbox:
+            events += self._collect(starts=False)
         for task in self._tasks.values():
             outcome = ToolOutcome("cancelled", error="It may still be at work." if task.started else None)
             events.append(_result(task.call, outcome))

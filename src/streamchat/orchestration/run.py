@@ -333,6 +333,10 @@ class Run:
             failure = failure_event(self.context.run_id, "tool", "internal_error", error, step=self._step)
             return await self._end(failure)
         self._resume(deadline)
+        if calls.flooded:
+            text = "A tool said more than can be passed on."
+            self._ending = self._limit(Reached("max_emitted", text))
+            self._phase = Run._settle
         return events
 
     async def _finish_step(self) -> list[StreamEvent]:

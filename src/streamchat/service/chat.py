@@ -120,6 +120,12 @@ class StreamChat:
         self.buffer: EventBuffer = buffer if buffer is not None else MemoryEventBuffer()
         self.options = options or RunOptions()
         self.limits = limits or ServiceLimits()
+        if not isinstance(self.limits, ServiceLimits):
+            raise InvalidInput(
+                f"limits={limits!r:.100}: give ServiceLimits here; the limits of one run go into "
+                "options=RunOptions(limits=Limits(…))",
+                field="limits",
+            )
         self.allow_anonymous = allow_anonymous
         self.worker = worker or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.hub = Hub(self.buffer)
@@ -182,6 +188,7 @@ class StreamChat:
             if self._supervisor is None:
                 return
             await self.drain()
+            await self._worker.close()
             await self.hub.close()
             await self.buffer.close()
             self._supervisor = None
@@ -226,18 +233,20 @@ class StreamChat:
         parts = user_content(message, self.limits.max_message_chars)
         if system_message is not None and not self._allow_system_message:
             raise InvalidInput("a system message is not taken from clients here", field="system_message")
-        supervisor.check_room()
         if conversation_id is not None and not (conversation_id.isascii() and 0 < len(conversation_id) <= 64):
             raise InvalidInput(
                 f"a conversation id has 1 to 64 ASCII characters, not {conversation_id[:80]!r}",
                 field="conversation_id",
             )
-        known = await self._gate.conversation_to_start_in(conversation_id, principal)
-        turn = Turn(parts, conversation_id, principal, idempotency_key, metadata, system_message, client_id)
-        run, messages = await self._turns.make(turn, known)
-        created = await self.buffer.create(run, messages)
-        if created.new:
-            supervisor.submit(created.run.run_id)
+        with supervisor.room():
+            known = await self._gate.conversation_to_start_in(conversation_id, principal)
+            turn = Turn(
+                parts, conversation_id, principal, idempotency_key, metadata, system_message, client_id
+            )
+            run, messages = await self._turns.make(turn, known)
+            created = await self.buffer.create(run, messages)
+            if created.new:
+                supervisor.submit(created.run.run_id)
         return Started(
             created.run.run_id, created.run.message_id, created.run.conversation_id, new=created.new
         )

@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
 from streamchat.buffers.base import (
     Appended,
@@ -48,6 +48,7 @@ __all__ = ["Driver", "DriverOptions", "read_log"]
 
 log = logging.getLogger("streamchat.run")
 
+T = TypeVar("T")
 Outcome: TypeAlias = Literal["over", "suspended", "handed_over", "lost"]
 
 
@@ -103,7 +104,7 @@ class Driver:
         claim: Claim,
         buffer: EventBuffer,
         context: RunContext,
-        make_events: Callable[[Sequence[StoredEvent]], AsyncGenerator[StreamEvent, None]],
+        make_events: Callable[[Sequence[StoredEvent]], Awaitable[AsyncGenerator[StreamEvent, None]]],
         publish: Callable[[str, Sequence[StoredEvent]], None],
         options: DriverOptions,
         summary: SummaryBuilder,
@@ -124,6 +125,7 @@ class Driver:
         self._saved = asyncio.Event()
         self._saved.set()
         self._poked = asyncio.Event()
+        self._let_go = asyncio.Event()
         self._closing = False
         self._renew_due = False
         self._extras: dict[int, dict[str, Any]] = {}
@@ -144,29 +146,38 @@ class Driver:
         """Drive the run until it is over, suspended or lost; cancelled, it hands the run over to whoever
         claims next.
 
-        Never raises for anything that happens to the run; a cancellation is re-raised after the handing over.
+        Never raises for anything that happens to the run; a cancellation is re-raised after the handing over,
+        however often it comes meanwhile.
         """
+        driving = asyncio.create_task(self._drive(), name=f"streamchat drive {self.run.run_id}")
+        cancelled: asyncio.CancelledError | None = None
+        while not driving.done():
+            try:
+                await asyncio.wait({driving})
+            except asyncio.CancelledError as error:
+                # Half of a handing over would leave a run that is held and not worked on: it goes on.
+                cancelled = error
+                self._let_go.set()
+        if cancelled is not None:
+            raise cancelled
+        return driving.result()
+
+    async def _drive(self) -> RunSummary:
         puller = asyncio.create_task(self._pull(), name=f"streamchat pull {self.run.run_id}")
         writer = asyncio.create_task(self._write(), name=f"streamchat write {self.run.run_id}")
         keeper = asyncio.create_task(self._keep(), name=f"streamchat keep {self.run.run_id}")
-        cancelled: asyncio.CancelledError | None = None
-        try:
-            await asyncio.wait({puller, writer, keeper}, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError as error:
-            cancelled = error
+        told = asyncio.create_task(self._wait_to_let_go(), name=f"streamchat let go {self.run.run_id}")
+        await asyncio.wait({puller, writer, keeper, told}, return_when=asyncio.FIRST_COMPLETED)
         # From here on nothing new is asked for. Closing the generator ends its tools, within the grace time.
-        puller.cancel()
-        await asyncio.wait({puller})
-        failure = None if puller.cancelled() else puller.exception()
+        for task in (told, puller):
+            task.cancel()
+        await asyncio.wait({told, puller})
         keeper.cancel()
         await asyncio.wait({keeper})
         self._closing = True
         self._work.set()
         await asyncio.wait({writer})
-        lost = writer.exception() or (None if keeper.cancelled() else keeper.exception())
-        outcome = await self._leave(failure, lost)
-        if cancelled is not None:
-            raise cancelled
+        outcome = await self._leave(_failure_of(puller), _failure_of(writer) or _failure_of(keeper))
         return self._summary.build(
             self.run.run_id,
             self.run.conversation_id,
@@ -174,15 +185,19 @@ class Driver:
             self._lease.worker,
         )
 
+    async def _wait_to_let_go(self) -> None:
+        await self._let_go.wait()
+
     # Taking events from the orchestrator.
 
     async def _pull(self) -> None:
-        await self._look_for_inputs()  # a cancel may have come while the run was queued
-        history = await read_log(self._buffer, self.run.run_id)
+        # A cancel may have come while the run was queued.
+        await self._patiently(self._look_for_inputs)
+        history = await self._patiently(lambda: read_log(self._buffer, self.run.run_id))
         for stored in history:
             self._note_extras(stored.event)
         pending, context, options = self._pending, self._context, self._options
-        async with aclosing(self._make_events(history)) as events:
+        async with aclosing(await self._make_events(history)) as events:
             async for event in events:
                 more = context.more
                 pending.add(event, more=more)
@@ -216,11 +231,15 @@ class Driver:
                 return
 
     async def _renew(self) -> None:
+        ttl = self._options.lease_ttl
+        self._hold(await self._patiently(lambda: self._buffer.renew(self._lease, ttl)))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the store, again and again while it is away, for as long as the lease lasts."""
         wait = _FIRST_WAIT
         while True:
             try:
-                self._hold(await self._buffer.renew(self._lease, self._options.lease_ttl))
-                return
+                return await ask()
             except BufferUnavailable as error:
                 wait = await self._wait_for_store(wait, error)
 
@@ -338,18 +357,37 @@ class Driver:
             return self._outcome
         run_id = self.run.run_id
         if lost is not None:
-            if not isinstance(lost, LeaseLost | RunNotFound | BufferUnavailable):
-                log.error("run %s: the driver failed", run_id, exc_info=lost)
-            else:
+            if isinstance(lost, _GONE):
                 log.warning("run %s: let go: %s", run_id, lost)
+            else:
+                log.error("run %s: the driver failed", run_id, exc_info=lost)
             return "lost"
         try:
-            if failure is not None:
+            if failure is not None and not isinstance(failure, _GONE):
                 log.error("run %s: the orchestrator failed", run_id, exc_info=failure)
-                await self._append(conclude(await read_log(self._buffer, run_id), "internal_error"))
+                await self._append(await self._conclusion())
                 return "over"
+            # What the store itself interrupted is nobody's fault: the run is handed over.
             await self._buffer.append(self._lease, [], then="queue")
-        except (LeaseLost, RunNotFound, BufferUnavailable) as error:
+        except _GONE as error:
             log.warning("run %s: let go: %s", run_id, error)
             return "lost"
         return "handed_over"
+
+    async def _conclusion(self) -> list[StreamEvent]:
+        events = await read_log(self._buffer, self.run.run_id)
+        nothing_yet = self._lease.head_seq == self.run.head_seq
+        return conclude(
+            events,
+            "internal_error",
+            resumed=self._context.resumed if nothing_yet else None,
+            worker=self._lease.worker,
+        )
+
+
+def _failure_of(task: asyncio.Task[None]) -> BaseException | None:
+    return None if task.cancelled() else task.exception()
+
+
+_GONE = (LeaseLost, RunNotFound, BufferUnavailable)
+"""What the store says when a run can no longer be worked on from here."""

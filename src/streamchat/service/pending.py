@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from streamchat.events import StreamEvent, ToolCallDelta
+from streamchat.events import StreamEvent, ToolCallDelta, encode_event
 
 __all__ = ["DELTAS", "Pending", "merge_deltas"]
 
@@ -36,7 +36,7 @@ class Pending:
 
     def add(self, event: StreamEvent, *, more: bool) -> None:
         """Take an event; with ``more`` it is written together with the one after it, or not at all."""
-        self.size += _OVERHEAD + len(getattr(event, "text", ""))
+        self.size += _weight(event)
         if more or self._group:
             self._group.append(event)
             if not more:
@@ -50,6 +50,15 @@ class Pending:
         events, self._events = self._events, []
         self.size = 0
         return merge_deltas(events)
+
+
+def _weight(event: StreamEvent) -> int:
+    if event.type in _TEXTS:
+        return _OVERHEAD + len(event.text)  # type: ignore[union-attr]
+    if isinstance(event, ToolCallDelta):
+        return _OVERHEAD + len(event.arguments)
+    # Few, and they may hold anything: a tool's output, what an application emits.
+    return _OVERHEAD + len(encode_event(event)[0])
 
 
 def merge_deltas(events: Iterable[StreamEvent]) -> list[StreamEvent]:

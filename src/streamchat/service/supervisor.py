@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from streamchat.buffers.base import Claim, EventBuffer
-from streamchat.errors import Busy, StreamChatError
+from streamchat.errors import BufferUnavailable, Busy, StreamChatError
 from streamchat.service.driver import Driver
 
 __all__ = ["Supervisor"]
@@ -49,7 +50,9 @@ class Supervisor:
         self._max_queue = max_queue
         self._look_every = look_every
         self._queue: OrderedDict[str, None] = OrderedDict()
-        self._active: set[str] = set()
+        self._active: Counter[str] = Counter()
+        self._being_created = 0
+        self._drained: asyncio.Task[None] | None = None
         self._drivers: dict[str, Driver] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wakeup = asyncio.Event()
@@ -63,15 +66,21 @@ class Supervisor:
         """How many runs are at work here."""
         return len(self._tasks)
 
-    def check_room(self) -> None:
-        """Raise `Busy` if no further run may be queued here."""
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """Keep a place in the queue for a run that is being created. Raises `Busy` where there is none."""
         if self.draining:
             raise Busy("the server is shutting down; start the run elsewhere", retry_after=1.0)
-        if len(self._queue) >= self._max_queue:
+        waiting = len(self._queue) + self._being_created
+        if waiting >= self._max_queue:
             raise Busy(
-                f"{len(self._queue)} runs wait already (max_queue={self._max_queue}); try again later",
-                retry_after=2.0,
+                f"{waiting} runs wait already (max_queue={self._max_queue}); try again later", retry_after=2.0
             )
+        self._being_created += 1
+        try:
+            yield
+        finally:
+            self._being_created -= 1
 
     def submit(self, run_id: str) -> None:
         """Work on a run that was just created, as soon as there is room."""
@@ -97,11 +106,20 @@ class Supervisor:
         self._loop = asyncio.create_task(self._claim_runs(), name="streamchat supervisor")
 
     async def drain(self, seconds: float) -> None:
-        """Take nothing more, let what runs finish for at most ``seconds``, then hand the rest over."""
+        """Take nothing more, let what runs finish for at most ``seconds``, then hand the rest over.
+
+        Called again while it is under way, it waits for the first; cancelled, it finishes all the same.
+        """
         self.draining = True
+        if self._drained is None:
+            self._drained = asyncio.create_task(self._drain(seconds), name="streamchat drain")
+        await asyncio.shield(self._drained)
+
+    async def _drain(self, seconds: float) -> None:
         loop, self._loop = self._loop, None
         if loop is not None:
-            loop.cancel()
+            # Not cancelled: a claim that the store grants at this moment must be begun, and so handed over.
+            self._wakeup.set()
             await asyncio.wait({loop})
         try:
             async with asyncio.timeout(seconds):
@@ -115,7 +133,7 @@ class Supervisor:
             await asyncio.wait(tasks)
 
     async def _claim_runs(self) -> None:
-        while True:
+        while not self.draining:
             self._wakeup.clear()
             wait = self._look_every
             try:
@@ -133,9 +151,17 @@ class Supervisor:
                 pass
 
     async def _claim_what_there_is(self) -> None:
-        while len(self._tasks) < self._max_runs:
+        while len(self._tasks) < self._max_runs and not self.draining:
             run_id = next(iter(self._queue), None)
-            claim = await self._buffer.claim(self._worker, self._lease_ttl, run_id)
+            try:
+                claim = await self._buffer.claim(self._worker, self._lease_ttl, run_id)
+            except BufferUnavailable:
+                raise
+            except Exception:
+                if run_id is None:
+                    raise
+                log.exception("run %s cannot be claimed; others go on", run_id)
+                claim = None
             if run_id is not None:
                 # Not there any more: somebody else took it, or it is over.
                 self._queue.pop(run_id, None)
@@ -146,7 +172,7 @@ class Supervisor:
 
     def _begin(self, claim: Claim) -> None:
         run_id = claim.run.run_id
-        self._active.add(run_id)
+        self._active[run_id] += 1
         self._queue.pop(run_id, None)
         task = asyncio.create_task(self._drive(claim), name=f"streamchat run {run_id}")
         self._tasks.add(task)
@@ -155,13 +181,23 @@ class Supervisor:
 
     async def _drive(self, claim: Claim) -> None:
         run_id = claim.run.run_id
+        mine: list[Driver] = []
+
+        def register(driver: Driver) -> None:
+            mine.append(driver)
+            self._drivers[run_id] = driver
+
         try:
-            await self._work(claim, lambda driver: self._drivers.__setitem__(run_id, driver))
+            await self._work(claim, register)
         except Exception:
             log.exception("run %s: driving it failed; its lease will expire", run_id)
         finally:
-            self._drivers.pop(run_id, None)
-            self._active.discard(run_id)
+            # A run whose lease was lost here may have been claimed again, and be driven by another by now.
+            if self._drivers.get(run_id) in mine:
+                del self._drivers[run_id]
+            self._active[run_id] -= 1
+            if not self._active[run_id]:
+                del self._active[run_id]
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

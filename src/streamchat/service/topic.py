@@ -23,6 +23,7 @@ log = logging.getLogger("streamchat.hub")
 
 PAGE = 500
 _MOST_AT_ONCE = 500
+_LEAST_PAUSE = 0.02
 
 
 class HistoryReset:
@@ -217,7 +218,9 @@ class Topic:
                 if self.fed:
                     await self._refresh.wait()
                 else:
-                    await follower.wait(self._poll)
+                    if not await follower.wait(self._poll):
+                        # A follower that was closed under us returns at once: no busy loop.
+                        await asyncio.sleep(_LEAST_PAUSE)
         except RunNotFound as error:
             self.error = error
         except Exception as error:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from streamchat.buffers.base import Claim, EventBuffer, Input
+from streamchat.concurrency import Deadline
 from streamchat.core.conclude import conclude
-from streamchat.errors import BufferUnavailable, LeaseLost
+from streamchat.errors import BufferUnavailable, LeaseLost, RunNotFound
 from streamchat.events import Cancelled, ErrorEvent, StoredEvent, StreamEvent
 from streamchat.models.base import Model
 from streamchat.orchestration.context import RunContext
@@ -53,12 +56,13 @@ class RunWorker:
         self._run_options = run_options
         self._deps = deps
         self._on_run_finished = on_run_finished
+        self._cancelling: set[asyncio.Task[None]] = set()
 
     async def work(self, claim: Claim, register: Callable[[Driver], None]) -> None:
         """Drive one claimed run to its end, and tell what it came to.
 
-        A run that cannot even be begun (its stored request does not read, the deps factory raises) is
-        ended with an ``error``: left alone, it would be taken over for ever.
+        A run whose stored request does not read is ended with an ``error``: left alone, it would be taken
+        over for ever.
         """
         run = claim.run
         context = self._context(claim)
@@ -66,10 +70,7 @@ class RunWorker:
         summary.claimed_at = run.updated_at
         try:
             request = RunRequest.model_validate_json(run.request)
-            if self._deps is not None:
-                deps = self._deps(context)
-                context.deps = await deps if inspect.isawaitable(deps) else deps
-        except Exception as error:
+        except ValueError as error:
             await self._give_up(claim, context, summary, error)
             return
         driver = self._driver(claim, context, summary, request)
@@ -98,7 +99,8 @@ class RunWorker:
     def _driver(
         self, claim: Claim, context: RunContext, summary: SummaryBuilder, request: RunRequest | None
     ) -> Driver:
-        def make_events(history: Sequence[StoredEvent]) -> AsyncGenerator[StreamEvent, None]:
+        async def make_events(history: Sequence[StoredEvent]) -> AsyncGenerator[StreamEvent, None]:
+            await self._make_deps(context)
             return orchestrate(
                 self._model,
                 request.messages if request is not None else (),
@@ -118,6 +120,16 @@ class RunWorker:
             summary,
             user_message_id=request.user_message_id if request is not None else None,
         )
+
+    async def _make_deps(self, context: RunContext) -> None:
+        """Ask the application's factory; a run that is stopped meanwhile does not wait for it."""
+        if self._deps is None or context.stopping:
+            return
+        with Deadline() as deadline:
+            context.interrupt = deadline.expire
+            deps = self._deps(context)
+            context.deps = await deps if inspect.isawaitable(deps) else deps
+        context.interrupt = None
 
     async def _give_up(
         self, claim: Claim, context: RunContext, summary: SummaryBuilder, error: Exception
@@ -139,20 +151,35 @@ class RunWorker:
     async def cancel_unheld(self, run_id: str, posted: Input) -> None:
         """End a run that nobody holds, outside the concurrency bound: there is no work in it.
 
-        Where somebody holds it, nothing is done: they find the cancel in the inbox.
+        Where somebody holds it, nothing is done: they find the cancel in the inbox. Cancelled, it finishes
+        all the same, in a task that `close` waits for: half of it would leave a run that is held and not
+        worked on.
         """
+        task = asyncio.create_task(self._cancel_unheld(run_id, posted), name=f"streamchat cancel {run_id}")
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
+        await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Wait for what was begun."""
+        if self._cancelling:
+            await asyncio.wait(set(self._cancelling))
+
+    async def _cancel_unheld(self, run_id: str, posted: Input) -> None:
         claim = await self._buffer.claim(self.name, self.driver_options.lease_ttl, run_id)
         if claim is None:
             return
-        summary = SummaryBuilder(claim.run.created_at)
-        request = RunRequest.model_validate_json(claim.run.request)
-        driver = self._driver(claim, self._context(claim), summary, request)
-        cancelled = Cancelled(by=posted.by, reason=posted.body.get("reason"))
-        events = conclude(await read_log(self._buffer, run_id), cancelled, resumed="cancel", worker=self.name)
         try:
-            await driver.conclude(events)
-        except (LeaseLost, BufferUnavailable) as error:
+            request = RunRequest.model_validate_json(claim.run.request)
+            summary = SummaryBuilder(claim.run.created_at)
+            driver = self._driver(claim, self._context(claim), summary, request)
+            cancelled = Cancelled(by=posted.by, reason=posted.body.get("reason"))
+            so_far = await read_log(self._buffer, run_id)
+            await driver.conclude(conclude(so_far, cancelled, resumed="cancel", worker=self.name))
+        except Exception as error:
             log.warning("run %s: it could not be ended here, whoever claims it will: %s", run_id, error)
+            with suppress(LeaseLost, BufferUnavailable, RunNotFound):
+                await self._buffer.append(claim.lease, [], then="queue")
             return
         await self._tell(summary.build(run_id, claim.run.conversation_id, "cancelled", self.name))
 

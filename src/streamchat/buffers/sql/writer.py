@@ -164,7 +164,13 @@ class Writer(Generic[T]):
         job.loop = asyncio.get_running_loop()
         job.future = job.loop.create_future()
         self._put(job)
-        return await job.future
+        try:
+            return await job.future
+        except asyncio.CancelledError:
+            if job.undo is not None and not job.future.cancelled() and job.future.exception() is None:
+                # It was done, and its caller was cancelled before it could take the result.
+                self._put(job.undo(job.future.result()))
+            raise
 
     def _put(self, job: Job[T, Any]) -> None:
         with self._lock:
