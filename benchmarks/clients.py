@@ -39,7 +39,7 @@ class _Client(asyncio.Protocol):
         self.size += len(data)
         self._end = (self._end + data)[-4096:]
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         for future in (self.begun, self.closed):
             if not future.done():
                 future.set_result(None)
