@@ -46,8 +46,11 @@ async def serve(kind: str, count: str) -> None:
     """In the server's process: open connections from yet another, and print the KiB that each takes."""
     async with clients() as browsers:
         if kind == "raw":
-            async with serving(RawFeed()) as port:
+            app = RawFeed()
+            async with serving(app) as port:
                 print(await _grown(lambda n: browsers.open(port, "GET", "/", n), int(count)), flush=True)
+                app.publish(b"")
+                await browsers.finish()
             return
         chat = StreamChat(model=ScriptedModel.text("Hi"), allow_anonymous=True)
         async with chat, serving(asgi_app(chat)) as port:

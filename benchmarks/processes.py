@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.measure import Clock, Scale
 
-__all__ = ["Clients", "Provider", "clients", "helper", "provider"]
+__all__ = ["Clients", "Provider", "clients", "helper", "input_ended", "line_of", "provider"]
 
 
 @asynccontextmanager
@@ -26,9 +26,21 @@ async def helper(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
+        assert process.stdin is not None
+        process.stdin.close()  # which they take as the order to end, also when this process is killed
+        try:
+            await asyncio.wait_for(process.wait(), 10)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def input_ended() -> None:
+    """Wait, in a helper, until its standard input ends."""
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
 
 
 async def line_of(process: asyncio.subprocess.Process) -> Any:

@@ -12,8 +12,9 @@ import asyncio
 from functools import cache
 
 from benchmarks.bodies import chat_frames
+from benchmarks.processes import input_ended
 
-__all__ = ["PERIOD", "serve"]
+__all__ = ["serve"]
 
 PERIOD = 0.02
 _PER_WRITE = 50
@@ -81,4 +82,5 @@ async def serve() -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(_Connection, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+    await input_ended()
+    server.close()
