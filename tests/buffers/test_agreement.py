@@ -222,9 +222,9 @@ class Agreement(RuleBasedStateMachine):
         acknowledged: bool,
     ) -> None:
         holder = self.pick(self.holders, which)
-        if holder.frozen is not None and self.may_write(holder):
-            # The store forgot a batch that was not acknowledged. Readers may have it: only this one may
-            # follow.
+        if holder.frozen is not None and (size == 0 or self.may_write(holder)):
+            # What was sent and not acknowledged may be what readers have, though the store forgot it: only
+            # that may follow. Another batch, with a text of its own, is tried where the store must refuse it.
             self.send(holder, acknowledged)
             return
         last = {"suspend": suspended(), "over": ending()}.get(then, [])
