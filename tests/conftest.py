@@ -18,7 +18,7 @@ os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
 # Derandomized except in the long run, so that a change is judged by itself; the long run searches.
 _COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("short", _COMMON, max_examples=60, derandomize=True)
-settings.register_profile("long", _COMMON, max_examples=1000, print_blob=True)
+settings.register_profile("long", _COMMON, max_examples=500, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 
