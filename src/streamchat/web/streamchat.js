@@ -142,52 +142,133 @@ export function apply(state, event) {
 }
 
 const TYPES = [...Object.keys(TEXTS), ...Object.keys(HANDLERS), "status", "custom"];
+const OVER = new Set(["success", "error", "cancelled"]);
+const FIRST_WAIT = 500, LONGEST_WAIT = 10_000, PATIENCE = 30_000; // milliseconds
+
+/** The JSON that an endpoint answers. Fails with a sentence to show, and the answer's `status` where one came. */
+export async function request(url, options) {
+  let answer;
+  try {
+    answer = await fetch(url, { signal: AbortSignal.timeout(PATIENCE), ...options });
+  } catch {
+    throw new Error("The server cannot be reached. Check the connection and try again.");
+  }
+  const body = await answer.json().catch(() => null); // a proxy answers in HTML
+  if (answer.ok && body) return body;
+  const sentence = body?.error?.message ?? `The server could not answer (${answer.status}). Try again later.`;
+  throw Object.assign(new Error(sentence), { status: answer.status });
+}
+
+/** The messages of a conversation, oldest first, over all pages of `url` (`…/conversations/{id}/messages`). */
+export async function* history(url) {
+  const page = new URL(url, location.href);
+  for (;;) {
+    const { messages, next } = await request(page);
+    yield* messages;
+    if (next == null) return;
+    page.searchParams.set("after", next);
+  }
+}
 
 /**
- * Follow a run: `onEvent(state, event)` for each event, `onEnd(state)` after the last. EventSource reconnects by
- * itself with the last id it saw; `drop()` cuts the connection, `resume()` goes on behind the last event.
+ * Follow one run: `onEvent(state, event)` after each event, `onEnd(state)` once, when nothing will follow,
+ * `onConnection(what)` with open, reconnecting, dropped or closed. `drop()` cuts the connection, `resume()` goes on
+ * behind the last event.
+ *
+ * `url` is the run's stream or its conversation's; of the latter only the run that it began with is followed.
+ * EventSource reconnects by itself after a cut, but gives up on any status but 200. Then the server is asked whether
+ * the run is over, and if not, the stream is tried again after a wait that doubles up to ten seconds.
  */
 export class RunFollower {
   constructor(url, { onEvent, onEnd, onConnection }) {
-    Object.assign(this, { url, onEvent, onEnd, onConnection, state: newState(), lastId: null, seen: new Set() });
+    Object.assign(this, { url: new URL(url, location.href), onEvent, onEnd, onConnection,
+                          state: newState(), lastId: null, seen: new Set(), tries: 0 });
     this.resume();
   }
 
   resume() {
-    const url = new URL(this.url, location.href);
+    this.close();
+    const url = new URL(this.url);
     if (this.lastId) url.searchParams.set("last_event_id", this.lastId);
-    this.source = new EventSource(url);
-    this.source.onopen = () => this.onConnection?.("open");
-    this.source.onerror = () => {
-      // After 204 (all is told) the browser closes for good; anything else it tries again by itself.
-      if (this.source.readyState !== EventSource.CLOSED) return this.onConnection?.("reconnecting");
-      this.onConnection?.("closed");
-      // A conversation's stream has nothing more once its run is over; the run's own still has what was missed.
-      const own = this.url.replace(/conversations\/[^/]+\/stream/, `runs/${this.state.run_id}/stream`);
-      if (this.state.run_id && own !== this.url) {
-        this.url = own;
-        return this.resume();
-      }
-      this.onEnd?.(this.state);
+    const source = this.source = new EventSource(url);
+    source.onopen = () => {
+      this.tries = 0;
+      this.onConnection?.("open");
     };
-    for (const type of TYPES) this.source.addEventListener(type, (message) => this.take(message));
+    for (const type of TYPES) source.addEventListener(type, (message) => this.take(message));
+    // A run's event of the type "error" has data; the browser's own has none.
+    source.onerror = (event) => { if (event.data === undefined) this.broken(source); };
+  }
+
+  drop() {
+    this.close();
+    this.onConnection?.("dropped");
   }
 
   take(message) {
-    if (typeof message.data !== "string") return; // the browser's own "error"
+    if (typeof message.data !== "string") return;
     const event = JSON.parse(message.data);
-    if (event.type !== "history_reset") {
-      if (this.seen.has(message.lastEventId)) return; // delivered twice: ids are unique
-      this.seen.add(message.lastEventId);
-    }
+    const other = event.type === "run_started" && this.state.run_id && event.run_id !== this.state.run_id;
+    if (other) this.state = newState();
+    if (other || event.type === "history_reset") this.seen.clear();
+    else if (this.seen.has(message.lastEventId)) return; // delivered twice
+    this.seen.add(message.lastEventId);
     this.lastId = message.lastEventId;
     apply(this.state, event);
+    // A conversation's stream may belong to another run at the next connection.
+    if (this.state.run_id)
+      this.url.pathname = this.url.pathname.replace(/conversations\/[^/]+\/stream$/, `runs/${this.state.run_id}/stream`);
     this.onEvent?.(this.state, event);
-    if (event.type === "finalized") {
-      this.source.close();
-      this.onEnd?.(this.state);
+    if (OVER.has(this.state.status)) this.end();
+  }
+
+  async broken(source) {
+    this.onConnection?.("reconnecting");
+    const own = new URL(source.url).pathname === this.url.pathname;
+    if (own && source.readyState !== EventSource.CLOSED) return; // the browser comes back by itself
+    source.close();
+    const ending = await this.ending();
+    if (this.source !== source) return; // dropped meanwhile
+    if (ending) {
+      Object.assign(this.state, ending);
+      return this.end();
+    }
+    const wait = Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** this.tries++);
+    this.timer = setTimeout(() => this.resume(), wait * (0.5 + Math.random() / 2)); // not all clients at once
+  }
+
+  /**
+   * What the state ends with if there is nothing to come back for, else null. EventSource does not tell what it was
+   * answered, so the server is asked.
+   */
+  async ending() {
+    const url = new URL(this.url);
+    const isRun = /runs\/[^/]+\/stream$/.test(url.pathname);
+    if (isRun) url.pathname = url.pathname.replace(/\/stream$/, "");
+    try {
+      const answer = await fetch(url, { method: isRun ? "GET" : "HEAD", signal: AbortSignal.timeout(PATIENCE) });
+      if (!answer.ok) return answer.status < 500 && answer.status !== 408 && answer.status !== 429 ? {} : null;
+      if (!isRun) return answer.status === 204 ? {} : null; // 204: nothing is running
+      const run = await answer.json();
+      // The rest of its events comes from the stream; what the run amounts to only where that is refused again.
+      if (!OVER.has(run.status) || this.tries === 0) return null;
+      const { status, usage, error, message, timings } = run;
+      return { status, usage, error, waits: [], parts: message.content, finish_reason: message.finish_reason,
+               duration: timings.duration };
+    } catch {
+      return null; // not reached, or no JSON: no news of the run
     }
   }
 
-  drop() { this.source.close(); this.onConnection?.("dropped"); }
+  end() {
+    this.close();
+    this.onConnection?.("closed");
+    this.onEnd?.(this.state);
+  }
+
+  close() {
+    clearTimeout(this.timer);
+    this.source?.close();
+    this.source = null;
+  }
 }
