@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 APPLICATION = """
 import asyncio, json, urllib.request
@@ -62,6 +65,33 @@ def test_the_fixtures_work_and_complain_about_unused_scripts(tmp_path: Path) -> 
     assert "ERROR test_application.py::test_provider_not_used_up" in out
     assert "ERROR test_application.py::test_model_not_used_up" in out
     assert "ScriptExhausted" in out
+
+
+def test_where_no_fixture_is_used_the_plugin_loads_neither_openai_nor_its_transport(tmp_path: Path) -> None:
+    (tmp_path / "test_other.py").write_text(
+        "import sys\n\n"
+        "def test_what_is_loaded():\n"
+        "    assert 'streamchat.testing.plugin' in sys.modules\n"
+        "    assert not {'openai', 'httpx2', 'aiohttp', 'sqlalchemy'} & set(sys.modules)\n"
+    )
+    # Alone, or the plugins of others would be what is tested.
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-p", "streamchat.testing.plugin", str(tmp_path)]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=50, cwd=tmp_path, env=environment, check=False
+    )
+    assert "1 passed" in ended.stdout, ended.stdout + ended.stderr
+
+
+def test_what_the_models_module_names_is_there_and_what_it_does_not_name_is_an_error() -> None:
+    from streamchat import models
+    from streamchat.models.openai_chat import OpenAIChatModel
+
+    assert models.OpenAIChatModel is OpenAIChatModel
+    assert set(models.__all__) <= set(dir(models))
+    with pytest.raises(ImportError, match="OpenAIChatModle"):
+        exec("from streamchat.models import OpenAIChatModle")
 
 
 def _entry_points() -> set[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from streamchat.models.base import (
     CallDelta,
     ContentDelta,
@@ -16,9 +19,11 @@ from streamchat.models.base import (
     ToolSchema,
 )
 from streamchat.models.fallback import FallbackModel, unless_bad_request
-from streamchat.models.openai_chat import OpenAIChatModel
-from streamchat.models.openai_responses import OpenAIResponsesModel
 from streamchat.models.retry import RetryPolicy, retries_off
+
+if TYPE_CHECKING:
+    from streamchat.models.openai_chat import OpenAIChatModel
+    from streamchat.models.openai_responses import OpenAIResponsesModel
 
 __all__ = [
     "CallDelta",
@@ -39,3 +44,22 @@ __all__ = [
     "retries_off",
     "unless_bad_request",
 ]
+
+# These import openai, which takes longer than all else together; `import streamchat` alone, and every pytest
+# where it is installed, do without.
+_LATE = {
+    "OpenAIChatModel": "streamchat.models.openai_chat",
+    "OpenAIResponsesModel": "streamchat.models.openai_responses",
+}
+
+# (not for type checkers, to whom it would say that any name is here)
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = found = getattr(import_module(_LATE[name]), name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LATE})

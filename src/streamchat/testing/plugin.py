@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MakeScriptedModel", "no_model_retries", "scripted_model", "scripted_provider"]
 
-# pytest imports this module in every project that has streamchat, so whatever is heavy waits for the first
-# fixture.
+# pytest imports this module, and the packages that it is in, wherever streamchat is installed. So those
+# import neither openai nor a database, and what the fixtures need waits for them.
 
 
 class MakeScriptedModel(Protocol):

@@ -15,9 +15,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable
 from inspect import isawaitable
 from types import TracebackType
-from typing import Any, Self, TypeAlias
-
-import openai
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from streamchat.concurrency import on_asyncio
 from streamchat.core.jsontext import decode_json
@@ -34,6 +32,9 @@ from streamchat.testing.provider.replies import (
     rendered,
 )
 from streamchat.testing.script import Flag, ScriptExhausted, Step
+
+if TYPE_CHECKING:
+    import openai
 
 __all__ = ["Answer", "ReplyFunction", "ScriptedProvider"]
 
@@ -97,6 +98,8 @@ class ScriptedProvider:
 
     def client(self, **options: Any) -> openai.AsyncOpenAI:
         """An ``AsyncOpenAI`` that talks to this provider; the caller closes it."""
+        import openai  # late: the pytest plugin, and so every pytest, imports this module
+
         given: dict[str, Any] = {"base_url": self.base_url, "api_key": "scripted", **options}
         if "http_client" not in given:
             # The default one reads the machine's certificates, which takes most of a short test's time.
