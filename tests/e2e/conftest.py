@@ -35,9 +35,8 @@ class Demo:
                 self.process.wait()
                 raise AssertionError(f"the demo did not start: {self.output}")
             self.output += line
-            found = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
-        self.port = int(found[1])
-        self.url = f"http://127.0.0.1:{self.port}"
+            found = re.search(r"(http://\S+:(\d+))/", line)
+        self.url, self.port = found[1], int(found[2])
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -51,9 +50,13 @@ class Demo:
         self.process.kill()
         self.end()
 
-    def stop(self) -> int:
-        """As Ctrl+C does; returns the exit status."""
+    def interrupt(self) -> None:
+        """As Ctrl+C does."""
         self.process.send_signal(2)
+
+    def stop(self) -> int:
+        """Interrupt it, and return the exit status."""
+        self.interrupt()
         return self.end()
 
     def end(self) -> int:

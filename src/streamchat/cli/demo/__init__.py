@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 from typing import Any
 
+from streamchat.cli.demo.address import listen
+from streamchat.cli.demo.provider import DEFAULT_MODEL, chosen_provider
 from streamchat.errors import MissingDependency, StreamChatError
 
 __all__ = ["add_to"]
@@ -30,8 +31,12 @@ def add_to(commands: Any) -> None:
         default="sqlite:///streamchat-demo.db",
         help="where runs are kept: sqlite:///FILE, or memory: (default: %(default)s)",
     )
-    demo.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible server to talk to")
-    demo.add_argument("--model", metavar="NAME", help="the model to ask for")
+    demo.add_argument(
+        "--base-url", metavar="URL", help="an OpenAI-compatible server to talk to; it may do without a key"
+    )
+    demo.add_argument(
+        "--model", metavar="NAME", help=f"the model to ask a real server for (default: {DEFAULT_MODEL})"
+    )
     demo.add_argument("--api", choices=("chat", "responses"), default="chat", help="default: %(default)s")
     demo.set_defaults(run=_run)
 
@@ -39,19 +44,13 @@ def add_to(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.port <= 65535:
         raise StreamChatError(f"--port {arguments.port}: a port is a number from 0 to 65535")
-    key = os.environ.get("OPENAI_API_KEY")
-    if (arguments.base_url or key) and not arguments.model:
-        raise StreamChatError("say which model to ask for: --model NAME")
-    if arguments.base_url and not key:
-        raise StreamChatError(
-            f"--base-url {arguments.base_url} needs a key: set OPENAI_API_KEY "
-            "(any text will do for a server that asks for none)"
-        )
     try:
         from streamchat.cli.demo.serve import serve
     except ModuleNotFoundError as error:
         if error.name != "uvicorn":
             raise
         raise MissingDependency("streamchat demo", "demo", "uvicorn") from None
-    asyncio.run(serve(arguments))
+    provider = chosen_provider(arguments.base_url, arguments.model)
+    with listen(arguments.host, arguments.port) as listening:
+        asyncio.run(serve(listening, provider, api=arguments.api, db=arguments.db, host=arguments.host))
     return 0

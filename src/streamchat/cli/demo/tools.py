@@ -45,7 +45,8 @@ def make_tools(render_seconds: float = 10.0) -> ToolRegistry:
     page = copy.deepcopy(_PAGE)
     failed_once: set[str] = set()
 
-    @tools.tool(timeout=30, idempotent=True)
+    # (short: a call whose worker died is repeated when its time is over)
+    @tools.tool(timeout=5, idempotent=True)
     async def weather(city: str, unit: Literal["c", "f"] = "c") -> Weather:
         """Current weather.
 
@@ -53,7 +54,7 @@ def make_tools(render_seconds: float = 10.0) -> ToolRegistry:
             city: City name, in English.
             unit: Celsius or Fahrenheit.
         """
-        await anyio.sleep(0.4)
+        await anyio.sleep(1.0)
         celsius = sum(city.encode()) % 35 - 5
         degrees = celsius if unit == "c" else round(celsius * 9 / 5 + 32)
         return Weather(city=city, degrees=degrees, unit=unit, sky=("sunny", "cloudy", "rainy")[celsius % 3])
