@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -13,6 +14,11 @@ from hypothesis import HealthCheck, settings
 
 # For loops that tests and their subprocesses start themselves; the anyio fixture says it again for its own.
 os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
+
+# A shell starts what runs in the background with SIGINT ignored, and children inherit that; the programs under
+# test are started as people start them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: how long an example takes says nothing on a shared machine, and pytest-timeout ends a hang.
 # Derandomized except in the long run, so that a change is judged by itself; the long run searches.
