@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, settings
 # For loops that tests and their subprocesses start themselves; the anyio fixture says it again for its own.
 os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
 
-# A shell starts what runs in the background with SIGINT ignored, and children inherit that; the programs under
-# test are started as people start them.
+# A shell starts what runs in the background with SIGINT ignored, and children inherit that; the programs
+# under test are started as people start them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
