@@ -13,7 +13,7 @@ ARGS   ?=
 # What else is type-checked and linted, as far as it exists.
 CODE   := src tests $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py examples/*.py))))
 # Tests that start no process and no server.
-FAST   := $(wildcard $(addprefix tests/,core tools orchestrator http wire project/test_modules.py project/test_repository.py))
+FAST   := $(wildcard $(addprefix tests/,core tools http wire orchestrator/test_loop.py project/test_modules.py project/test_repository.py))
 PYTEST ?= $(BIN)/python -m pytest -n auto --maxprocesses=4
 
 CONTENT := $(firstword $(shell { cat pyproject.toml; echo $(EXTRAS); } | cksum))
