@@ -178,8 +178,10 @@ class RunWorker:
             await driver.conclude(conclude(so_far, cancelled, resumed="cancel", worker=self.name))
         except Exception as error:
             log.warning("run %s: it could not be ended here, whoever claims it will: %s", run_id, error)
-            with suppress(LeaseLost, BufferUnavailable, RunNotFound):
-                await self._buffer.append(claim.lease, [], then="queue")
+            # A batch whose fate is unknown may have been written: no other is sent in its place.
+            if not isinstance(error, BufferUnavailable):
+                with suppress(LeaseLost, BufferUnavailable, RunNotFound):
+                    await self._buffer.append(claim.lease, [], then="queue")
             return
         await self._tell(summary.build(run_id, claim.run.conversation_id, "cancelled", self.name))
 
