@@ -21,10 +21,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: how long an example takes says nothing on a shared machine, and pytest-timeout ends a hang.
-# Derandomized except in the long run, so that a change is judged by itself; the long run searches.
+# Derandomized, so that a change is judged by itself. The long run searches, except under CI, where what luck
+# finds would fall on whoever comes next.
 _COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("short", _COMMON, max_examples=60, derandomize=True)
-settings.register_profile("long", _COMMON, max_examples=500, print_blob=True)
+settings.register_profile(
+    "long", _COMMON, max_examples=500, print_blob=True, derandomize=bool(os.environ.get("CI"))
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 
