@@ -34,6 +34,7 @@ from streamchat.buffers.base import (
 )
 from streamchat.buffers.following import Followers
 from streamchat.buffers.memory_state import Conversation, MemoryState, Run
+from streamchat.buffers.notes import LocalNotes
 from streamchat.buffers.shared import (
     Clock,
     Token,
@@ -58,7 +59,7 @@ _TURN = 32
 """After so many appends others get their turn."""
 
 
-class MemoryEventBuffer:
+class MemoryEventBuffer(LocalNotes):
     """An `EventBuffer` in memory.
 
     What is over may be dropped, the oldest first: ``retention`` seconds after its end (None: never by time),
@@ -77,10 +78,10 @@ class MemoryEventBuffer:
         clock: Clock = now_ms,
         token: Token = random_token,
     ) -> None:
+        super().__init__(clock)
         self._retention = None if retention is None else int(retention * 1000)
         self._max_runs = max_runs
         self._max_bytes = max_bytes
-        self._now = clock
         self._token = token
         self._followers = Followers()
         self._state = MemoryState()
@@ -373,6 +374,7 @@ class MemoryEventBuffer:
                 conversation.record = replace(conversation.record, leaf_id=leaf)
             state.drop(run, with_conversation=with_conversation)
             state.tombstones.add(("run", run_id))
+            self.forget_notes(run_id)
             self._followers.notify((run_id,))
         return len(runs)
 

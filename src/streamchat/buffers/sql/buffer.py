@@ -30,8 +30,9 @@ from streamchat.buffers.base import (
 )
 from streamchat.buffers.codec import Codec, Payloads
 from streamchat.buffers.following import Followers
+from streamchat.buffers.notes import NewNote, Note
 from streamchat.buffers.shared import Clock, Token, check_create, check_page, now_ms, random_token
-from streamchat.buffers.sql import queries, removing, running
+from streamchat.buffers.sql import noting, queries, removing, running
 from streamchat.buffers.sql.appending import AppendJob
 from streamchat.buffers.sql.polling import Poller
 from streamchat.buffers.sql.readers import Readers
@@ -284,6 +285,26 @@ class SQLEventBuffer:
         """Return a conversation's messages in the order they were written."""
         check_page(0, limit)
         return await self._read(lambda tx: queries.list_messages(tx, conversation_id, after, limit))
+
+    # ------------------------------------------------------------------------------------------------- notes
+
+    async def write_notes(self, notes: Sequence[NewNote]) -> None:
+        """Write, replace or remove notes; see `NoteStore.write_notes`."""
+        if notes:
+            await self._write(Job[Tx, None]("", lambda tx: noting.write_notes(tx, notes)))
+
+    async def notes(self, run_id: str) -> list[Note]:
+        """Return all notes of a run, by name."""
+        return await self._read(lambda tx: noting.list_notes(tx, run_id))
+
+    async def due_notes(self, limit: int = 100) -> list[Note]:
+        """Return notes whose time is over; see `NoteStore.due_notes`."""
+        check_page(0, limit)
+        return await self._read(lambda tx: noting.due_notes(tx, limit))
+
+    async def drop_notes(self, notes: Sequence[Note]) -> int:
+        """Remove notes that were not written anew; see `NoteStore.drop_notes`."""
+        return await self._write(Job[Tx, int]("", lambda tx: noting.drop_notes(tx, notes)))
 
     # --------------------------------------------------------------------------------------------- the parts
 

@@ -105,6 +105,7 @@ class Readers:
 
 def _within(tx: Tx, raw: sqlite3.Connection, body: Callable[[Tx], R]) -> R:
     raw.execute("BEGIN")
+    tx.now = tx.clock()
     try:
         return body(tx)
     finally:

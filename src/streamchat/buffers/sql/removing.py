@@ -90,7 +90,14 @@ def delete_owner(tx: Tx, owner: str, tenant: str | None) -> list[str]:
 def _remove_runs(tx: Tx, run_ids: Sequence[str]) -> None:
     schema = tx.schema
     for run_id in run_ids:
-        for table in (schema.runs, schema.requests, schema.events, schema.segments, schema.inputs):
+        for table in (
+            schema.runs,
+            schema.requests,
+            schema.events,
+            schema.segments,
+            schema.inputs,
+            schema.notes,
+        ):
             tx.connection.execute(delete(table).where(table.c.run_id == run_id))
     _bury(tx, "run", run_ids)
 

@@ -30,7 +30,7 @@ from streamchat.errors import BufferUnavailable, InvalidInput
 
 __all__ = ["SCHEMA_VERSION", "Schema"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """The version of these tables; other versions are refused."""
 
 # Ids are ours or a principal's; keys in MySQL may have at most 3072 bytes.
@@ -88,6 +88,15 @@ class Schema:
             Column("posted_by", _ID),
             Column("at", BigInteger, nullable=False),
             Column("consumed_at", BigInteger),
+            clustered=True,
+        )
+        self.notes = self._table(
+            "notes",
+            Column("run_id", _ID, primary_key=True),
+            Column("name", _ID, primary_key=True),
+            Column("body", LargeBinary, nullable=False),
+            Column("expires_at", BigInteger, nullable=False),
+            Index(f"{prefix}notes_due", "expires_at"),
             clustered=True,
         )
         self.tombstones = self._table(
