@@ -12,7 +12,7 @@ import pytest
 
 from streamchat.buffers.base import Appended, Claim, Input, Lease, NewEvent, Page, Posted
 from streamchat.buffers.memory import MemoryEventBuffer
-from streamchat.core.append_rule import decide_append
+from streamchat.core.append_rule import Decision
 from streamchat.errors import InputsPending
 from streamchat.testing.buffers import BEHAVIOURS, BufferSuite
 from streamchat.testing.buffers.with_pytest import conformance_test
@@ -51,28 +51,20 @@ class NoFence(MemoryEventBuffer):
 class Amnesia(MemoryEventBuffer):
     """A batch that is sent again is a lost lease."""
 
-    def _may_write(self, run: Any, lease: Lease, events: Any, *, keeps: bool) -> bool:
-        return (
-            decide_append(
-                stored_generation=run.generation,
-                stored_head=run.head_seq,
-                stored_held=run.owner is not None,
-                lease_generation=lease.generation,
-                lease_head=lease.head_seq,
-                batch=len(events),
-                keeps=keeps,
-            )
-            == "write"
-        )
+    def _judge(self, *given: Any, **rest: Any) -> Decision:
+        decision = super()._judge(*given, **rest)
+        return "write" if decision == "write" else "lost"
 
 
 class Gullible(MemoryEventBuffer):
     """A batch of the right length is the one that was written."""
 
-    def _may_write(self, run: Any, lease: Lease, events: Any, *, keeps: bool) -> bool:
-        return run.generation == lease.generation and (
-            run.head_seq in (lease.head_seq, lease.head_seq + len(events))
-        )
+    def _judge(self, run: Any, lease: Lease, events: Any, *, keeps: bool) -> Decision:
+        if run.generation != lease.generation:
+            return "lost"
+        if run.head_seq == lease.head_seq and run.owner is not None:
+            return "write"
+        return "recovered" if run.head_seq in (lease.head_seq, lease.head_seq + len(events)) else "lost"
 
 
 class Deaf(MemoryEventBuffer):

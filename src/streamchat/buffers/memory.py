@@ -46,10 +46,17 @@ from streamchat.buffers.shared import (
     input_id,
     now_ms,
     random_token,
-    same_events,
     status_after,
 )
-from streamchat.core.append_rule import decide_append, status_after_post
+from streamchat.core.append_rule import (
+    Decision,
+    blocked_by_inputs,
+    decide_post,
+    frees_slot,
+    judge_append,
+    ready_at,
+    status_after_post,
+)
 from streamchat.core.cursor import next_generation
 from streamchat.errors import BufferUnavailable, LeaseLost
 
@@ -160,13 +167,15 @@ class MemoryEventBuffer(LocalNotes):
             await anyio.lowlevel.checkpoint()
         now = self._now()
         run = self._state.runs.get(lease.run_id)
-        if run is None or not self._may_write(run, lease, events, keeps=then == "hold"):
+        decision = "lost" if run is None else self._judge(run, lease, events, keeps=then == "hold")
+        if run is None or decision == "lost":
             raise _lost(lease, run)
-        if run.head_seq != lease.head_seq or run.owner is None:
+        if decision == "recovered":
             written = run.slice(lease.head_seq, run.head_seq)
             return Appended(lease.advanced(run.head_seq, inputs=bool(run.unread)), written, recovered=True)
-        if then == "suspend" and not run.unread.keys() <= set(consumed):
-            raise refusals.inputs_pending(lease.run_id, sorted(run.unread))
+        left = sorted(run.unread.keys() - set(consumed))
+        if blocked_by_inputs(then, len(left)):
+            raise refusals.inputs_pending(lease.run_id, left)
         check_messages(run.new.conversation_id, messages)
         self._state.check_homes(run.new.conversation_id, messages)
 
@@ -176,7 +185,7 @@ class MemoryEventBuffer(LocalNotes):
         self._state.grow(run, events)
         self._state.put_messages(messages, now)
         if then != "hold":
-            self._give_up(run, status, now, wake_at=wake_at, keep_slot=keep_slot)
+            self._give_up(run, status, then, now, wake_at=wake_at, keep_slot=keep_slot)
         elif messages:
             self._state.conversations[run.new.conversation_id].touch(now)
         self._followers.notify((lease.run_id,))
@@ -186,7 +195,7 @@ class MemoryEventBuffer(LocalNotes):
     async def renew(self, lease: Lease, ttl: float) -> Lease:
         """Hold on for ``ttl`` seconds from now; see `EventBuffer.renew`."""
         run = self._state.runs.get(lease.run_id)
-        if run is None or not self._may_write(run, lease, (), keeps=True):
+        if run is None or self._judge(run, lease, (), keeps=True) != "write":
             raise _lost(lease, run)
         run.lease_until = self._now() + int(ttl * 1000)
         return run.lease()
@@ -197,19 +206,21 @@ class MemoryEventBuffer(LocalNotes):
         run = self._run(run_id)
         key = (posted.kind, posted.key)
         first = run.posted.get(key)
-        if first is not None:
-            if posted.kind != "cancel" and first[1] != body:
-                raise refusals.answered_otherwise(run_id, posted)
-            return Posted(run.record(), new=False)
-        if run.ended_at is not None:
+        before = None if first is None else first[1]
+        reception = decide_post(posted.kind, body, before=before, over=run.ended_at is not None)
+        if reception == "conflict":
+            raise refusals.answered_otherwise(run_id, posted)
+        if reception == "over":
             raise refusals.run_over(run_id, run.status, posted)
+        if reception == "known":
+            return Posted(run.record(), new=False)
         now = self._now()
         made = replace(posted, input_id=input_id(posted.kind, posted.key), at=now)
         run.posted[key] = (made, body)
         run.unread[made.input_id] = made
-        before, run.status = run.status, cast(RunStatus, status_after_post(run.status))
-        if run.status != before:
-            run.queued_at, run.wake_at = now, None
+        status = cast(RunStatus, status_after_post(run.status))
+        if run.status != status:
+            run.status, run.queued_at, run.wake_at = status, now, None
         run.updated_at = now
         self._followers.notify((run_id,))
         return Posted(run.record(), new=True)
@@ -334,30 +345,28 @@ class MemoryEventBuffer(LocalNotes):
             raise refusals.conversation_unknown(conversation_id)
         return conversation
 
-    def _may_write(self, run: Run, lease: Lease, events: Sequence[NewEvent], *, keeps: bool) -> bool:
-        decision = decide_append(
+    def _judge(self, run: Run, lease: Lease, events: Sequence[NewEvent], *, keeps: bool) -> Decision:
+        return judge_append(
             stored_generation=run.generation,
             stored_head=run.head_seq,
             stored_held=run.owner is not None,
             lease_generation=lease.generation,
             lease_head=lease.head_seq,
-            batch=len(events),
+            events=events,
             keeps=keeps,
+            written=lambda: run.slice(lease.head_seq, run.head_seq),
         )
-        if decision == "recovered":
-            return same_events(run.slice(lease.head_seq, run.head_seq), events)
-        return decision == "write"
 
     def _give_up(
-        self, run: Run, status: RunStatus, now: int, *, wake_at: int | None, keep_slot: bool
+        self, run: Run, status: RunStatus, then: Then, now: int, *, wake_at: int | None, keep_slot: bool
     ) -> None:
         run.status, run.owner, run.lease_until, run.updated_at = status, None, None, now
-        run.queued_at = now if status == "queued" else None
-        run.wake_at = wake_at if status == "suspended" else None
-        over = status not in ("queued", "suspended")
-        if over:
+        ready = ready_at(then, now=now, wake_at=wake_at)
+        run.queued_at = ready if then == "queue" else None
+        run.wake_at = ready if then == "suspend" else None
+        if then == "over":
             self._state.end(run, now)
-        free = run.new.run_id if over or (status == "suspended" and not keep_slot) else None
+        free = run.new.run_id if frees_slot(then, keep_slot=keep_slot) else None
         self._state.conversations[run.new.conversation_id].touch(now, free=free)
 
     def _delete_runs(self, runs: Sequence[Run], *, with_conversation: bool = False) -> int:

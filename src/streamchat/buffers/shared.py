@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from streamchat.buffers.base import Input, MessageRecord, NewEvent, NewRun, RunRecord, Then
-from streamchat.core.append_rule import canonical_body, final_status, status_after_append
+from streamchat.core.append_rule import canonical_body, final_status, same_events, status_after_append
 from streamchat.core.cursor import RUN_PART
 from streamchat.errors import InvalidInput
 from streamchat.events import TERMINAL, StoredEvent
@@ -92,14 +92,6 @@ def status_after(then: Then, events: Sequence[NewEvent]) -> str:
 def stored(event: NewEvent, seq: int, at: int, generation: str) -> StoredEvent:
     """Return ``event`` as it stands in the log."""
     return StoredEvent(seq, at, None, generation, type=event.type, data=event.data, private=event.private)
-
-
-def same_events(written: Sequence[StoredEvent], batch: Sequence[NewEvent]) -> bool:
-    """Say whether what stands in the log is just this batch."""
-    return len(written) == len(batch) and all(
-        (w.type, w.data, w.private) == (b.type, b.data, b.private)
-        for w, b in zip(written, batch, strict=True)
-    )
 
 
 def owner_and_tenant(principal: Principal | None) -> tuple[str | None, str | None]:

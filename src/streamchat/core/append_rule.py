@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
 
 from streamchat.core.lifecycle import BARRIERS
 from streamchat.errors import InvalidInput
@@ -21,20 +21,49 @@ from streamchat.events import TERMINAL
 
 __all__ = [
     "Decision",
+    "Payload",
+    "Reception",
     "batch_must_last",
+    "blocked_by_inputs",
     "canonical_body",
     "claimable_since",
     "decide_append",
+    "decide_post",
     "final_status",
+    "frees_slot",
     "idempotency_slot",
+    "judge_append",
+    "ready_at",
+    "same_events",
     "status_after_append",
     "status_after_post",
 ]
 
 Decision: TypeAlias = Literal["write", "recovered", "lost"]
+Reception: TypeAlias = Literal["new", "known", "conflict", "over"]
+Then: TypeAlias = Literal["hold", "queue", "suspend", "over"]
 Status: TypeAlias = Literal["queued", "running", "suspended", "success", "error", "cancelled"]
 Ending: TypeAlias = Literal["success", "error", "cancelled"]
 _ENDINGS: tuple[Ending, ...] = ("success", "error", "cancelled")
+
+
+class Payload(Protocol):
+    """What an event says, wherever it stands."""
+
+    @property
+    def type(self) -> str:
+        """The event's type."""
+        ...
+
+    @property
+    def data(self) -> bytes:
+        """Its public JSON."""
+        ...
+
+    @property
+    def private(self) -> bytes | None:
+        """Its private JSON."""
+        ...
 
 
 def decide_append(
@@ -68,9 +97,65 @@ def decide_append(
     return "lost"
 
 
-def status_after_append(
-    then: Literal["hold", "queue", "suspend", "over"], types: Sequence[str]
-) -> Status | None:
+def same_events(written: Sequence[Payload], batch: Sequence[Payload]) -> bool:
+    """Say whether what stands in the log is just this batch."""
+    return len(written) == len(batch) and all(
+        (w.type, w.data, w.private) == (b.type, b.data, b.private)
+        for w, b in zip(written, batch, strict=True)
+    )
+
+
+def judge_append(
+    *,
+    stored_generation: str,
+    stored_head: int,
+    stored_held: bool,
+    lease_generation: str,
+    lease_head: int,
+    events: Sequence[Payload],
+    keeps: bool,
+    written: Callable[[], Sequence[Payload]],
+) -> Decision:
+    """Decide as `decide_append`, and take nothing for an earlier try but the same events.
+
+    ``written`` gives what stands behind ``lease_head``, as many events as the batch has; it is called only
+    where that must be known. The comparison is a second line: it catches a holder who sends another batch in
+    the place of one whose fate it does not know.
+    """
+    decision = decide_append(
+        stored_generation=stored_generation,
+        stored_head=stored_head,
+        stored_held=stored_held,
+        lease_generation=lease_generation,
+        lease_head=lease_head,
+        batch=len(events),
+        keeps=keeps,
+    )
+    if decision == "recovered" and events and not same_events(written(), events):
+        return "lost"
+    return decision
+
+
+def blocked_by_inputs(then: Then, unread: int) -> bool:
+    """Say whether a batch is refused because ``unread`` inputs would be left that it does not consume.
+
+    A run that were suspended over an answer that is there would wait for it for ever.
+    """
+    return then == "suspend" and unread > 0
+
+
+def ready_at(then: Then, *, now: int, wake_at: int | None) -> int | None:
+    """Return from when (ms) a run may be taken after an append: at once, at ``wake_at``, or None: not by
+    time."""
+    return {"queue": now, "suspend": wake_at}.get(then)
+
+
+def frees_slot(then: Then, *, keep_slot: bool) -> bool:
+    """Say whether an append gives the conversation's slot free, if the run holds it."""
+    return then == "over" or (then == "suspend" and not keep_slot)
+
+
+def status_after_append(then: Then, types: Sequence[str]) -> Status | None:
     """Return the run's status after an append of events with these ``types``; None means: that of
     `final_status`.
 
@@ -112,6 +197,19 @@ def status_after_post(status: str) -> str:
     """Return a run's status after an input came in: what was suspended is queued, so that somebody reads
     it."""
     return "queued" if status == "suspended" else status
+
+
+def decide_post(kind: str, body: bytes, *, before: bytes | None, over: bool) -> Reception:
+    """Say how an input is received; ``before`` is the body that came under its kind and key first, None if
+    none did.
+
+    ``new``: it is kept, and the run's status is that of `status_after_post`. ``known``: the same came before,
+    consumed or not, and nothing changes, also after the end; of cancels the first stands. ``conflict``: the
+    first answer was another. ``over``: the run has ended, and nobody reads it.
+    """
+    if before is not None:
+        return "known" if kind == "cancel" or before == body else "conflict"
+    return "over" if over else "new"
 
 
 def claimable_since(

@@ -10,11 +10,18 @@ from sqlalchemy import update
 
 from streamchat.buffers import refusals
 from streamchat.buffers.base import Appended, Lease, MessageRecord, NewEvent, Then
-from streamchat.buffers.shared import check_messages, event_bytes, same_events, status_after, stored
+from streamchat.buffers.shared import check_messages, event_bytes, status_after, stored
+from streamchat.buffers.sql.jobs import Job
 from streamchat.buffers.sql.rows import put_messages, stored_events, touch_conversation
 from streamchat.buffers.sql.transaction import EventRow, Head, Move, Tx
-from streamchat.buffers.sql.writer import Job
-from streamchat.core.append_rule import Decision, batch_must_last, decide_append
+from streamchat.core.append_rule import (
+    Decision,
+    batch_must_last,
+    blocked_by_inputs,
+    frees_slot,
+    judge_append,
+    ready_at,
+)
 from streamchat.events import StoredEvent
 
 __all__ = ["AppendJob", "append_many", "append_one", "event_rows", "judge"]
@@ -96,7 +103,7 @@ def append_one(tx: Tx, job: AppendJob) -> Appended:
     if decision == "recovered":
         return _appended(tx, head, job, recovered=True)
     unread = head.unread - _consume(tx, run_id, batch.consumed)
-    if batch.then == "suspend" and unread:
+    if blocked_by_inputs(batch.then, unread):
         raise refusals.inputs_pending(run_id, unread)
     check_messages(head.conversation_id, batch.messages)
     put_messages(tx, batch.messages)
@@ -115,18 +122,16 @@ def judge(tx: Tx, head: Head | None, lease: Lease, events: Sequence[NewEvent], *
     """Decide about an append (or, without events, a renewal) by what is stored."""
     if head is None:
         return "lost"
-    decision = decide_append(
+    return judge_append(
         stored_generation=head.generation,
         stored_head=head.head_seq,
         stored_held=head.owner is not None,
         lease_generation=lease.generation,
         lease_head=lease.head_seq,
-        batch=len(events),
+        events=events,
         keeps=keeps,
+        written=lambda: _written(tx, lease, len(events)),
     )
-    if decision == "recovered" and not same_events(_written(tx, lease, len(events)), events):
-        return "lost"
-    return decision
 
 
 def event_rows(
@@ -184,8 +189,6 @@ def _consume(tx: Tx, run_id: str, names: Sequence[str]) -> int:
 
 def _give_up(tx: Tx, head: Head, batch: Batch) -> None:
     runs = tx.schema.runs
-    over = batch.then == "over"
-    ready_at = {"queue": tx.now, "suspend": batch.wake_at}.get(batch.then)
     tx.connection.execute(
         update(runs)
         .where(runs.c.run_id == head.run_id)
@@ -193,10 +196,10 @@ def _give_up(tx: Tx, head: Head, batch: Batch) -> None:
             status=batch.status,
             owner=None,
             lease_until=None,
-            ready_at=ready_at,
-            ended_at=tx.now if over else None,
+            ready_at=ready_at(batch.then, now=tx.now, wake_at=batch.wake_at),
+            ended_at=tx.now if batch.then == "over" else None,
             updated_at=tx.now,
         )
     )
-    frees = over or (batch.then == "suspend" and not batch.keep_slot)
+    frees = frees_slot(batch.then, keep_slot=batch.keep_slot)
     touch_conversation(tx, head.conversation_id, free=head.run_id if frees else None)

@@ -23,7 +23,7 @@ from streamchat.buffers.shared import encode_body, event_bytes, owner_and_tenant
 from streamchat.buffers.sql.appending import event_rows, judge
 from streamchat.buffers.sql.rows import encode_claims, encode_text, put_messages, run_record, select_run
 from streamchat.buffers.sql.transaction import Tx
-from streamchat.core.append_rule import claimable_since, idempotency_slot, status_after_post
+from streamchat.core.append_rule import claimable_since, decide_post, idempotency_slot, status_after_post
 from streamchat.core.cursor import next_generation
 
 __all__ = ["claim", "create", "get_run", "post", "renew"]
@@ -254,12 +254,13 @@ def post(tx: Tx, run_id: str, posted: Input) -> Posted:
             inputs.c.run_id == run_id, inputs.c.kind == posted.kind, inputs.c.key == posted.key
         )
     ).first()
-    if first is not None:
-        if posted.kind != "cancel" and tx.payloads.get(first.body) != body:
-            raise refusals.answered_otherwise(run_id, posted)
-    elif run.ended_at is not None:
+    before = None if first is None else tx.payloads.get(first.body)
+    reception = decide_post(posted.kind, body, before=before, over=run.ended_at is not None)
+    if reception == "conflict":
+        raise refusals.answered_otherwise(run_id, posted)
+    if reception == "over":
         raise refusals.run_over(run_id, run.status, posted)
-    else:
+    if reception == "new":
         number = run.posted + 1
         tx.connection.execute(
             insert(inputs).values(
@@ -279,4 +280,4 @@ def post(tx: Tx, run_id: str, posted: Input) -> Posted:
         tx.connection.execute(update(runs).where(runs.c.run_id == run_id).values(values))
     after = get_run(tx, run_id)
     assert after is not None
-    return Posted(after, new=first is None)
+    return Posted(after, new=reception == "new")
