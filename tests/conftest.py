@@ -12,6 +12,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Real servers for every test that asks for one by name.
+from tests.services.fixtures import mariadb_url, postgres_url, redis_url, valkey_url  # noqa: F401
+
 # For loops that tests and their subprocesses start themselves; the anyio fixture says it again for its own.
 os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
 
