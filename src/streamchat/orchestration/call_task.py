@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 
 from streamchat.concurrency import Deadline, OwnedTask, Wakeup, spawn
+from streamchat.core.next_move import next_move
 from streamchat.events import StreamEvent, ToolStarted
 from streamchat.messages import ToolCallPart
 from streamchat.orchestration.context import RunContext
@@ -172,7 +173,8 @@ class CallTask:
 
     async def _settle_cut_off(self, context: ToolContext) -> ToolOutcome | None:
         """What became of a call that an earlier holder started; None where it may run again."""
-        if self.tool.idempotent:
+        move = next_move(started=True, known=True, fits=True, idempotent=self.tool.idempotent)
+        if move == "start_again":
             await anyio.sleep(self._wait_before_rerun)
             return None
         context.attempt = self.call.attempts

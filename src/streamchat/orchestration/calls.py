@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 import anyio.lowlevel
 
 from streamchat.concurrency import Deadline, Wakeup, on_asyncio
+from streamchat.core.next_move import next_move
 from streamchat.events import StreamEvent, ToolProgress, ToolResult
 from streamchat.messages import ToolCallPart
 from streamchat.orchestration.call_task import CallTask
@@ -243,12 +244,15 @@ def _settled(call: ToolCallPart, registry: ToolRegistry) -> ToolOutcome | None:
     if call.executed_by == "provider":
         return ToolOutcome("unknown")  # its result was cut off, and only the provider has it
     wrong = _problem_text(call, registry)
-    if call.state != "running":
-        return None if wrong is None else ToolOutcome("error", error=wrong)
-    # It was started: whatever is wrong with it by now, it may have taken effect.
-    if tool is None or (tool.idempotent and wrong is not None):
-        return ToolOutcome("unknown")
-    return None
+    move = next_move(
+        started=call.state == "running",
+        known=tool is not None,
+        fits=wrong is None,
+        idempotent=tool is not None and tool.idempotent,
+    )
+    if move == "refuse":
+        return ToolOutcome("error", error=wrong)
+    return ToolOutcome("unknown") if move == "unknown" else None
 
 
 def _problem_text(call: ToolCallPart, registry: ToolRegistry) -> str | None:
