@@ -298,6 +298,13 @@ class EventBuffer(Protocol):
         """
         ...
 
+    async def created(
+        self, principal: Principal | None, idempotency_key: str, digest: str
+    ) -> RunRecord | None:
+        """Return the run that `create` made under this key, or None; raises `IdempotencyConflict` as it
+        does."""
+        ...
+
     async def claim(
         self,
         worker: str,

@@ -59,6 +59,7 @@ from streamchat.core.append_rule import (
 )
 from streamchat.core.cursor import next_generation
 from streamchat.errors import BufferUnavailable, LeaseLost
+from streamchat.principal import Principal
 
 __all__ = ["MemoryEventBuffer"]
 
@@ -123,6 +124,13 @@ class MemoryEventBuffer(LocalNotes):
         state.conversations[run.conversation_id].take_slot(run, now)
         self._followers.notify((run.run_id,))
         return Created(made.record(), new=True)
+
+    async def created(
+        self, principal: Principal | None, idempotency_key: str, digest: str
+    ) -> RunRecord | None:
+        """Return the run that was made under this key; see `EventBuffer.created`."""
+        run = self._state.known_by_key(principal, idempotency_key, digest)
+        return None if run is None else run.record()
 
     async def claim(
         self,

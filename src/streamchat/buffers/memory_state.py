@@ -21,6 +21,7 @@ from streamchat.buffers.base import (
 from streamchat.buffers.shared import event_bytes, owner_and_tenant, same_run, stored
 from streamchat.core.append_rule import claimable_since, idempotency_slot
 from streamchat.events import StoredEvent
+from streamchat.principal import Principal
 
 __all__ = ["Conversation", "MemoryState", "Run"]
 
@@ -169,13 +170,23 @@ class MemoryState:
             self.message_homes[message.message_id] = message.conversation_id
             self.size += _message_size(message)
 
+    def known_by_key(self, principal: Principal | None, key: str | None, digest: str | None) -> Run | None:
+        """Return the run that was made under an idempotency key; raise where its body was another."""
+        if key is None:
+            return None
+        run_id = self.by_slot.get(idempotency_slot(*owner_and_tenant(principal), key))
+        if run_id is None:
+            return None
+        run = self.runs[run_id]
+        if run.new.digest != digest:
+            raise refusals.key_used(key, run_id)
+        return run
+
     def known(self, run: NewRun) -> Run | None:
         """Return the run that this `create` made before, if it did; raise where it clashes with another."""
         slot = _slot(run)
-        if slot is not None and slot in self.by_slot:
-            known = self.runs[self.by_slot[slot]]
-            if known.new.digest != run.digest:
-                raise refusals.key_used(run, known.new.run_id)
+        known = self.known_by_key(run.principal, run.idempotency_key, run.digest)
+        if known is not None:
             return known
         same = self.runs.get(run.run_id)
         if same is not None and same.slot == slot and same_run(same.record(), run):

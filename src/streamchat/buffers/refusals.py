@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from streamchat.buffers.base import Input, Lease, NewRun
+from streamchat.buffers.base import Input, Lease
 from streamchat.errors import (
     AnswerConflict,
     ConversationBusy,
@@ -35,10 +35,10 @@ __all__ = [
 ]
 
 
-def key_used(run: NewRun, first_run_id: str) -> IdempotencyConflict:
+def key_used(key: str | None, first_run_id: str) -> IdempotencyConflict:
     """The idempotency key came with another body before."""
     return IdempotencyConflict(
-        f"the idempotency key {run.idempotency_key!r} was used for run {first_run_id!r} with another body: "
+        f"the idempotency key {key!r} was used for run {first_run_id!r} with another body: "
         f"take a new key for a new request"
     )
 

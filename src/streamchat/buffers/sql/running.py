@@ -25,8 +25,9 @@ from streamchat.buffers.sql.rows import encode_claims, encode_text, put_messages
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.core.append_rule import claimable_since, decide_post, idempotency_slot, status_after_post
 from streamchat.core.cursor import next_generation
+from streamchat.principal import Principal
 
-__all__ = ["claim", "create", "get_run", "post", "renew"]
+__all__ = ["claim", "create", "created", "get_run", "post", "renew"]
 
 
 def get_run(tx: Tx, run_id: str) -> RunRecord | None:
@@ -93,11 +94,9 @@ def _known(tx: Tx, run: NewRun, slot: str | None) -> RunRecord | None:
     """Return the run that this `create` made before, if it did; raise where it clashes with another."""
     runs, tombstones = tx.schema.runs, tx.schema.tombstones
     if slot is not None:
-        row = tx.connection.execute(select_run(tx.schema).where(runs.c.slot == slot)).first()
-        if row is not None:
-            if row.digest != run.digest:
-                raise refusals.key_used(run, row.run_id)
-            return run_record(tx.payloads, row)
+        known = _made_under(tx, slot, run.idempotency_key, run.digest)
+        if known is not None:
+            return known
     row = tx.connection.execute(select_run(tx.schema).where(runs.c.run_id == run.run_id)).first()
     if row is not None:
         record = run_record(tx.payloads, row)
@@ -108,6 +107,20 @@ def _known(tx: Tx, run: NewRun, slot: str | None) -> RunRecord | None:
     if tx.connection.execute(deleted).first() is not None:
         raise refusals.run_id_taken(run.run_id)
     return None
+
+
+def created(tx: Tx, principal: Principal | None, key: str, digest: str) -> RunRecord | None:
+    """See `EventBuffer.created`."""
+    return _made_under(tx, idempotency_slot(*owner_and_tenant(principal), key), key, digest)
+
+
+def _made_under(tx: Tx, slot: str, key: str | None, digest: str | None) -> RunRecord | None:
+    row = tx.connection.execute(select_run(tx.schema).where(tx.schema.runs.c.slot == slot)).first()
+    if row is None:
+        return None
+    if row.digest != digest:
+        raise refusals.key_used(key, row.run_id)
+    return run_record(tx.payloads, row)
 
 
 def _take_slot(tx: Tx, run: NewRun, owner: str | None, tenant: str | None) -> None:

@@ -204,3 +204,18 @@ async def what_does_not_belong_together_is_refused(bench: Bench) -> None:
     with refused(InvalidInput):
         await bench.buffer.create(run, [message(run, conversation_id="another")])
     await bench.buffer.create(run)
+
+
+@behaviour
+async def a_run_is_found_again_by_its_idempotency_key(bench: Bench) -> None:
+    run = await bench.created(principal=ANN, idempotency_key="key", digest="d")
+    async with bench.another() as other:
+        found = await other.created(ANN, "key", "d")
+        assert found is not None
+        assert found.run_id == run.run_id
+    for who, key in ((None, "key"), (Principal("ann", "elsewhere"), "key"), (ANN, "other")):
+        assert await bench.buffer.created(who, key, "d") is None
+    with refused(IdempotencyConflict):
+        await bench.buffer.created(ANN, "key", "e")
+    await bench.buffer.delete(run_id=run.run_id)
+    assert await bench.buffer.created(ANN, "key", "d") is None
