@@ -12,6 +12,7 @@ from hypothesis import given
 from streamchat.buffers.base import NewEvent
 from streamchat.buffers.sql import SQLEventBuffer
 from streamchat.buffers.sql.pacing import DISTANCE, ENOUGH, Pace
+from streamchat.buffers.sql.sqlite_backend import SQLiteBackend
 from streamchat.testing.buffers import Bench
 from streamchat.testing.buffers.suite import deltas
 from tests.buffers.backends import SQLite
@@ -64,16 +65,18 @@ async def test_what_waits_goes_as_soon_as_there_is_a_reason(tmp_path: Path, hurr
     backend = SQLite(tmp_path)
     async with backend.open() as buffer:
         assert isinstance(buffer, SQLEventBuffer)
-        assert buffer._writer is not None
+        assert isinstance(buffer._backend, SQLiteBackend)
+        writer = buffer._backend._writer
+        assert writer is not None
         bench = Bench(buffer, None, backend.advance, 30.0)
         leases = [await bench.held() for _ in range(12)]
-        buffer._writer._pace = Pace(30.0)
+        writer._pace = Pace(30.0)
         for lease in leases[:3]:
             # All but the first would wait, had they company; now they are the company.
-            buffer._writer._pace.begun([lease.run_id], 0.0)
+            writer._pace.begun([lease.run_id], 0.0)
         await buffer.append(leases[3], deltas("first"))
         for lease in leases[:3]:
-            buffer._writer._pace._recent[lease.run_id] = float("inf")
+            writer._pace._recent[lease.run_id] = float("inf")
         lingering = asyncio.ensure_future(buffer.append(leases[4], deltas("waits")))
         done, _ = await asyncio.wait([lingering], timeout=0.05)
         assert not done

@@ -21,8 +21,8 @@ from sqlalchemy.pool import StaticPool
 
 from streamchat.buffers.base import Input, NewEvent
 from streamchat.buffers.sql import SQLEventBuffer, SQLiteVersionWarning
+from streamchat.buffers.sql.jobs import Job
 from streamchat.buffers.sql.sqlite import warn_of_version
-from streamchat.buffers.sql.writer import Job
 from streamchat.errors import BufferError, BufferUnavailable, InvalidInput, StreamChatError
 from streamchat.principal import Principal
 from streamchat.testing.buffers import Bench
@@ -249,8 +249,7 @@ async def allow_pages(buffer: SQLEventBuffer, more: int) -> None:
         used = tx.connection.exec_driver_sql("PRAGMA page_count").scalar()
         tx.connection.exec_driver_sql(f"PRAGMA max_page_count = {used + more}")
 
-    assert buffer._writer is not None
-    await buffer._writer.do(Job("", body))
+    await buffer._write(Job("", body))
 
 
 async def test_a_full_disk_is_told_loses_nothing_and_is_over_when_there_is_room(tmp_path: Path) -> None:

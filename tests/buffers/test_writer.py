@@ -16,7 +16,7 @@ from hypothesis import given
 
 from streamchat.buffers.base import Appended, Lease, NewEvent
 from streamchat.buffers.sql import SQLEventBuffer
-from streamchat.buffers.sql.writer import BIG_JOB, Job, next_transaction
+from streamchat.buffers.sql.jobs import BIG_JOB, Job, next_transaction
 from streamchat.errors import BufferUnavailable, InvalidInput, LeaseLost
 from streamchat.testing.buffers import Bench
 from streamchat.testing.buffers.suite import deltas, ending, suspended
@@ -83,8 +83,7 @@ class Watched:
             await asyncio.sleep(0.001)
 
     async def in_writer(self, body: Any) -> Any:
-        assert self.buffer._writer is not None
-        return await self.buffer._writer.do(Job("", body))
+        return await self.buffer._write(Job("", body))
 
     def commits(self) -> list[int]:
         """Return the level of synchronous (1 NORMAL, 2 FULL) of each transaction since the last call."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from streamchat.buffers import refusals
 from streamchat.buffers.base import (
@@ -31,18 +30,16 @@ from streamchat.buffers.base import (
 from streamchat.buffers.codec import Codec, Payloads
 from streamchat.buffers.following import Followers
 from streamchat.buffers.notes import NewNote, Note
-from streamchat.buffers.shared import Clock, Token, check_create, check_page, now_ms, random_token
+from streamchat.buffers.shared import Clock, Token, check_create, check_page, random_token
 from streamchat.buffers.sql import noting, queries, removing, running
 from streamchat.buffers.sql.appending import AppendJob
-from streamchat.buffers.sql.polling import Poller
-from streamchat.buffers.sql.readers import Readers
+from streamchat.buffers.sql.backend import Backend, Settings, backend_for
+from streamchat.buffers.sql.jobs import Job
 from streamchat.buffers.sql.schema import Schema
-from streamchat.buffers.sql.sqlite import engine_for, in_memory, warn_of_version
-from streamchat.buffers.sql.sqlite_store import SQLiteStore
 from streamchat.buffers.sql.transaction import Tx
-from streamchat.buffers.sql.writer import Job, Writer
 from streamchat.concurrency import on_asyncio
 from streamchat.errors import BufferUnavailable, StreamChatError
+from streamchat.principal import Principal
 
 __all__ = ["SQLEventBuffer"]
 
@@ -50,103 +47,76 @@ R = TypeVar("R")
 
 
 class SQLEventBuffer:
-    """An `EventBuffer` in a database: a file that several processes of one host may share, or ``sqlite://``
-    (memory).
+    """An `EventBuffer` in a database: SQLite, which several processes of one host may share, or PostgreSQL.
 
-    ``url_or_engine`` is a database URL (``sqlite:///chat.db``) or a SQLAlchemy `Engine`, which stays the
-    caller's. ``prefix`` begins the tables' names. ``codec`` compresses or encrypts payload; ``older_codecs``
-    read what was written with former keys. ``readers`` is the number of reading threads, ``busy_seconds`` for
-    how long to try while another process writes. ``clock`` and ``token`` are for tests. The tables are made
-    when they are missing.
+    ``url_or_engine`` is a database URL (``sqlite:///chat.db``, ``sqlite://`` for memory,
+    ``postgresql://user:password@host/database``) or a SQLAlchemy engine, which stays the caller's: a plain
+    one for SQLite, an `AsyncEngine` with asyncpg for PostgreSQL. ``prefix`` begins the tables' names.
+    ``create_tables`` says whether `open` makes them where they are missing: by default it does on SQLite, and
+    on a server asks for ``streamchat migrate``. ``codec`` compresses or encrypts payload; ``older_codecs``
+    read what was written with former keys. ``readers`` is the number of reading threads (SQLite) or
+    connections; ``busy_seconds`` for how long to try while others hold what is needed, and to wait for a
+    server that is silent. ``clock`` and ``token`` are for tests: a server's own clock counts, never the
+    worker's.
 
-    What was acknowledged survives the process being killed. Over a power loss, batches of deltas since the
-    last barrier may go (readers then get a reset); all else stays. Needs asyncio. `open` warns
+    What was acknowledged survives the process being killed. Over a power loss, SQLite may lose batches of
+    deltas since the last barrier (readers then get a reset); all else stays. Needs asyncio. `open` warns
     (`SQLiteVersionWarning`) of SQLite versions with the WAL-reset bug.
     """
 
     def __init__(
         self,
-        url_or_engine: str | Engine,
+        url_or_engine: str | Engine | AsyncEngine,
         *,
         prefix: str = "streamchat_",
+        create_tables: bool | None = None,
         codec: Codec | None = None,
         older_codecs: Iterable[Codec] = (),
         readers: int = 2,
         busy_seconds: float = 10.0,
-        clock: Clock = now_ms,
+        clock: Clock | None = None,
         token: Token = random_token,
     ) -> None:
         self._given = url_or_engine
-        self._schema = Schema(prefix)
         self._payloads = Payloads(codec, older_codecs)
-        self._reader_count = readers
-        self._make_store = functools.partial(
-            SQLiteStore,
-            schema=self._schema,
+        self._followers = Followers()
+        self._settings = Settings(
+            schema=Schema(prefix),
             payloads=self._payloads,
+            followers=self._followers,
             clock=clock,
             token=token,
+            readers=readers,
             busy_seconds=busy_seconds,
+            create_tables=create_tables,
         )
-        self._followers = Followers()
         self._opening = asyncio.Lock()
-        self._engine: Engine | None = None
-        self._writer: Writer[Tx] | None = None
-        self._readers: Readers | None = None
-        self._poller: Poller | None = None
+        self._backend: Backend | None = None
 
     # ----------------------------------------------------------------------------------- opening and closing
 
     async def open(self) -> Self:
-        """Connect, and make the tables where they are missing; idempotent.
+        """Connect, and make or check the tables; idempotent.
 
-        Raises `InvalidInput` for a URL that is none, `BufferUnavailable` where the database cannot be worked
-        with.
+        Raises `InvalidInput` for a URL that is none, `MissingDependency` without the driver,
+        `BufferUnavailable` where the database cannot be worked with, with what to do.
         """
         if not on_asyncio():
             raise StreamChatError("SQLEventBuffer needs asyncio; on trio, MemoryEventBuffer works")
         async with self._opening:
-            if self._writer is not None:
-                return self
-            warn_of_version(sqlite3.sqlite_version_info[:3])
-            given = self._given
-            engine = engine_for(given) if isinstance(given, str) else given
-            private = in_memory(engine)
-            store = self._make_store(engine)
-            writer = Writer(store, "streamchat-sql-writer", self._followers.notify)
-            try:
-                await writer.start()
-            except BaseException:
-                if engine is not given:
-                    engine.dispose()
-                raise
-            self._engine, self._writer = engine, writer
-            if not private:
-                self._readers = Readers(store, self._reader_count, "streamchat-sql-reader")
-                self._readers.start()
-                self._poller = Poller(store, self._followers, self._schema.prefix, "streamchat-sql-poller")
+            if self._backend is None:
+                backend = backend_for(self._given, self._settings)
+                await backend.open()
+                self._backend = backend
         return self
 
     async def close(self) -> None:
-        """Finish what is waiting, end all threads and connections; idempotent. A cancellation waits for
-        that."""
+        """Finish what is waiting, end all threads, tasks and connections; idempotent. A cancellation waits
+        for that."""
         self._followers.close()
-        writer, self._writer = self._writer, None
-        readers, self._readers = self._readers, None
-        poller, self._poller = self._poller, None
-        engine, self._engine = self._engine, None
-        try:
-            if writer is not None:
-                await writer.stop()
-        finally:
-            try:
-                if readers is not None:
-                    await readers.stop()
-            finally:
-                if poller is not None:
-                    poller.stop()
-                if engine is not None and engine is not self._given:
-                    engine.dispose()
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            await backend.close()
 
     # ----------------------------------------------------------------------------------------------- writing
 
@@ -237,8 +207,8 @@ class SQLEventBuffer:
             assert owner is not None
             return removing.delete_owner(tx, owner, tenant)
 
-        gone = await self._write(Job[Tx, list[str]]("", body, durable=True))
-        self._followers.notify(gone)
+        job = Job[Tx, list[str]]("", body, durable=True, news=lambda gone: gone)
+        gone = await self._write(job)
         return len(gone)
 
     # ----------------------------------------------------------------------------------------------- reading
@@ -247,14 +217,21 @@ class SQLEventBuffer:
         """Return a page of the log; see `EventBuffer.read`. One of large events may be shorter than
         ``limit``."""
         check_page(after, limit)
-        return await self._read(lambda tx: queries.read_page(tx, run_id, after, limit))
+        return await self._open().read_page(run_id, after, limit)
 
     async def follow(self, run_id: str) -> Follower:
-        """Watch a run for appends and posts, by this process (at once) and by others (within 0.2 s)."""
+        """Watch a run for appends and posts, by this process (at once) and by others (SQLite: within 0.2 s; a
+        server tells at once where it can)."""
         follower = self._followers.follow(run_id)
-        if self._poller is not None:
-            self._poller.ensure()
+        if self._backend is not None:
+            self._backend.watch()
         return follower
+
+    async def created(
+        self, principal: Principal | None, idempotency_key: str, digest: str
+    ) -> RunRecord | None:
+        """Return the run that was made under this key; see `EventBuffer.created`."""
+        return await self._read(lambda tx: running.created(tx, principal, idempotency_key, digest))
 
     async def inputs(self, run_id: str) -> list[Input]:
         """Return the inputs that were not consumed yet, oldest first."""
@@ -308,16 +285,16 @@ class SQLEventBuffer:
 
     # --------------------------------------------------------------------------------------------- the parts
 
-    async def _write(self, job: Job[Tx, R]) -> R:
-        if self._writer is None:
+    def _open(self) -> Backend:
+        if self._backend is None:
             raise BufferUnavailable("the buffer is not open: await its open() first")
-        return await self._writer.do(job)
+        return self._backend
+
+    async def _write(self, job: Job[Tx, R]) -> R:
+        return await self._open().write(job)
 
     async def _read(self, body: Callable[[Tx], R]) -> R:
-        if self._readers is not None:
-            return await self._readers.read(body)
-        # In memory there is one connection, and it is the writer's.
-        return await self._write(Job[Tx, R]("", body))
+        return await self._open().read(body)
 
     def _append_job(self, lease: Lease, events: Sequence[NewEvent], **rest: Any) -> AppendJob:
         put, put_optional = self._payloads.put, self._payloads.put_optional

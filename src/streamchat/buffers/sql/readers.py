@@ -11,9 +11,9 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any, TypeVar
 
+from streamchat.buffers.sql.jobs import hold_back_cancellation, settle
 from streamchat.buffers.sql.sqlite_store import SQLiteStore
 from streamchat.buffers.sql.transaction import Tx
-from streamchat.buffers.sql.writer import hold_back_cancellation, settle
 from streamchat.errors import BufferUnavailable, StreamChatError
 
 __all__ = ["Readers"]

@@ -181,12 +181,18 @@ class Schema:
             Index(f"{self.prefix}runs_ended", "ended_at"),
         )
 
-    def create(self, connection: Connection) -> None:
-        """Make what is missing, or check the version of what is there.
+    def prepare(self, connection: Connection, *, create: bool, where: str) -> None:
+        """Make the tables if they are missing and ``create`` says so, or check the version of what is there.
 
-        Raises `BufferUnavailable` for tables of another version. Runs inside the caller's transaction.
+        Raises `BufferUnavailable`, with the remedy, for missing tables and those of another version. Runs
+        inside the caller's transaction, which keeps others out who would do the same.
         """
         if not inspect(connection).has_table(self.version.name):
+            if not create:
+                raise BufferUnavailable(
+                    f"{where} has no tables {self.prefix}*: run `streamchat migrate` first, "
+                    f"or give SQLEventBuffer create_tables=True"
+                )
             self.metadata.create_all(connection)
             connection.execute(self.version.insert().values(version=SCHEMA_VERSION))
             return

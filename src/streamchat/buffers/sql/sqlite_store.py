@@ -19,10 +19,10 @@ from sqlalchemy import Engine
 from streamchat.buffers.codec import Payloads
 from streamchat.buffers.shared import Clock, Token
 from streamchat.buffers.sql.appending import AppendJob, append_many
+from streamchat.buffers.sql.jobs import Job
 from streamchat.buffers.sql.schema import Schema
 from streamchat.buffers.sql.sqlite import begin_immediate, connect, translate
 from streamchat.buffers.sql.transaction import EventRow, Head, Move, PageRows, Tx
-from streamchat.buffers.sql.writer import Job
 from streamchat.errors import BufferUnavailable, StreamChatError
 
 __all__ = ["SQLiteHotPath", "SQLiteStore"]
@@ -153,6 +153,7 @@ class SQLiteStore:
         clock: Clock,
         token: Token,
         busy_seconds: float,
+        create_tables: bool,
     ) -> None:
         self._engine = engine
         self._schema = schema
@@ -160,6 +161,7 @@ class SQLiteStore:
         self._clock = clock
         self._token = token
         self._busy_seconds = busy_seconds
+        self._create_tables = create_tables
         self._where = f"SQLite database {engine.url.database or ':memory:'!r}"
         self._tx: Tx | None = None
         self._raw: sqlite3.Connection | None = None
@@ -178,7 +180,7 @@ class SQLiteStore:
         self._full = True
         begin_immediate(self._raw, self._busy_seconds)
         try:
-            self._schema.create(self._tx.connection)
+            self._schema.prepare(self._tx.connection, create=self._create_tables, where=self._where)
             self._raw.execute("COMMIT")
         except BaseException:
             self._roll_back(self._raw)

@@ -20,48 +20,15 @@ from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from typing import Any, Generic, Protocol, TypeVar
 
+from streamchat.buffers.sql.jobs import Job, done, finish, hold_back_cancellation, next_transaction, settle
 from streamchat.buffers.sql.pacing import ENOUGH, Pace
 from streamchat.errors import BufferUnavailable
 
-__all__ = ["BIG_JOB", "Job", "Store", "Writer", "hold_back_cancellation", "next_transaction", "settle"]
-
-BIG_JOB = 256 * 1024
-"""A job with more bytes than this does not share its transaction."""
-
-_TRANSACTION_BYTES = 1024 * 1024
-_TRANSACTION_JOBS = 256
+__all__ = ["Store", "Writer"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 _log = logging.getLogger("streamchat.buffers")
-
-
-@dataclass(slots=True, eq=False)
-class Job(Generic[T, R]):
-    """A change to one run (``""``: no certain one): ``body`` makes it inside a transaction ``T``, maybe
-    twice.
-
-    ``size`` is bytes of payload. ``durable`` must survive a power loss once it is done. ``plain`` jobs write
-    nothing before they refuse. ``news`` says that readers of the run are to be told. ``undo`` is what to do
-    with the result if nobody is there to take it.
-    """
-
-    run_id: str
-    body: Callable[[T], R]
-    size: int = 0
-    durable: bool = False
-    plain: bool = False
-    news: bool = False
-    undo: Callable[[R], Job[T, Any]] | None = None
-    result: R | None = None
-    error: BaseException | None = None
-    loop: asyncio.AbstractEventLoop | None = None
-    future: asyncio.Future[R] | None = None
-
-    @property
-    def withdrawn(self) -> bool:
-        """Whether its caller went away."""
-        return self.future is not None and self.future.cancelled()
 
 
 class Store(Protocol[T]):
@@ -86,26 +53,6 @@ class Store(Protocol[T]):
     def disconnect(self) -> None:
         """Close the connection."""
         ...
-
-
-def next_transaction(waiting: deque[Job[T, Any]]) -> list[Job[T, Any]]:
-    """Take the jobs of the next transaction out of ``waiting``, and order them by run.
-
-    First come, first served, within bounds of bytes and number; a big job goes alone. Runs are touched in the
-    order of their ids, by every process, so that two writers never wait for each other's rows; the jobs of
-    one run stay in the order in which they came.
-    """
-    jobs: list[Job[T, Any]] = []
-    size = 0
-    while waiting and len(jobs) < _TRANSACTION_JOBS and size < _TRANSACTION_BYTES:
-        if waiting[0].size > BIG_JOB:
-            if not jobs:
-                jobs.append(waiting.popleft())
-            break
-        jobs.append(waiting.popleft())
-        size += jobs[-1].size
-    jobs.sort(key=lambda job: job.run_id)
-    return jobs
 
 
 @dataclass(slots=True, eq=False)
@@ -161,16 +108,7 @@ class Writer(Generic[T]):
 
         A job that is cancelled before its transaction began is not done; from then on it may be.
         """
-        job.loop = asyncio.get_running_loop()
-        job.future = job.loop.create_future()
-        self._put(job)
-        try:
-            return await job.future
-        except asyncio.CancelledError:
-            if job.undo is not None and not job.future.cancelled() and job.future.exception() is None:
-                # It was done, and its caller was cancelled before it could take the result.
-                self._put(job.undo(job.future.result()))
-            raise
+        return await done(job, self._put)
 
     def _put(self, job: Job[T, Any]) -> None:
         with self._lock:
@@ -242,8 +180,8 @@ class Writer(Generic[T]):
         for job in jobs:
             if job.loop is not None:
                 by_loop.setdefault(job.loop, []).append(job)
-        for loop, done in by_loop.items():
-            _call(loop, self._settle, done)
+        for loop, settled in by_loop.items():
+            _call(loop, self._settle, settled)
 
     def _attempt(self, jobs: Sequence[Job[T, Any]]) -> None:
         try:
@@ -263,15 +201,9 @@ class Writer(Generic[T]):
     # ------------------------------------------------------------------------------------- on the loop
 
     def _settle(self, jobs: Sequence[Job[T, Any]]) -> None:
-        self.announce([job.run_id for job in jobs if job.news and job.error is None])
+        self.announce([run_id for job in jobs for run_id in job.told()])
         for job in jobs:
-            future = job.future
-            if future is None:
-                continue
-            if future.done() and job.error is None and job.undo is not None:
-                with contextlib.suppress(BufferUnavailable):
-                    self._put(job.undo(job.result))
-            settle(future, job.result, job.error)
+            finish(job, self._put)
 
 
 @dataclass(slots=True, eq=False)
@@ -285,25 +217,3 @@ class _Stop:
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: object) -> None:
     with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to be told
         loop.call_soon_threadsafe(function, *args)
-
-
-def settle(future: asyncio.Future[R], result: R, error: BaseException | None) -> None:
-    """Give a future its outcome, unless its waiter went away."""
-    if not future.done():
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-
-async def hold_back_cancellation(ended: asyncio.Future[None]) -> None:
-    """Wait for ``ended``; a cancellation meanwhile is raised after it, so that no thread outlives its
-    owner."""
-    cancelled: asyncio.CancelledError | None = None
-    while not ended.done():
-        try:
-            await asyncio.shield(ended)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled

@@ -1,0 +1,98 @@
+"""What `SQLEventBuffer` needs of a kind of database, and which kind a URL names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, TypeVar
+
+from sqlalchemy import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from streamchat.buffers.base import Page
+from streamchat.buffers.codec import Payloads
+from streamchat.buffers.following import Followers
+from streamchat.buffers.shared import Clock, Token
+from streamchat.buffers.sql.jobs import Job
+from streamchat.buffers.sql.schema import Schema
+from streamchat.buffers.sql.transaction import Tx
+from streamchat.errors import InvalidInput
+
+__all__ = ["Backend", "Given", "Settings", "backend_for"]
+
+R = TypeVar("R")
+Given: TypeAlias = str | Engine | AsyncEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What every kind of database is given; a clock or `create_tables` of None is the kind's own."""
+
+    schema: Schema
+    payloads: Payloads
+    followers: Followers
+    clock: Clock | None
+    token: Token
+    readers: int
+    busy_seconds: float
+    create_tables: bool | None
+
+
+class Backend(Protocol):
+    """One database, from `open` to `close`; it is used once."""
+
+    async def open(self) -> None:
+        """Connect, and make or check the tables; leaves nothing behind where it fails."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is waiting, then end all threads, tasks and connections; idempotent."""
+        ...
+
+    async def write(self, job: Job[Tx, R]) -> R:
+        """Have a job done; tell followers here and elsewhere of its news."""
+        ...
+
+    async def read(self, body: Callable[[Tx], R]) -> R:
+        """Run ``body`` in a transaction that sees one moment."""
+        ...
+
+    async def read_page(self, run_id: str, after: int, limit: int) -> Page:
+        """See `EventBuffer.read`."""
+        ...
+
+    def watch(self) -> None:
+        """Begin to look out for what other processes write, if that is not so yet."""
+        ...
+
+
+def backend_for(given: Given, settings: Settings) -> Backend:
+    """Return the backend for a URL or an engine, not yet open.
+
+    Raises `InvalidInput` for what is no database URL, or one of another kind; `MissingDependency` where the
+    driver is not installed.
+    """
+    url = _parsed(given) if isinstance(given, str) else given.url
+    kind = url.get_backend_name()
+    if kind == "sqlite":
+        from streamchat.buffers.sql.sqlite_backend import SQLiteBackend
+
+        return SQLiteBackend(given, settings)
+    shown = url.render_as_string(hide_password=True)
+    raise InvalidInput(f"{shown!r}: SQLEventBuffer works on SQLite so far, as in sqlite:///chat.db")
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError as error:
+        raise InvalidInput(
+            f"{_harmless(url)!r} is no database URL: a file is named as sqlite:///chat.db, "
+            f"a server as postgresql://user:password@host/database"
+        ) from error
+
+
+def _harmless(url: str) -> str:
+    """What may be shown of a URL that cannot be parsed: nothing that could be a password."""
+    return url if "@" not in url else f"…@{url.rpartition('@')[2]}"
