@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from streamchat.buffers.base import Page
 from streamchat.buffers.codec import Payloads
@@ -19,10 +18,14 @@ from streamchat.buffers.sql.schema import Schema
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.errors import InvalidInput
 
+if TYPE_CHECKING:
+    # Importing it needs greenlet, which SQLite does without.
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
 __all__ = ["Backend", "Given", "Settings", "backend_for"]
 
 R = TypeVar("R")
-Given: TypeAlias = str | Engine | AsyncEngine
+Given: TypeAlias = "str | Engine | AsyncEngine"
 
 
 @dataclass(frozen=True, slots=True)

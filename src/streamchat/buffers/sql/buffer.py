@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sqlalchemy import Engine
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from streamchat.buffers import refusals
 from streamchat.buffers.base import (
@@ -40,6 +39,9 @@ from streamchat.buffers.sql.transaction import Tx
 from streamchat.concurrency import on_asyncio
 from streamchat.errors import BufferUnavailable, StreamChatError
 from streamchat.principal import Principal
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["SQLEventBuffer"]
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sqlalchemy import Engine
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from streamchat.buffers.base import Page
 from streamchat.buffers.shared import now_ms
@@ -42,11 +41,11 @@ class SQLiteBackend:
         """Connect, and make the tables where they are missing."""
         warn_of_version(sqlite3.sqlite_version_info[:3])
         settings, given = self._settings, self._given
-        if isinstance(given, AsyncEngine):
+        engine = engine_for(given) if isinstance(given, str) else given
+        if not isinstance(engine, Engine):
             raise InvalidInput(
                 "an asynchronous engine for SQLite: give SQLEventBuffer the URL, or a plain create_engine(…)"
             )
-        engine = engine_for(given) if isinstance(given, str) else given
         private = in_memory(engine)
         store = SQLiteStore(
             engine,
