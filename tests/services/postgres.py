@@ -82,7 +82,8 @@ class PostgresServer(Server):
 
     @property
     def socket_url(self) -> str:
-        return f"postgresql://postgres@/{DATABASE}?host={quote(str(self.socket_directory), safe='/')}"
+        folder = quote(str(self.socket_directory), safe="/")
+        return f"postgresql://postgres@/{DATABASE}?host={folder}&port={self.port or 5432}"
 
     def initialise(self) -> None:
         self._make_binaries_reachable()
@@ -101,9 +102,14 @@ class PostgresServer(Server):
         """A wheel below root's home cannot be run by nobody; its copy can."""
         if self.user is None or all(os.stat(folder).st_mode & 0o001 for folder in self.binaries.parents):
             return
-        copy = self.directory / "install"
-        shutil.copytree(self.binaries.parent, copy, symlinks=True)
-        self.binaries = copy / "bin"
+        installed = self.binaries.parent
+        package = installed.parent
+        copy = self.directory / "install" / package.name
+        shutil.copytree(installed, copy / installed.name, symlinks=True)
+        # Where a wheel's shared libraries lie, and where its programs look for them.
+        if (libraries := package.with_name(package.name + ".libs")).exists():
+            shutil.copytree(libraries, copy.with_name(libraries.name))
+        self.binaries = copy / installed.name / "bin"
 
     def before_start(self) -> None:
         if self.socket_directory == self.directory:
