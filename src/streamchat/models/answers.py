@@ -57,8 +57,7 @@ class ByteSource:
 
     def __init__(self, response: AsyncAPIResponse[Any]) -> None:
         self._response = response.http_response
-        # Not the SDK's `iter_bytes`: that one wraps this generator, and closing the wrapper leaves it open.
-        self._blocks: AsyncGenerator[bytes, None] = self._response.aiter_bytes()
+        self._blocks: AsyncIterator[bytes] = _blocks_of(self._response)
         self.read: Callable[[], Awaitable[Any]] = self._blocks.__anext__
 
     def feed(self, reader: CompletionReader, blocks: Sequence[bytes]) -> list[Delta]:
@@ -68,9 +67,24 @@ class ByteSource:
     async def aclose(self) -> None:
         """Close the response, and with it the connection unless the body was read to its end."""
         try:
-            await self._blocks.aclose()
+            if isinstance(self._blocks, AsyncGenerator):
+                await self._blocks.aclose()
         finally:
             await self._response.aclose()
+
+
+def _blocks_of(response: Any) -> AsyncIterator[bytes]:
+    """The blocks of a response of httpx2, undone of their compression.
+
+    Where there is none, they are taken as the transport gives them: the two generators and three decoders of
+    `aiter_bytes` that pass each block on as it is cost 8 µs of a chunk, live.
+    """
+    plain = response.headers.get("content-encoding", "identity").strip().lower() in ("", "identity")
+    if plain and not response.is_stream_consumed and not response.is_closed:
+        response.is_stream_consumed = True
+        return response.stream.__aiter__()  # type: ignore[no-any-return]
+    # Not the SDK's `iter_bytes`: that one wraps this generator, and closing the wrapper leaves it open.
+    return response.aiter_bytes()  # type: ignore[no-any-return]
 
 
 class ChunkSource:
@@ -131,11 +145,13 @@ class Answer:
         self._failure: ModelError | None = None
         self._broken: ModelError | None = None  # the connection, or a timeout
         self._at_end = False
+        self._ended = False  # the finish has come
         self._source: Source | None = None
         self._watch = Watch()
         self._blocks: list[Any] = []
         # Reading ahead:
         self._task: OwnedTask | None = None
+        self._ahead = False
         self._arrived = Wakeup()
         self._taken = Wakeup()
         self._singles = 0
@@ -149,7 +165,7 @@ class Answer:
         started = monotonic()
         try:
             self._source = await self._sent(send, started)
-            batch = await self._next(started)
+            batch = await self.batch(started)
             if not batch and self._failure is not None:
                 raise self._failure
         except BaseException:
@@ -157,9 +173,39 @@ class Answer:
             raise
         return batch
 
-    def batch(self) -> Awaitable[list[Delta]]:
-        """The deltas that have come by now, or the next that come; empty only at the end."""
-        return self._next(monotonic())
+    async def batch(self, since: float | None = None) -> list[Delta]:
+        """The deltas that have come by now, or the next that come; empty only at the end.
+
+        ``since`` is when the time that they may take began (as ``time.monotonic`` counts); by default now.
+        """
+        source, watch, blocks = self._source, self._watch, self._blocks
+        assert source is not None
+        if since is None:
+            since = monotonic()
+        while not self.over:
+            if not blocks and not self._at_end:
+                watch.until = self._limit(since)
+                ahead = self._ahead or self._begins_reading_ahead(source)
+                # All awaits of a chunk come through here: no coroutine in between.
+                try:
+                    with watch:
+                        if ahead:
+                            await self._arrived.wait()
+                        else:
+                            blocks.append(await source.read())
+                except StopAsyncIteration:
+                    self._end()
+                except Exception as error:
+                    self._end(self._too_late() if watch.expired else transport_failure(error))
+                continue
+            frames = self._reader.frames
+            deltas = self._take(source)
+            if deltas or self.over:
+                self._spoken = True
+                return deltas
+            if self._reader.frames != frames and (self._spoken or self._ended):
+                since = monotonic()
+        return []
 
     @property
     def failed(self) -> bool:
@@ -201,64 +247,44 @@ class Answer:
             raise request_failure(error) from error
         return source
 
-    async def _next(self, since: float) -> list[Delta]:
-        assert self._source is not None
-        reader, accumulator = self._reader, self._reader.accumulator
-        while not self.over:
-            while not self._blocks and not self._at_end:
-                await self._read(self._source, since)
-            if self._blocks:
-                self._singles = self._singles + 1 if len(self._blocks) == 1 else 0
-                frames = reader.frames
-                deltas = self._source.feed(reader, self._blocks)
-                if len(self._blocks) >= _AHEAD:
-                    self._taken.set()
-                self._blocks.clear()
-                if reader.frames != frames and (self._spoken or accumulator.ended):
-                    since = monotonic()
-                if accumulator.done or accumulator.error is not None or (self._whole and accumulator.ended):
-                    self.over = True
-                    self._failure = self._ending(None)  # what breaks behind it is of no interest
-            else:
-                deltas = reader.close()
-                self.over = True
-                self._failure = self._ending(self._broken)
-            if deltas or self.over:
-                self._spoken = True
-                return deltas
-        return []
-
-    async def _read(self, source: Source, since: float) -> None:
-        """Wait for a block, or the end; a timeout is an end."""
+    def _limit(self, since: float) -> float | None:
+        """When a wait that began at ``since`` is too long."""
         limit = self._idle if self._spoken else self._first
-        if self._reader.accumulator.ended:
+        if self._ended:
             limit = _AFTER_FINISH if limit is None else min(limit, _AFTER_FINISH)
-        until = None if limit is None else since + limit
-        if self._reads_ahead(source):
-            try:
-                await self._watch.wait(self._arrived.wait, until)
-            except TimeoutError:
-                self._end(self._too_late())
-            return
-        try:
-            self._blocks.append(await self._watch.wait(source.read, until))
-        except StopAsyncIteration:
-            self._end()
-        except Exception as error:
-            self._end(self._too_late() if self._watch.expired else transport_failure(error))
+        return None if limit is None else since + limit
+
+    def _take(self, source: Source) -> list[Delta]:
+        """Read what has come, or note that nothing more will."""
+        reader, accumulator, blocks = self._reader, self._reader.accumulator, self._blocks
+        if not blocks:
+            deltas = reader.close()
+            self.over = True
+            self._failure = self._ending(self._broken)
+            return deltas
+        self._singles = self._singles + 1 if len(blocks) == 1 else 0
+        deltas = source.feed(reader, blocks)
+        if len(blocks) >= _AHEAD:
+            self._taken.set()
+        blocks.clear()
+        self._ended = accumulator.ended
+        if accumulator.done or accumulator.error is not None or (self._whole and self._ended):
+            self.over = True
+            self._failure = self._ending(None)  # what breaks behind it is of no interest
+        return deltas
 
     def _end(self, broken: ModelError | None = None) -> None:
         self._at_end = True
         self._broken = broken
 
-    def _reads_ahead(self, source: Source) -> bool:
-        """Whether a task reads now; begins and gives up reading ahead."""
-        if self._task is None or self._task.done:
-            self._blocks_until_task -= 1
-            if self._blocks_until_task >= 0:
-                return False
-            self._singles = 0
-            self._task = spawn(lambda: self._read_ahead(source), "streamchat: a model's response")
+    def _begins_reading_ahead(self, source: Source) -> bool:
+        """Whether it is time to have a task read, which then does."""
+        self._blocks_until_task -= 1
+        if self._blocks_until_task >= 0:
+            return False
+        self._singles = 0
+        self._ahead = True
+        self._task = spawn(lambda: self._read_ahead(source), "streamchat: a model's response")
         return True
 
     async def _read_ahead(self, source: Source) -> None:
@@ -277,6 +303,7 @@ class Answer:
         except Exception as error:
             self._end(transport_failure(error))
         finally:
+            self._ahead = False
             self._arrived.set()
 
     async def _end_reading(self, source: Source) -> None:
