@@ -12,29 +12,24 @@ import re
 from sqlalchemy import (
     BigInteger,
     Column,
-    Connection,
     Index,
     Integer,
-    LargeBinary,
     MetaData,
     SmallInteger,
-    String,
     Table,
     UniqueConstraint,
-    func,
-    inspect,
-    select,
 )
 
-from streamchat.errors import BufferUnavailable, InvalidInput
+from streamchat.buffers.sql.columns import PAYLOAD, Exact
+from streamchat.errors import InvalidInput
 
 __all__ = ["SCHEMA_VERSION", "Schema"]
 
 SCHEMA_VERSION = 2
-"""The version of these tables; other versions are refused."""
+"""The version of these tables; other versions are refused. A new one takes a step in `migrations`."""
 
 # Ids are ours or a principal's; keys in MySQL may have at most 3072 bytes.
-_ID = String(191)
+_ID = Exact(191)
 # An integer primary key counts up by itself on SQLite only if it is called INTEGER there.
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")
 
@@ -56,14 +51,14 @@ class Schema:
         self.requests = self._table(
             "requests",
             Column("run_id", _ID, primary_key=True),
-            Column("request", LargeBinary, nullable=False),
-            Column("claims", LargeBinary),
+            Column("request", PAYLOAD, nullable=False),
+            Column("claims", PAYLOAD),
         )
         self.segments = self._table(
             "segments",
             Column("run_id", _ID, primary_key=True),
             Column("fence", Integer, primary_key=True, autoincrement=False),
-            Column("generation", String(64), nullable=False),
+            Column("generation", Exact(64), nullable=False),
             Column("first_seq", BigInteger, nullable=False),
             Column("claimed_at", BigInteger, nullable=False),
             clustered=True,
@@ -72,19 +67,19 @@ class Schema:
             "events",
             Column("run_id", _ID, primary_key=True),
             Column("seq", BigInteger, primary_key=True, autoincrement=False),
-            Column("type", String(191), nullable=False),
-            Column("data", LargeBinary, nullable=False),
-            Column("private", LargeBinary),
+            Column("type", Exact(191), nullable=False),
+            Column("data", PAYLOAD, nullable=False),
+            Column("private", PAYLOAD),
             Column("at", BigInteger, nullable=False),
             clustered=True,
         )
         self.inputs = self._table(
             "inputs",
             Column("run_id", _ID, primary_key=True),
-            Column("kind", String(32), primary_key=True),
+            Column("kind", Exact(32), primary_key=True),
             Column("key", _ID, primary_key=True),
             Column("number", Integer, nullable=False),
-            Column("body", LargeBinary, nullable=False),
+            Column("body", PAYLOAD, nullable=False),
             Column("posted_by", _ID),
             Column("at", BigInteger, nullable=False),
             Column("consumed_at", BigInteger),
@@ -94,14 +89,14 @@ class Schema:
             "notes",
             Column("run_id", _ID, primary_key=True),
             Column("name", _ID, primary_key=True),
-            Column("body", LargeBinary, nullable=False),
+            Column("body", PAYLOAD, nullable=False),
             Column("expires_at", BigInteger, nullable=False),
             Index(f"{prefix}notes_due", "expires_at"),
             clustered=True,
         )
         self.tombstones = self._table(
             "tombstones",
-            Column("kind", String(16), primary_key=True),
+            Column("kind", Exact(16), primary_key=True),
             Column("id", _ID, primary_key=True),
             Column("deleted_at", BigInteger, nullable=False),
         )
@@ -111,7 +106,14 @@ class Schema:
     ) -> Table:
         # Clustered: rows lie in the order of their key. On SQLite that saves an index and half of the
         # writing.
-        return Table(self.prefix + name, self.metadata, *columns, sqlite_with_rowid=not clustered)
+        return Table(
+            self.prefix + name,
+            self.metadata,
+            *columns,
+            sqlite_with_rowid=not clustered,
+            mysql_engine="InnoDB",
+            mariadb_engine="InnoDB",
+        )
 
     def _conversations(self) -> Table:
         name = self.prefix + "conversations"
@@ -120,7 +122,7 @@ class Schema:
             Column("conversation_id", _ID, primary_key=True),
             Column("owner", _ID),
             Column("tenant", _ID),
-            Column("title", LargeBinary),
+            Column("title", PAYLOAD),
             Column("active_run_id", _ID),
             Column("leaf_id", _ID),
             Column("created_at", BigInteger, nullable=False),
@@ -134,11 +136,11 @@ class Schema:
             Column("number", _NUMBER, primary_key=True, autoincrement=True),
             Column("message_id", _ID, nullable=False, unique=True),
             Column("conversation_id", _ID, nullable=False),
-            Column("role", String(16), nullable=False),
-            Column("status", String(16), nullable=False),
-            Column("kind", String(64), nullable=False),
-            Column("content", LargeBinary, nullable=False),
-            Column("private", LargeBinary),
+            Column("role", Exact(16), nullable=False),
+            Column("status", Exact(16), nullable=False),
+            Column("kind", Exact(64), nullable=False),
+            Column("content", PAYLOAD, nullable=False),
+            Column("private", PAYLOAD),
             Column("run_id", _ID),
             Column("parent_id", _ID),
             Column("created_at", BigInteger, nullable=False),
@@ -157,17 +159,17 @@ class Schema:
             Column("parent_run_id", _ID),
             Column("principal", _ID),
             Column("tenant", _ID),
-            Column("slot", String(64), unique=True),
-            Column("digest", String(191)),
+            Column("slot", Exact(64), unique=True),
+            Column("digest", Exact(191)),
             Column("log_version", SmallInteger, nullable=False),
             Column("created_at", BigInteger, nullable=False),
-            Column("status", String(16), nullable=False),
+            Column("status", Exact(16), nullable=False),
             Column("ready_at", BigInteger),
             Column("ended_at", BigInteger),
             Column("updated_at", BigInteger, nullable=False),
-            Column("generation", String(64), nullable=False),
+            Column("generation", Exact(64), nullable=False),
             Column("fence", Integer, nullable=False),
-            Column("owner", String(191)),
+            Column("owner", Exact(191)),
             Column("lease_until", BigInteger),
             Column("first_seq", BigInteger, nullable=False),
             Column("batch_seq", BigInteger, nullable=False),
@@ -180,30 +182,3 @@ class Schema:
             Index(f"{self.prefix}runs_by", "principal", "tenant"),
             Index(f"{self.prefix}runs_ended", "ended_at"),
         )
-
-    def prepare(self, connection: Connection, *, create: bool, where: str) -> None:
-        """Make the tables if they are missing and ``create`` says so, or check the version of what is there.
-
-        Raises `BufferUnavailable`, with the remedy, for missing tables and those of another version. Runs
-        inside the caller's transaction, which keeps others out who would do the same.
-        """
-        if not inspect(connection).has_table(self.version.name):
-            if not create:
-                raise BufferUnavailable(
-                    f"{where} has no tables {self.prefix}*: run `streamchat migrate` first, "
-                    f"or give SQLEventBuffer create_tables=True"
-                )
-            self.metadata.create_all(connection)
-            connection.execute(self.version.insert().values(version=SCHEMA_VERSION))
-            return
-        found = connection.execute(select(func.max(self.version.c.version))).scalar()
-        if found != SCHEMA_VERSION:
-            remedy = (
-                "run `streamchat migrate` first"
-                if isinstance(found, int) and found < SCHEMA_VERSION
-                else "upgrade streamchat, or use another database or table prefix"
-            )
-            raise BufferUnavailable(
-                f"the tables {self.prefix}* have version {found}, "
-                f"this streamchat works with {SCHEMA_VERSION}: {remedy}"
-            )

@@ -20,6 +20,7 @@ from streamchat.buffers.codec import Payloads
 from streamchat.buffers.shared import Clock, Token
 from streamchat.buffers.sql.appending import AppendJob, append_many
 from streamchat.buffers.sql.jobs import Job
+from streamchat.buffers.sql.migrations import prepare
 from streamchat.buffers.sql.schema import Schema
 from streamchat.buffers.sql.sqlite import begin_immediate, connect, translate
 from streamchat.buffers.sql.transaction import EventRow, Head, Move, PageRows, Tx
@@ -180,7 +181,7 @@ class SQLiteStore:
         self._full = True
         begin_immediate(self._raw, self._busy_seconds)
         try:
-            self._schema.prepare(self._tx.connection, create=self._create_tables, where=self._where)
+            prepare(self._tx.connection, self._schema, create=self._create_tables, where=self._where)
             self._raw.execute("COMMIT")
         except BaseException:
             self._roll_back(self._raw)
