@@ -1,0 +1,15 @@
+"""The FastAPI adapter: the endpoints as a router of the application's own, and streams without a service."""
+
+from __future__ import annotations
+
+from streamchat.errors import MissingDependency
+
+try:
+    import fastapi as _fastapi  # noqa: F401
+except ImportError as error:
+    raise MissingDependency("streamchat.adapters.fastapi", "fastapi", "fastapi") from error
+
+from streamchat.adapters.fastapi.responses import event_response
+from streamchat.adapters.fastapi.router import chat_router
+
+__all__ = ["chat_router", "event_response"]

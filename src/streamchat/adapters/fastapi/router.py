@@ -1,0 +1,133 @@
+"""The endpoints as an `APIRouter`: the application's dependencies say who asks, its OpenAPI document has them
+all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.params import Depends as DependsParameter
+from starlette.responses import JSONResponse
+from starlette.responses import Response as StarletteResponse
+
+from streamchat.adapters.asgi.app import request_from_scope
+from streamchat.adapters.fastapi.responses import to_starlette
+from streamchat.errors import StreamChatError
+from streamchat.http import CORS, ClientGone, Endpoints, HTTPOptions, Route
+from streamchat.http.openapi import Operation, operation_id, operation_of
+from streamchat.principal import Principal
+from streamchat.service.chat import StreamChat
+
+__all__ = ["chat_router"]
+
+
+def chat_router(
+    chat: StreamChat,
+    *,
+    principal: Callable[..., Any] | DependsParameter | None = None,
+    options: HTTPOptions | None = None,
+    cors: CORS | None = None,
+    routes: Iterable[Route] = (),
+    **router: Any,
+) -> APIRouter:
+    """Return all endpoints of ``chat`` as a router: ``app.include_router(chat_router(…), prefix="/chat")``.
+
+    ``principal`` is a dependency like any other (with parameters and dependencies of its own, ``yield``,
+    overridden in tests): it returns a `Principal`, or None, which is answered with 401 unless the service
+    allows anonymous users; an ``HTTPException`` of its own goes through. What it holds by ``yield`` is let go
+    before a stream begins. ``router`` is passed on to `fastapi.APIRouter` (``dependencies``, ``tags``,
+    ``include_in_schema``, …).
+
+    The service is opened by ``FastAPI(lifespan=chat.lifespan)``, or by ``async with chat`` in a lifespan of
+    the application's own; where neither is, by the first request. Raises `StreamChatError` where nobody could
+    use the endpoints.
+    """
+    endpoints = Endpoints(
+        chat,
+        principal=None if principal is None else lambda request: request.native,
+        options=options,
+        cors=cors,
+        routes=routes,
+    )
+    api = APIRouter(**router)
+    for route in endpoints.routes:
+        if route.path != "/openapi.json":  # the application's own document has them all
+            _add(api, endpoints, route, principal)
+    if cors is not None:
+        for path in dict.fromkeys(route.path for route in endpoints.routes):
+            api.add_api_route(
+                path, _operation(endpoints, path, None), methods=["OPTIONS"], include_in_schema=False
+            )
+    return api
+
+
+def _add(
+    api: APIRouter,
+    endpoints: Endpoints,
+    route: Route,
+    principal: Callable[..., Any] | DependsParameter | None,
+) -> None:
+    described = operation_of(route)
+    endpoint = _operation(endpoints, route.path, None if route.public else principal)
+    api.add_api_route(
+        route.path,
+        endpoint,
+        methods=[route.method],
+        status_code=described.status,
+        response_class=_response_class(described),
+        response_model=None,
+        summary=described.summary,
+        description="",
+        name=operation_id(route),
+        responses=described.responses(),
+        openapi_extra=described.request(route.path),
+        tags=[described.tag] if not api.tags else None,
+    )
+    if route.method == "GET":
+        api.add_api_route(route.path, endpoint, methods=["HEAD"], include_in_schema=False)
+
+
+def _response_class(described: Operation) -> type[StarletteResponse]:
+    """FastAPI takes the media type of the answer from a class, and for others than JSON its schema too."""
+    return type("Answer", (JSONResponse,), {"media_type": described.media_type})
+
+
+def _operation(
+    endpoints: Endpoints, path: str, principal: Callable[..., Any] | DependsParameter | None
+) -> Callable[..., Any]:
+    async def answer(request: Request, given: StarletteResponse, who: Any) -> StarletteResponse:
+        if who is not None and not isinstance(who, Principal):
+            raise StreamChatError(
+                f"the principal dependency returned {type(who).__name__}: "
+                f"return streamchat.Principal(id=…), or None for nobody"
+            )
+        ours = request_from_scope(request.scope, request.receive)
+        # Below the prefixes of the application and its routers is the path that the endpoints know.
+        known = path.replace("{id}", request.path_params.get("id", ""))
+        whole = ours.mount + ours.path
+        ours.mount, ours.path = whole.removesuffix("/").removesuffix(known), known
+        ours.native = who
+        try:
+            response = await endpoints.handle(ours)
+        except ClientGone:
+            return StarletteResponse(status_code=499)  # nobody reads it
+        translated = to_starlette(response, endpoints.options)
+        # What a dependency set on its response, a cookie say.
+        translated.raw_headers.extend(given.raw_headers)
+        return translated
+
+    if principal is None:
+
+        async def anonymous(request: Request, response: StarletteResponse) -> StarletteResponse:
+            return await answer(request, response, None)
+
+        return anonymous
+    dependency = principal if isinstance(principal, DependsParameter) else Depends(principal)
+
+    async def known(
+        request: Request, response: StarletteResponse, who: Any = dependency
+    ) -> StarletteResponse:
+        return await answer(request, response, who)
+
+    return known

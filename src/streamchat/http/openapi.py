@@ -1,0 +1,287 @@
+"""The OpenAPI 3.1 description of the endpoints: what each takes and answers, the event union included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from streamchat.http.bodies import CancelBody, StartBody
+from streamchat.http.routing import Route
+from streamchat.http.schemas import (
+    CancelAccepted,
+    Conversations,
+    ErrorAnswer,
+    EventsPage,
+    Health,
+    Messages,
+    RunAnswer,
+    RunStartedAnswer,
+    StreamedEvent,
+)
+
+__all__ = [
+    "ERRORS",
+    "OPERATIONS",
+    "Operation",
+    "Parameter",
+    "openapi_document",
+    "operation_id",
+    "operation_of",
+]
+
+ERRORS: Mapping[int, str] = {
+    400: "A cursor or a query parameter is malformed.",
+    401: "Nobody is signed in.",
+    403: "This is not allowed.",
+    404: "There is no such thing, or it is somebody else's.",
+    408: "The body did not arrive in time.",
+    409: "It is busy, was answered before, or is over.",
+    413: "The body is too large.",
+    415: "The body is not JSON.",
+    422: "The body is not what is expected; `field` says where.",
+    429: "You have too much open; `Retry-After` says when to come back.",
+    503: "There is too much to do, or the store is away; `Retry-After` says when to come back.",
+}
+"""What each status of a failure means; all have the same body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter in the query or in a header, never required."""
+
+    name: str
+    description: str
+    where: str = "query"
+    type: str = "string"
+
+    def described(self) -> dict[str, Any]:
+        """Return it as OpenAPI says it."""
+        return {
+            "name": self.name,
+            "in": self.where,
+            "required": False,
+            "description": self.description,
+            "schema": {"type": self.type},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What one endpoint takes and answers. ``events`` says that the answer is a stream, ``nothing`` when it
+    is 204."""
+
+    summary: str
+    answer: type[BaseModel] | None = None
+    status: int = 200
+    body: type[BaseModel] | None = None
+    body_required: bool = True
+    events: bool = False
+    nothing: str | None = None
+    parameters: tuple[Parameter, ...] = ()
+    errors: tuple[int, ...] = ()
+    tag: str = "runs"
+
+    @property
+    def media_type(self) -> str:
+        """Of the answer."""
+        return "text/event-stream" if self.events else "application/json"
+
+    def responses(self) -> dict[int | str, dict[str, Any]]:
+        """Return the answers for a framework that makes the schemas of models itself (FastAPI)."""
+        answers: dict[int | str, dict[str, Any]] = {}
+        if self.answer is not None:
+            answers[self.status] = {"model": self.answer, "description": self.summary}
+        if self.nothing is not None:
+            answers[204] = {"description": self.nothing}
+        for status in self.errors:
+            answers[status] = {"model": ErrorAnswer, "description": ERRORS[status]}
+        return answers
+
+    def request(self, path: str) -> dict[str, Any]:
+        """Return parameters and body for such a framework, which has not read them itself."""
+        described: dict[str, Any] = {"parameters": _parameters(path, self)}
+        if self.body is not None:
+            described["requestBody"] = {
+                "required": self.body_required,
+                "content": {"application/json": {"schema": _whole(self.body.model_json_schema())}},
+            }
+        return described
+
+
+_CURSOR = (
+    Parameter("Last-Event-ID", "The last id that the client has; exclusive.", "header"),
+    Parameter("last_event_id", "The same, for clients that cannot set headers."),
+)
+_START = (
+    Parameter("Idempotency-Key", "The same key with the same body starts one run.", "header"),
+    Parameter("X-Client-Id", "What the client calls itself, for presence.", "header"),
+)
+_PAGE = (
+    Parameter("after", "What the page before ended with; exclusive."),
+    Parameter("limit", "How many at most.", type="integer"),
+)
+_STARTING = (401, 404, 408, 409, 413, 415, 422, 429, 503)
+
+OPERATIONS: Mapping[tuple[str, str], Operation] = {
+    ("POST", "/runs"): Operation(
+        "Start a run, durable before the answer",
+        RunStartedAnswer,
+        201,
+        StartBody,
+        parameters=_START,
+        errors=_STARTING,
+    ),
+    ("POST", "/runs/stream"): Operation(
+        "Start a run and stream it",
+        StreamedEvent,
+        200,
+        StartBody,
+        events=True,
+        parameters=(*_START, *_CURSOR),
+        errors=(400, *_STARTING),
+    ),
+    ("POST", "/runs/reply"): Operation(
+        "Start a run and wait for the whole answer",
+        RunAnswer,
+        200,
+        StartBody,
+        parameters=_START,
+        errors=_STARTING,
+    ),
+    ("GET", "/runs/{id}"): Operation("What the run amounts to", RunAnswer, errors=(401, 404, 503)),
+    ("GET", "/runs/{id}/stream"): Operation(
+        "Stream the run from a cursor",
+        StreamedEvent,
+        events=True,
+        nothing="The run is over and the client has all of it.",
+        parameters=_CURSOR,
+        errors=(400, 401, 404, 409, 429, 503),
+    ),
+    ("GET", "/runs/{id}/events"): Operation(
+        "The log as pages", EventsPage, parameters=_PAGE, errors=(400, 401, 404, 503)
+    ),
+    ("POST", "/runs/{id}/cancel"): Operation(
+        "Ask the run to stop; idempotent",
+        CancelAccepted,
+        202,
+        CancelBody,
+        body_required=False,
+        errors=(401, 404, 415, 422, 503),
+    ),
+    ("GET", "/conversations"): Operation(
+        "The principal's conversations",
+        Conversations,
+        parameters=_PAGE,
+        errors=(400, 401, 503),
+        tag="conversations",
+    ),
+    ("GET", "/conversations/{id}/messages"): Operation(
+        "What was said", Messages, parameters=_PAGE, errors=(400, 401, 404, 503), tag="conversations"
+    ),
+    ("GET", "/conversations/{id}/stream"): Operation(
+        "Stream the newest run that is not over",
+        StreamedEvent,
+        events=True,
+        nothing="Nothing is at work, or there is no such conversation.",
+        parameters=_CURSOR,
+        errors=(400, 401, 409, 429, 503),
+        tag="conversations",
+    ),
+    ("GET", "/health/live"): Operation("The process answers", Health, tag="health"),
+    ("GET", "/health/ready"): Operation("The process takes requests", Health, errors=(503,), tag="health"),
+    ("GET", "/openapi.json"): Operation("This description", tag="description"),
+}
+"""Every endpoint of this package; routes of the application's own are described by their method and path."""
+
+_REF = "#/components/schemas/{model}"
+
+
+def openapi_document(
+    routes: Iterable[Route], *, title: str = "streamchat", version: str = "1", prefix: str = ""
+) -> dict[str, Any]:
+    """Return the description of ``routes``, mounted at ``prefix``, as JSON values."""
+    described = [(route, operation_of(route)) for route in routes]
+    models: list[type[BaseModel]] = [ErrorAnswer]
+    for _, operation in described:
+        models += [model for model in (operation.body, operation.answer) if model is not None]
+    inputs = {operation.body for _, operation in described}
+    references, components = models_json_schema(
+        [(model, "validation" if model in inputs else "serialization") for model in dict.fromkeys(models)],
+        ref_template=_REF,
+    )
+    schemas = {model: schema for (model, _), schema in references.items()}
+    paths: dict[str, dict[str, Any]] = {}
+    for route, operation in described:
+        paths.setdefault(prefix + route.path, {})[route.method.lower()] = _operation(
+            route, operation, schemas
+        )
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": version},
+        "paths": paths,
+        "components": {"schemas": components.get("$defs", {})},
+    }
+
+
+def _operation(route: Route, operation: Operation, schemas: Mapping[Any, dict[str, Any]]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": operation.summary}
+    if operation.answer is not None:
+        answer["content"] = {operation.media_type: {"schema": schemas[operation.answer]}}
+    responses = {str(operation.status): answer}
+    if operation.nothing is not None:
+        responses["204"] = {"description": operation.nothing}
+    for status in operation.errors:
+        responses[str(status)] = {
+            "description": ERRORS[status],
+            "content": {"application/json": {"schema": schemas[ErrorAnswer]}},
+        }
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "operationId": operation_id(route),
+        "tags": [operation.tag],
+        "parameters": _parameters(route.path, operation),
+        "responses": responses,
+    }
+    if operation.body is not None:
+        described["requestBody"] = {
+            "required": operation.body_required,
+            "content": {"application/json": {"schema": schemas[operation.body]}},
+        }
+    return described
+
+
+def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
+    segment = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    described = [parameter.described() for parameter in operation.parameters]
+    return [segment, *described] if "{id}" in path else described
+
+
+def _whole(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema with its definitions put in where they are referred to (none refers to itself)."""
+    definitions = schema.pop("$defs", {})
+
+    def put_in(value: Any) -> Any:
+        if isinstance(value, dict):
+            reference = value.get("$ref", "")
+            if reference.startswith("#/$defs/"):
+                return put_in(definitions[reference.removeprefix("#/$defs/")])
+            return {key: put_in(item) for key, item in value.items() if key != "discriminator"}
+        return [put_in(item) for item in value] if isinstance(value, list) else value
+
+    whole: dict[str, Any] = put_in(schema)
+    return whole
+
+
+def operation_of(route: Route) -> Operation:
+    """Return what ``route`` takes and answers; little is known of the application's own."""
+    return OPERATIONS.get((route.method, route.path)) or Operation(f"{route.method} {route.path}")
+
+
+def operation_id(route: Route) -> str:
+    """Return a name for generated clients, such as ``post_runs_id_cancel``."""
+    words = [word.strip("{}") for word in route.path.split("/") if word]
+    return "_".join([route.method.lower(), *words]).replace("-", "_")
