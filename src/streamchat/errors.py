@@ -26,6 +26,7 @@ __all__ = [
     "RunOver",
     "StreamChatError",
     "ToolDefinitionError",
+    "WaitNotFound",
 ]
 
 
@@ -150,6 +151,12 @@ class AnswerConflict(BufferError):
     """The same question was answered before, and differently."""
 
     code = "answer_conflict"
+
+
+class WaitNotFound(BufferError, LookupError):
+    """An answer to something that the run never asked for."""
+
+    code = "wait_not_found"
 
 
 class IdempotencyConflict(BufferError):

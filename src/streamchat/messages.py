@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from streamchat.errors import InvalidInput
 
 __all__ = [
+    "CallApproval",
+    "CallJob",
     "CallState",
     "ContentPart",
     "FilePart",
@@ -87,12 +89,44 @@ class RefusalPart(_Part):
     text: str
 
 
+class CallApproval(BaseModel):
+    """What a person was asked about a call, and what they said.
+
+    ``approved`` is None until somebody has decided; it stays None when the time ran out or the run was ended
+    first. ``expires_at`` is milliseconds since the epoch.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    approval_id: str
+    message: str | None = None
+    expires_at: int | None = None
+    approved: bool | None = None
+    reason: str | None = None
+    by: str | None = None
+
+
+class CallJob(BaseModel):
+    """The background job that a call has begun.
+
+    ``message`` is what the model is told of it meanwhile. ``ended_in`` is the number of the run's newest step
+    when the job's result came: where that is a later step than the call's, the model had been told of the
+    job already. ``expires_at`` is milliseconds since the epoch.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    message: Any = None
+    expires_at: int | None = None
+    ended_in: int | None = None
+
+
 class ToolCallPart(_Part):
     """A tool call with its state and, once there is one, its result.
 
     ``arguments`` is None while ``problem`` is set or the arguments are still streaming; ``arguments_text``
     then holds the raw text. ``output`` and ``error`` are those of the tool's result, or of the job that came
-    of it.
+    of it. ``approval`` is set once a person was asked, ``job`` once the call was deferred.
     """
 
     type: Literal["tool_call"] = "tool_call"
@@ -111,6 +145,8 @@ class ToolCallPart(_Part):
     job_id: str | None = None
     duration: float | None = None
     progress: dict[str, Any] | None = None
+    approval: CallApproval | None = None
+    job: CallJob | None = None
 
 
 class SourcePart(_Part):

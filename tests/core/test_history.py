@@ -33,6 +33,7 @@ from tests.core.logs import (
     call_delta,
     completed,
     decided,
+    finished,
     job,
     result,
     step,
@@ -290,3 +291,54 @@ def test_a_call_without_a_result_is_answered_too() -> None:
     logs: list[list[StreamEvent]] = [with_call(), with_call(begun()), [STARTED, step(), call()]]
     for log in logs:
         assert [message.role for message in messages_of(log)] == ["assistant", "tool"]
+
+
+# What background jobs came to.
+
+
+def told(log: list[StreamEvent], before: int | None = None) -> list[tuple[str, Any]]:
+    folder = folded(log)
+    said = messages_of_content(folder.content(), private_of(folder.extras), before=before)
+    return [(message.role, message.content) for message in said if message.content]
+
+
+def second_step() -> list[StreamEvent]:
+    return [step(2), text(1, "It is on its way.", 2), completed(number=2), finished(2)]
+
+
+def test_a_job_that_ended_before_the_model_was_asked_again_stands_in_its_calls_answer() -> None:
+    assert told([*with_job(), job(output="the video")]) == [("tool", "the video")]
+
+
+def test_a_job_that_still_runs_is_told_as_that() -> None:
+    [(role, words)] = told(with_job())
+    assert role == "tool"
+    assert "in the background" in words
+    log = with_call(begun(), result("a", "deferred", output={"queue": 3}))
+    assert told(log) == [("tool", '{"queue":3}')]
+
+
+def test_a_job_that_ended_after_the_model_was_asked_again_is_told_where_it_ended() -> None:
+    log = [*with_job(), *second_step(), job(output="the video"), step(3), text(2, "Here it is.", 3)]
+    answer, second, late, third = told([*log, completed(number=3)])
+    assert answer == ("tool", "The work has begun and goes on in the background; its result comes later.")
+    assert second == ("assistant", "It is on its way.")
+    assert late[0] == "user"
+    assert "the video" in late[1]
+    assert "Not written by the user" in late[1]
+    assert third == ("assistant", "Here it is.")
+
+
+def test_a_step_that_is_asked_again_is_given_what_it_was_given_at_first() -> None:
+    """A job that ends while a step is under way belongs to the next one."""
+    log = [*with_job(), step(2), job(output="the video")]
+    assert told(log, before=2) == told(with_job(), before=2)
+    whole = [*log, text(1, "So.", 2), completed(number=2)]
+    assert [role for role, _ in told(whole, before=3)] == ["tool", "assistant", "user"]
+
+
+def test_a_step_that_said_nothing_still_has_the_news_that_came_in_it() -> None:
+    log = [*with_job(), step(2), completed(number=2), finished(2), job(outcome="error", error="no disk")]
+    [_, late] = told(log)
+    assert late[0] == "user"
+    assert "Error: no disk" in late[1]

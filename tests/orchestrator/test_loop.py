@@ -305,14 +305,6 @@ async def test_messages_that_are_none_are_refused_at_the_first_event(messages):
         await anext(orchestrate(ScriptedModel.text("x"), messages))
 
 
-@pytest.mark.parametrize("option", ["requires_approval", "client_side", "deferred"])
-async def test_a_tool_that_needs_what_is_not_built_yet_is_refused(option):
-    tools = ToolRegistry()
-    tools.add(lambda: None, name="x", **{option: True})  # type: ignore[arg-type]
-    with pytest.raises(InvalidInput, match=option):
-        await anext(orchestrate(ScriptedModel.text("x"), "hi", tools=tools))
-
-
 async def test_chat_completions_messages_are_taken():
     model = ScriptedModel.text("x")
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]

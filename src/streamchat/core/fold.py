@@ -37,6 +37,8 @@ from streamchat.events import (
     ToolStarted,
 )
 from streamchat.messages import (
+    CallApproval,
+    CallJob,
     ContentPart,
     FilePart,
     ReasoningPart,
@@ -241,11 +243,16 @@ class Folder:
         return call.fields if call is not None else {}
 
     def _approval_requested(self, event: ApprovalRequested) -> None:
-        self._call(event.call_id)["state"] = "approval"
+        approval = CallApproval(
+            approval_id=event.approval_id, message=event.message, expires_at=event.expires_at
+        )
+        self._call(event.call_id).update(state="approval", approval=approval)
 
     def _approval_resolved(self, event: ApprovalResolved) -> None:
         call = self._call(event.call_id)
-        call["state"] = "called"
+        approval = call.get("approval") or CallApproval(approval_id=event.approval_id)
+        decided = {"approved": event.approved, "reason": event.reason, "by": event.by}
+        call.update(state="called", approval=approval.model_copy(update=decided))
         if event.arguments is not None:
             call["arguments"] = event.arguments
 
@@ -258,18 +265,27 @@ class Folder:
         )
 
     def _tool_result(self, event: ToolResult) -> None:
+        deferred = event.outcome == "deferred"
         self._call(event.call_id).update(
-            state="deferred" if event.outcome == "deferred" else "done",
+            state="deferred" if deferred else "done",
             outcome=event.outcome,
             output=event.output,
             error=event.error,
             duration=event.duration,
             job_id=event.job_id,
+            job=CallJob(message=event.output, expires_at=event.expires_at) if deferred else None,
         )
 
     def _job_result(self, event: JobResult) -> None:
-        self._call(event.call_id).update(
-            state="done", outcome=event.outcome, output=event.output, error=event.error, job_id=event.job_id
+        call = self._call(event.call_id)
+        job: CallJob = call.get("job") or CallJob()
+        call.update(
+            state="done",
+            outcome=event.outcome,
+            output=event.output,
+            error=event.error,
+            job_id=event.job_id,
+            job=job.model_copy(update={"ended_in": max(self._steps, default=0)}),
         )
 
     def _suspended(self, event: Suspended) -> None:

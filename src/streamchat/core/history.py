@@ -1,13 +1,14 @@
 """From what was said and done in a run to the messages that a model is given on its next request.
 
 A run's content becomes one assistant message per step, each followed by the answers to its calls. Every call
-gets exactly one answer, whatever became of it: providers refuse a history in which one is missing.
+gets exactly one answer, whatever became of it: providers refuse a history in which one is missing. What a
+background job came to stands in that answer, unless the model had been asked again before it was known: then
+the answer stays what it was, and a message tells the rest where it became known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import groupby
 from typing import Any
 
 from streamchat.core.jsontext import encode_json, parse_object
@@ -27,6 +28,7 @@ _WORDS = {
     ),
     "deferred": "The work has begun and goes on in the background; its result comes later.",
 }
+_LATE = "(Not written by the user.) The background work of {name} (call {call_id}) has ended: {result}"
 
 
 def result_text(call: ToolCallPart) -> str:
@@ -39,24 +41,54 @@ def result_text(call: ToolCallPart) -> str:
     return f"{words} {call.error}" if call.error else words
 
 
+def _answer_text(call: ToolCallPart) -> str:
+    if call.job is None or call.job.ended_in == call.step:
+        return result_text(call)
+    told = call.job.message
+    return _WORDS["deferred"] if told is None else told if isinstance(told, str) else encode_json(told)
+
+
+def _late_message(call: ToolCallPart) -> ModelMessage:
+    # Some providers take a system message only at the beginning.
+    words = _LATE.format(
+        name=call.name, call_id=call.provider_call_id or call.call_id, result=result_text(call)
+    )
+    return ModelMessage(role="user", content=words)
+
+
 def private_of(extras: Mapping[int, Mapping[str, Any]]) -> dict[str, Any] | None:
     """Put the private extras of a run's steps into the form that a message row keeps; None for none."""
     return {"steps": {str(step): dict(value) for step, value in extras.items()}} if extras else None
 
 
 def messages_of_content(
-    content: Iterable[ContentPart], private: Mapping[str, Any] | None = None
+    content: Iterable[ContentPart],
+    private: Mapping[str, Any] | None = None,
+    *,
+    before: int | None = None,
 ) -> list[ModelMessage]:
-    """Return the model messages of one run's content, which must be in order of ``part``.
+    """Return the model messages of one run's content, which must be in order of ``part``; with ``before``,
+    what of them was known when the step of that number began.
 
     ``private`` is what `private_of` made. Reasoning and refusals are not repeated to the model as text; what
     a provider needs of them is in its extras. Arguments are the model's own text, unless a person has edited
     them. A part of a step that said and called nothing leaves no message.
     """
-    steps = (private or {}).get("steps", {})
+    extras = (private or {}).get("steps", {})
+    steps: dict[int, list[ContentPart]] = {}
+    late: dict[int, list[ToolCallPart]] = {}
+    for part in content:
+        steps.setdefault(part.step, []).append(part)
+        if isinstance(part, ToolCallPart) and part.job is not None:
+            ended_in = part.job.ended_in
+            if ended_in is not None and ended_in > part.step:
+                late.setdefault(ended_in, []).append(part)
     out: list[ModelMessage] = []
-    for step, group in groupby(content, key=lambda part: part.step):
-        out += _messages_of_step(list(group), steps.get(str(step)))
+    for number in sorted({*steps, *late}):
+        if before is not None and number >= before:
+            break
+        out += _messages_of_step(steps.get(number, []), extras.get(str(number)))
+        out += [_late_message(call) for call in late.get(number, ())]
     return out
 
 
@@ -78,7 +110,7 @@ def _messages_of_step(parts: list[ContentPart], extras: dict[str, Any] | None) -
         calls=tuple(_message_call(call, per_call.get(call.call_id)) for call in calls),
         extras=extras or None,
     )
-    answers = [ModelMessage(role="tool", call_id=call.call_id, content=result_text(call)) for call in calls]
+    answers = [ModelMessage(role="tool", call_id=call.call_id, content=_answer_text(call)) for call in calls]
     return [assistant, *answers]
 
 

@@ -276,7 +276,11 @@ class ToolProgress(Event):
 
 
 class ToolResult(Event):
-    """What a call came to, exactly one for each ``tool_call`` that stands. ``duration`` is seconds."""
+    """What a call came to, exactly one for each ``tool_call`` that stands. ``duration`` is seconds.
+
+    ``job_id`` and ``expires_at`` (milliseconds since the epoch) are those of the job where ``outcome`` is
+    ``deferred``, and ``output`` then is what the model is told meanwhile.
+    """
 
     type: Literal["tool_result"] = "tool_result"
     step: int
@@ -286,6 +290,7 @@ class ToolResult(Event):
     error: str | None = None
     duration: float | None = None
     job_id: str | None = None
+    expires_at: int | None = None
 
 
 class JobResult(Event):

@@ -2,11 +2,14 @@
 
 The task itself decides nothing that the log must know first. It posts itself when it holds its permit, waits
 until its ``tool_started`` was handed out and the next event asked for (`CallTask.go`), and posts itself again
-with its outcome.
+with its outcome. A call that a person must agree to ends at once, asking for that; once they have agreed, it
+has a new task.
 """
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +33,8 @@ from streamchat.tools import (
 from streamchat.tools.output import json_value, limit_output
 
 __all__ = ["CallTask"]
+
+log = logging.getLogger("streamchat.tools")
 
 
 class CallTask:
@@ -61,6 +66,8 @@ class CallTask:
         self.ended = False
         self.outcome: ToolOutcome | None = None
         """Set once the task has ended."""
+        self.asks: bool | str = False
+        """Whether a person must agree first; text is the question. The task has ended then."""
         self.error: Exception | None = None
         """What a hook raised, or a bug of ours: the run ends with it."""
         self._cut_off = self.started
@@ -114,12 +121,15 @@ class CallTask:
         try:
             outcome: ToolOutcome | None = None
             with self._stop:
-                outcome = await self._work(context)
-            self.outcome = await self._reviewed(outcome or self._late or self._unfinished(), context)
+                self.asks = await self._must_ask(context)
+                if not self.asks:
+                    outcome = await self._work(context)
+            if not self.asks:
+                self.outcome = await self._reviewed(outcome or self._late or self._unfinished(), context)
         except Exception as error:
             self.error = error
         finally:
-            if self.outcome is None:
+            if self.outcome is None and not self.asks:
                 self.outcome = self._unfinished()
             self.ended = True
             self._post(self)
@@ -129,6 +139,20 @@ class CallTask:
         if self._late is not None:
             return ToolOutcome("error", error=f"{self.tool.name} ran, but its result was lost.")
         return ToolOutcome("unknown" if self._cut_off else "cancelled")
+
+    async def _must_ask(self, context: ToolContext) -> bool | str:
+        """Whether a person must agree first. In doubt, yes."""
+        rule = self.tool.requires_approval
+        if self._cut_off or self.call.approval is not None:
+            return False
+        if not callable(rule):
+            return rule
+        try:
+            answer = rule(context, dict(self.call.arguments or {}))
+            return await answer if inspect.isawaitable(answer) else answer
+        except Exception:
+            log.exception("requires_approval of tool %s raised: a person is asked", self.tool.name)
+            return True
 
     async def _work(self, context: ToolContext) -> ToolOutcome:
         if self._cut_off:

@@ -1,8 +1,9 @@
-"""A step's tool calls at work: starts, progress and results, as batches of events.
+"""A step's tool calls at work: approvals, starts, progress and results, as batches of events.
 
 Each call has a `CallTask`, owned here: `StepCalls.next` hands out what they came to, `stop` ends them and
 collects what is known. An attempt begins only when `next` is called again after its ``tool_started`` was
-handed out: whoever took that event has then had the chance to make it durable.
+handed out: whoever took that event has then had the chance to make it durable. Calls that wait for somebody
+outside are kept here as names only, so that nothing is lost when the run is suspended.
 """
 
 from __future__ import annotations
@@ -15,9 +16,17 @@ from collections.abc import Callable, Iterable
 import anyio.lowlevel
 
 from streamchat.concurrency import Deadline, Wakeup, on_asyncio
+from streamchat.core.answers import awaited
 from streamchat.core.next_move import next_move
-from streamchat.events import StreamEvent, ToolProgress, ToolResult
-from streamchat.messages import ToolCallPart
+from streamchat.events import (
+    ApprovalRequested,
+    ApprovalResolved,
+    StatusEvent,
+    StreamEvent,
+    ToolProgress,
+    ToolResult,
+)
+from streamchat.messages import CallApproval, ToolCallPart
 from streamchat.orchestration.call_task import CallTask
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import RunOptions
@@ -39,7 +48,7 @@ class StepCalls:
 
     A call that an earlier holder started (its ``state`` is ``running``) was cut off: an idempotent tool runs
     again, once the seconds that ``wait_before_rerun`` gives have passed, others are asked through their
-    ``reconcile``.
+    ``reconcile``; unless ``job_is_over`` says that the job which it had begun has brought its result.
     """
 
     def __init__(
@@ -50,7 +59,9 @@ class StepCalls:
         options: RunOptions,
         *,
         wait_before_rerun: Callable[[ToolCallPart, Tool], float],
+        job_is_over: Callable[[ToolCallPart], bool],
     ) -> None:
+        self._job_is_over = job_is_over
         self._registry = registry
         self._context = context
         self._options = options
@@ -61,15 +72,22 @@ class StepCalls:
         self._progress: dict[str, int] = {}
         self._tasks: dict[str, CallTask] = {}
         self._waiting = list(calls)
+        self._held: dict[str, ToolCallPart] = {}
         self._error: Exception | None = None
         self._emitted = 0
         self.flooded = False
         """Whether tools emitted more than anybody takes: what came after is lost, the run must end."""
+        context.wake = self._wakeup.set
 
     @property
     def done(self) -> bool:
         """Whether every call has its result."""
-        return not self._tasks and not self._waiting
+        return not (self._tasks or self._waiting or self._held)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether all that is open waits for somebody outside."""
+        return bool(self._held) and not (self._tasks or self._waiting or self._inbox)
 
     async def begin(self) -> list[StreamEvent]:
         """Set the calls off, in their order; returns the results of those that need no run."""
@@ -78,8 +96,12 @@ class StepCalls:
             call = self._waiting.pop(0)
             settled = _settled(call, self._registry)
             tool = self._registry.get(call.name)
+            if settled is None and call.state == "running" and self._job_is_over(call):
+                settled = ToolOutcome("deferred")
             if settled is not None or tool is None:
-                events.append(_result(call, settled or ToolOutcome("unknown")))
+                events.append(self._result(call, settled or ToolOutcome("unknown")))
+            elif awaited(call) is not None:
+                self._held[call.call_id] = call
             else:
                 self._tasks[call.call_id] = self._task(call, tool)
                 await _begun()
@@ -97,12 +119,29 @@ class StepCalls:
             wait_before_rerun=self._wait_before_rerun(call, tool),
         )
 
+    def take(self, answers: Iterable[StreamEvent]) -> None:
+        """Note what answers from outside have led to: these events are about to be handed out.
+
+        A call that was agreed to is set off by the next `next`.
+        """
+        for event in answers:
+            if isinstance(event, ToolResult):
+                self._held.pop(event.call_id, None)
+            elif isinstance(event, ApprovalResolved) and event.approved:
+                call = self._held.pop(event.call_id)
+                approval = call.approval and call.approval.model_copy(update={"approved": True})
+                arguments = call.arguments if event.arguments is None else event.arguments
+                agreed = {"state": "called", "approval": approval, "arguments": arguments}
+                self._waiting.append(call.model_copy(update=agreed))
+
     async def next(self, deadline: Deadline) -> list[StreamEvent]:
-        """Let the calls whose start was handed out begin, and wait for news; empty if ``deadline`` ended the
-        wait.
+        """Let the calls whose start was handed out begin, and wait for news; empty if ``deadline``, or an
+        answer from outside, ended the wait.
 
         Raises what a hook of a call raised.
         """
+        if self._waiting and (events := await self.begin()):
+            return events
         for task in self._tasks.values():
             task.go()
         if not self._inbox:
@@ -116,6 +155,7 @@ class StepCalls:
         said: list[StreamEvent] = []
         results: list[StreamEvent] = []
         started: list[StreamEvent] = []
+        asked: list[StreamEvent] = []
         # What is handed out together is stored together, so much of what tools emit goes out in shares.
         while self._inbox and len(said) < _MOST_AT_ONCE:
             item = self._inbox.popleft()
@@ -127,11 +167,57 @@ class StepCalls:
                 said.append(item)
             elif item.outcome is not None:
                 if self._tasks.pop(item.call.call_id, None) is not None:
-                    results.append(_result(item.call, item.outcome, self._context.run_id))
+                    results.append(self._result(item.call, item.outcome))
+                    if item.outcome.outcome == "deferred":
+                        said.append(
+                            StatusEvent(step=item.call.step, status="building", detail=item.call.name)
+                        )
+            elif item.asks:
+                if self._tasks.pop(item.call.call_id, None) is not None:
+                    asked += self._ask(item) if starts else open_results([item.call])
             elif item.wants_start and starts:
                 started.append(item.hand_out_start())
         # Barriers last: whoever looks at a batch's last event only still sees that there is one.
-        return [*said, *results, *started]
+        return [*said, *results, *asked, *started]
+
+    def _ask(self, task: CallTask) -> list[StreamEvent]:
+        """Ask a person about a call, which is held until they have decided."""
+        call = task.call
+        seconds = task.tool.time_to_decide(self._options.approval_timeout)
+        approval = CallApproval(
+            approval_id=f"{self._context.run_id}:{call.call_id}",
+            message=task.asks if isinstance(task.asks, str) else None,
+            expires_at=None if seconds is None else self._context.clock() + round(seconds * 1000),
+        )
+        self._held[call.call_id] = call.model_copy(update={"state": "approval", "approval": approval})
+        asked = ApprovalRequested(
+            step=call.step,
+            approval_id=approval.approval_id,
+            call_id=call.call_id,
+            name=call.name,
+            arguments=call.arguments,
+            message=approval.message,
+            expires_at=approval.expires_at,
+        )
+        return [asked]
+
+    def _result(self, call: ToolCallPart, outcome: ToolOutcome) -> ToolResult:
+        job_id = expires_at = None
+        if outcome.outcome == "deferred":
+            job_id = f"{self._context.run_id}:{call.call_id}"
+            seconds = outcome.deferred.expires_in if outcome.deferred else None
+            seconds = self._options.job_timeout if seconds is None else seconds
+            expires_at = None if seconds is None else self._context.clock() + round(seconds * 1000)
+        return ToolResult(
+            step=call.step,
+            call_id=call.call_id,
+            outcome=outcome.outcome,
+            output=outcome.output,
+            error=outcome.error,
+            duration=round(outcome.duration, 4) if outcome.duration else None,
+            job_id=job_id,
+            expires_at=expires_at,
+        )
 
     def _post(self, task: CallTask) -> None:
         if task.error is not None and self._error is None:
@@ -170,10 +256,11 @@ class StepCalls:
             events += self._collect(starts=False)
         for task in self._tasks.values():
             outcome = ToolOutcome("cancelled", error="It may still be at work." if task.started else None)
-            events.append(_result(task.call, outcome))
+            events.append(self._result(task.call, outcome))
         self._tasks = {}
-        waiting, self._waiting = self._waiting, []
-        return [*events, *open_results(waiting)]
+        open_calls = [*self._waiting, *self._held.values()]
+        self._waiting, self._held = [], {}
+        return [*events, *open_results(open_calls)]
 
     def cancel_now(self) -> None:
         """Tell all that is at work to end, and do not wait."""
@@ -213,18 +300,6 @@ async def _wait(tasks: Iterable[CallTask], seconds: float) -> bool:
     return all([await task.task.wait(max(0.0, give_up - time.monotonic())) for task in tasks])
 
 
-def _result(call: ToolCallPart, outcome: ToolOutcome, run_id: str = "") -> ToolResult:
-    return ToolResult(
-        step=call.step,
-        call_id=call.call_id,
-        outcome=outcome.outcome,
-        output=outcome.output,
-        error=outcome.error,
-        duration=round(outcome.duration, 4) if outcome.duration else None,
-        job_id=f"{run_id}:{call.call_id}" if outcome.outcome == "deferred" else None,
-    )
-
-
 def open_results(calls: Iterable[ToolCallPart]) -> list[StreamEvent]:
     """Return the results of calls that nobody will run: ``unknown`` for what an earlier holder started."""
     return [
@@ -243,6 +318,8 @@ def _settled(call: ToolCallPart, registry: ToolRegistry) -> ToolOutcome | None:
     tool = registry.get(call.name)
     if call.executed_by == "provider":
         return ToolOutcome("unknown")  # its result was cut off, and only the provider has it
+    if call.approval is not None and call.approval.approved is False:
+        return ToolOutcome("denied", error=call.approval.reason)
     wrong = _problem_text(call, registry)
     move = next_move(
         started=call.state == "running",
@@ -271,5 +348,7 @@ def _problem_text(call: ToolCallPart, registry: ToolRegistry) -> str | None:
         return f"There is no tool named {call.name!r}. Tools: {', '.join(sorted(registry.names)) or 'none'}."
     if call.arguments is None:
         return f"The arguments are not a JSON object: {(call.arguments_text or '')[:500]}"
+    if tool.client_side and call.executed_by != "client":
+        return "The tool is run elsewhere by now; make the call again."
     wrong = tool.check(call.arguments)
     return wrong or ("The call could not be made; make it again." if call.problem is not None else None)

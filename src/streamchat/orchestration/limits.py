@@ -36,6 +36,11 @@ class LimitWatch:
         """Until the deadline; None where there is none."""
         return None if self._ends_at is None else max(0.0, self._ends_at - time.monotonic())
 
+    def add_pause(self, seconds: float) -> None:
+        """Note that the run was suspended for so long, which does not count."""
+        if self._ends_at is not None:
+            self._ends_at += seconds
+
     def expire(self) -> None:
         """Note that a timer set to `seconds_left` has fired: it may do so a hair before the clock says so."""
         self._out_of_time = True

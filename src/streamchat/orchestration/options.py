@@ -16,6 +16,8 @@ from streamchat.tools import ToolContext, ToolOutcome
 
 __all__ = ["Hooks", "Limits", "Refuse", "RunOptions", "call_hook"]
 
+_WAITS = ("approval_timeout", "client_timeout", "job_timeout")
+
 T = TypeVar("T")
 MaybeAwaitable: TypeAlias = Awaitable[T] | T
 
@@ -25,8 +27,9 @@ class Limits:
     """What a run may take; None is no limit. Reaching one ends the run cleanly with an ``error`` of phase
     ``limit``.
 
-    ``deadline`` is seconds from the run's creation, ``max_tool_output_bytes`` cuts one tool's output,
-    ``max_log_bytes`` counts the JSON of the events, roughly.
+    ``deadline`` is seconds from the run's creation, without those in which it was suspended.
+    ``max_tool_output_bytes`` cuts one tool's output, ``max_log_bytes`` counts the JSON of the events,
+    roughly.
     """
 
     max_steps: int | None = 25
@@ -104,6 +107,10 @@ class RunOptions:
     that wants to be left alone for more than a minute is not asked again.
     ``tool_timeout`` (seconds) is for tools that set none. ``grace`` is how long a cancelled tool is waited
     for, in seconds, before it is abandoned. ``max_concurrent_tools`` bounds the tools at work for this run.
+
+    A wait ends after some seconds (None: never): ``approval_timeout`` for a person's decision,
+    ``client_timeout`` for the result of a client's tool, ``job_timeout`` for that of a job; where a tool, or
+    its `Deferred`, sets a time of its own, that holds.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -114,6 +121,9 @@ class RunOptions:
     tool_timeout: float | None = 300.0
     grace: float = 5.0
     max_concurrent_tools: int = 16
+    approval_timeout: float | None = 7 * 24 * 3600.0
+    client_timeout: float | None = 3600.0
+    job_timeout: float | None = 24 * 3600.0
 
     def __post_init__(self) -> None:
         if self.max_concurrent_tools < 1:
@@ -121,5 +131,5 @@ class RunOptions:
                 f"max_concurrent_tools={self.max_concurrent_tools!r}: with less than 1 no tool would ever run"
             )
             raise InvalidInput(text, field="max_concurrent_tools")
-        for name in ("max_step_restarts", "restart_delay", "grace", "tool_timeout"):
+        for name in ("max_step_restarts", "restart_delay", "grace", "tool_timeout", *_WAITS):
             _refuse_negative(name, getattr(self, name))

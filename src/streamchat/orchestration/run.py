@@ -15,8 +15,7 @@ import anyio
 
 from streamchat.concurrency import Deadline
 from streamchat.core.conclude import ending
-from streamchat.core.fold import RunState
-from streamchat.errors import InvalidInput, ModelError
+from streamchat.errors import ModelError
 from streamchat.events import (
     Cancelled,
     ErrorEvent,
@@ -38,7 +37,8 @@ from streamchat.orchestration.limits import Reached
 from streamchat.orchestration.model_step import ModelStep
 from streamchat.orchestration.options import MaybeAwaitable, Refuse, RunOptions, call_hook
 from streamchat.orchestration.run_log import RunLog
-from streamchat.tools import Tool, ToolRegistry
+from streamchat.orchestration.waits import Waits, close_jobs
+from streamchat.tools import ToolRegistry
 
 __all__ = ["Run"]
 
@@ -67,8 +67,6 @@ class Run:
         options: RunOptions,
         history: Iterable[StreamEvent | StoredEvent],
     ) -> None:
-        for tool in tools:
-            _refuse_unbuilt(tool)
         self.model = model
         self.messages = messages
         self.tools = tools
@@ -76,6 +74,7 @@ class Run:
         self.options = options
         self._began = time.monotonic() - context.age
         self._log = RunLog(history, context, options, self._began)
+        self._waits = Waits(context, self._log, tools, options)
         self._phase: _Phase | None = Run._begin
         self._closing = False
         self._ending: ErrorEvent | Cancelled | None = None
@@ -173,7 +172,10 @@ class Run:
                 model=self.model.name,
             )
             return [started]
-        return [RunResumed(reason=context.resumed, worker=context.worker)] if state.events > 1 else []
+        reason = self._waits.reason(state) if state.status == "suspended" else context.resumed
+        if reason is None or state.events == 1:
+            return []
+        return [RunResumed(reason=reason, worker=context.worker)]
 
     async def _find_place(self) -> list[StreamEvent]:
         """Go on where the log stopped: with a new step, the open step's tools, or that step's start."""
@@ -187,8 +189,11 @@ class Run:
         last = state.steps[-1] if state.steps else None
         self._step = last.step if last else 0
         self._step_began = time.monotonic()
-        if last is None or last.finished:
-            self._go_on_after_step(state)
+        if last is None:
+            self._phase = Run._begin_step
+            return []
+        if last.finished:
+            self._phase = Run._after_step
             return []
         if last.model_completed:
             self._phase = Run._begin_tools
@@ -196,11 +201,24 @@ class Run:
         self._phase = Run._ask
         return [StepReset(step=last.step, attempt=last.resets + 2, reason="takeover")]
 
-    def _go_on_after_step(self, state: RunState) -> None:
+    async def _after_step(self) -> list[StreamEvent]:
+        """Take what came of jobs; then ask the model again, wait for jobs that are at work, or end."""
+        state, waits = self._log.state, self._waits
+        answers = waits.take(state)
+        if answers:
+            return answers
         # The loop goes by calls, not by text or finish reason: providers say "stop" with calls, and write
         # before them.
-        called = any(call.step == self._step and call.executed_by != "provider" for call in state.calls)
-        self._phase = Run._begin_step if called or not self._step else Run._succeed
+        if waits.has_news(state) and not waits.holds_up(state):
+            self._phase = Run._begin_step
+        else:
+            self._phase = Run._suspend if waits.has_jobs(state) else Run._succeed
+        return []
+
+    async def _suspend(self) -> list[StreamEvent]:
+        """Pause: nothing goes on before something comes from outside. Nothing of the run is kept here."""
+        self._phase, self._calls = None, None
+        return self._waits.suspend(self._log.state, self._step)
 
     # The model's part of a step.
 
@@ -314,7 +332,12 @@ class Run:
         if reached is not None:
             return await self._end(self._limit(reached))
         self._calls = StepCalls(
-            calls, self.tools, self.context, self.options, wait_before_rerun=self._log.wait_before_rerun
+            calls,
+            self.tools,
+            self.context,
+            self.options,
+            wait_before_rerun=self._log.wait_before_rerun,
+            job_is_over=self._waits.job_is_over,
         )
         self._phase = Run._work
         return [StatusEvent(step=self._step, status="tool_calling"), *await self._calls.begin()]
@@ -322,9 +345,17 @@ class Run:
     async def _work(self) -> list[StreamEvent]:
         calls = self._calls
         assert calls is not None
+        if self.context.inputs or calls.blocked:
+            answers = self._waits.take(self._log.state)
+            if answers:
+                calls.take(answers)
+                return answers
         if calls.done:
             self._calls = None
             self._phase = Run._finish_step
+            return []
+        if calls.blocked:
+            self._phase = Run._suspend
             return []
         deadline = self._interruptible()
         try:
@@ -343,7 +374,7 @@ class Run:
         state = self._log.state
         duration = time.monotonic() - self._step_began
         await self._hook(self.options.hooks.after_step, self.context, state.steps[-1])
-        self._go_on_after_step(state)
+        self._phase = Run._after_step
         token_at = self._first_token_at
         finished = StepFinished(
             step=self._step,
@@ -367,11 +398,13 @@ class Run:
         self._phase = Run._last
         self.context.interrupt = None
         await self._close_response()
+        state = self._log.state
         if self._calls is None:
-            return open_results(self._log.state.calls)
-        results = await self._calls.stop()
-        self._calls = None
-        return results
+            results = open_results(state.calls)
+        else:
+            results = await self._calls.stop()
+            self._calls = None
+        return [*results, *close_jobs(state, results)]
 
     async def _last(self) -> list[StreamEvent]:
         self._phase = None
@@ -396,14 +429,5 @@ class Run:
 
 _Phase: TypeAlias = Callable[[Run], Awaitable[list[StreamEvent]]]
 
-_UNLIMITED = frozenset({Run._drain, Run._begin_tools, Run._finish_step, Run._succeed})
+_UNLIMITED = frozenset({Run._drain, Run._begin_tools, Run._finish_step, Run._after_step, Run._succeed})
 """Phases that a limit does not keep from being entered: all that is left of a complete answer is in them."""
-
-
-def _refuse_unbuilt(tool: Tool) -> None:
-    """Never run without asking what its author wanted asked for."""
-    for name in ("requires_approval", "client_side", "deferred"):
-        if getattr(tool, name):
-            raise InvalidInput(
-                f"tool {tool.name!r}: {name} is not supported by this version yet", field="tools"
-            )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 from streamchat.core.conclude import conclude
 from streamchat.core.fold import Folder, RunState
 from streamchat.core.history import messages_of_content, private_of
 from streamchat.core.lifecycle import HELD
-from streamchat.events import StoredEvent, StreamEvent, ToolStarted, encode_event
+from streamchat.events import ModelCompleted, StoredEvent, StreamEvent, Suspended, ToolStarted, encode_event
 from streamchat.messages import ModelMessage, ToolCallPart
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.limits import LimitWatch
@@ -39,10 +38,15 @@ class RunLog:
         self.folder = Folder()
         self.limits = LimitWatch(options.limits, began)
         self._options = options
+        self._clock = context.clock
         self._started_at: dict[str, int] = {}
+        self._completed_at: dict[int, int] = {}
+        self._suspended_at: int | None = None
+        self._expiries: dict[str, int] = {}
         events = list(history)
         for event in events:
             self._recall(event)
+        self._note_pause(self._clock())
         self.rest = (
             conclude(events, "interrupted") if events and HELD.get(events[-1].type) == "finalized" else []
         )
@@ -54,12 +58,27 @@ class RunLog:
     def _recall(self, event: StreamEvent | StoredEvent) -> None:
         self.folder.add(event)
         self.limits.events += 1
+        self._recall_waits(event.event if isinstance(event, StoredEvent) else event)
         if not isinstance(event, StoredEvent):
             self.limits.bytes += len(encode_event(event)[0])
             return
         self.limits.bytes += len(event.data)
-        if event.type == "tool_started" and isinstance(event.event, ToolStarted):
+        self._note_pause(event.at)
+        if isinstance(event.event, ToolStarted):
             self._started_at[event.event.call_id] = event.at
+        elif isinstance(event.event, ModelCompleted):
+            self._completed_at[event.event.step] = event.at
+        elif event.type == "suspended":
+            self._suspended_at = event.at
+
+    def _recall_waits(self, event: StreamEvent) -> None:
+        if isinstance(event, Suspended):
+            self._expiries |= {w.call_id: w.expires_at for w in event.waits if w.expires_at is not None}
+
+    def _note_pause(self, until: int) -> None:
+        if self._suspended_at is not None:
+            self.limits.add_pause(max(0, until - self._suspended_at) / 1000)
+        self._suspended_at = None
 
     @property
     def state(self) -> RunState:
@@ -90,8 +109,7 @@ class RunLog:
 
     def said_before(self, state: RunState, step: int) -> list[ModelMessage]:
         """The model messages of the steps before ``step``."""
-        parts = (part for part in state.parts if part.step < step)
-        return messages_of_content(parts, private_of(self.folder.extras))
+        return messages_of_content(state.parts, private_of(self.folder.extras), before=step)
 
     def wait_before_rerun(self, call: ToolCallPart, tool: Tool) -> float:
         """Seconds until an attempt that was cut off must have ended: its timeout and the grace time.
@@ -102,4 +120,15 @@ class RunLog:
         if started is None or timeout is None:
             return 0.0
         longest = timeout + self._options.grace
-        return min(longest, max(0.0, started / 1000 + longest - time.time()))
+        return min(longest, max(0.0, (started - self._clock()) / 1000 + longest))
+
+    def client_expiry(self, call: ToolCallPart, seconds: float | None) -> int | None:
+        """Until when a client may bring a call's result: as it was first said, whoever holds the run."""
+        if seconds is None:
+            return None
+        known = self._expiries.get(call.call_id)
+        if known is None:
+            asked = self._completed_at.get(call.step)
+            known = (self._clock() if asked is None else asked) + round(seconds * 1000)
+            self._expiries[call.call_id] = known
+        return known

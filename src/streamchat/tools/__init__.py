@@ -15,6 +15,7 @@ from streamchat.tools.execution import ToolOutcome, run_attempt, run_reconcile
 from streamchat.tools.output import OutputUnusable
 from streamchat.tools.permits import RunPermits
 from streamchat.tools.registry import ToolRegistry
+from streamchat.tools.results import ResultInvalid
 from streamchat.tools.signature import BoundArguments
 from streamchat.tools.values import OutcomeUnknown, Progress, Return, ToolError
 
@@ -28,6 +29,7 @@ __all__ = [
     "OutputUnusable",
     "Progress",
     "Reconcile",
+    "ResultInvalid",
     "Return",
     "RunPermits",
     "Tool",

@@ -11,7 +11,9 @@ __all__ = ["Deferred"]
 class Deferred:
     """Returned by a tool declared ``deferred=True``: the result is brought later, under ``ctx.job_id``.
 
-    ``message`` is what the model is told meanwhile. ``expires_in`` is seconds; None leaves it to the service.
+    ``message`` is what the model is told while the job is at work. ``expires_in`` is seconds, after which the
+    call has timed out; None takes the run's ``job_timeout``. What comes after the job is the tool's to
+    declare (``wait_for_job``, ``after_job``).
     """
 
     message: str | None = None

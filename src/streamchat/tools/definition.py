@@ -18,6 +18,7 @@ from streamchat.tools.context import ToolContext
 from streamchat.tools.docstrings import parse_docstring
 from streamchat.tools.jsonschema import Schema
 from streamchat.tools.permits import Slots
+from streamchat.tools.results import ResultValidator
 from streamchat.tools.signature import BoundArguments, Signature, innermost, positional_count, read_signature
 from streamchat.tools.strict import NotExpressible, strict_schema
 
@@ -26,8 +27,13 @@ __all__ = ["Approval", "Kind", "Reconcile", "Tool", "ToolOptions", "define_tool"
 Reconcile: TypeAlias = Callable[..., Any]
 """A function (sync or async) of the context, or of the context and the arguments as a dict."""
 
-Approval: TypeAlias = bool | Callable[[ToolContext[Any], dict[str, Any]], bool | Awaitable[bool]]
-"""Whether a person must agree before a call runs: always, or as the predicate says."""
+Approval: TypeAlias = (
+    bool | str | Callable[[ToolContext[Any], dict[str, Any]], bool | str | Awaitable[bool | str]]
+)
+"""Whether a person must agree before a call runs: always, or as the predicate says. Text is the question."""
+
+AfterJob: TypeAlias = Literal["model", "end"]
+"""What a job's result leads to."""
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # what the OpenAI API takes for a function's name
 _LONGEST_WAIT = 60.0
@@ -43,12 +49,18 @@ class ToolOptions(TypedDict, total=False):
     before the first repetition, doubled for each further one up to a minute, with jitter; or a function from
     the number of the failed attempt (from 1) to seconds.
     ``reconcile``: asked what came of a call that was cut off, when it is not known; see `run_reconcile`.
-    ``requires_approval``: True, or a predicate of the context and the arguments.
+    ``requires_approval``: True, or a predicate (sync or async) of the context, which has the principal, and
+    the arguments; text instead of True is shown to who decides. A predicate that raises counts as True.
+    ``approval_timeout``: seconds until a call that nobody decided on is denied; left out, the run's holds.
     ``concurrency``: how many calls run at once in this process, over all runs. ``sequential``: while a call
     runs, no other tool call of the same run does.
     ``max_output_bytes``: UTF-8 bytes of the output; text is cut there, any other value becomes an error.
-    ``client_side``: the browser runs it, the function only describes it. ``deferred``: it may return
-    `Deferred`.
+    ``client_side``: the browser runs it, the function only describes it; ``timeout`` is then how long the
+    client has. ``deferred``: it may return `Deferred`. ``wait_for_job``: whether the model is asked again
+    only when the job is over (the default), or at once. ``after_job``: whether a job's result is told to the
+    ``model`` (the default), or is the ``end`` of the run, unless there is something else to tell.
+    ``result_type``: what a client's or a job's result is checked by; for a client's the function's return
+    type is the default.
     ``strict``: True wants a strict-mode schema, or an error; None takes it where it can be had.
     """
 
@@ -60,11 +72,15 @@ class ToolOptions(TypedDict, total=False):
     idempotent: bool
     reconcile: Reconcile | None
     requires_approval: Approval
+    approval_timeout: float | None
     concurrency: int | None
     sequential: bool
     max_output_bytes: int | None
     client_side: bool
     deferred: bool
+    wait_for_job: bool
+    after_job: AfterJob
+    result_type: Any
     strict: bool | None
 
 
@@ -75,8 +91,9 @@ Kind: TypeAlias = Literal["coroutine", "async_generator", "thread"]
 class Tool:
     """Made by `ToolRegistry`, shared by all runs of the process; the fields are those of `ToolOptions`.
 
-    ``timeout`` is meaningful only where ``own_timeout`` says that it was given: ask `time_limit`. ``returns``
-    is the annotated type of the result. ``plain`` is the schema before strict mode changed it.
+    ``timeout`` is meaningful only where ``own_timeout`` says that it was given: ask `time_limit`, and
+    `time_to_decide` of ``approval_timeout``. ``returns`` is the annotated type of the result. ``plain`` is
+    the schema before strict mode changed it.
     """
 
     name: str
@@ -99,8 +116,13 @@ class Tool:
     max_output_bytes: int | None = None
     client_side: bool = False
     deferred: bool = False
+    approval_timeout: float | None = None
+    own_approval_timeout: bool = False
+    wait_for_job: bool = True
+    after_job: AfterJob = "model"
     slots: Slots | None = None
     _validator: ArgumentsValidator = field(kw_only=True, repr=False)
+    _results: ResultValidator | None = field(kw_only=True, repr=False, default=None)
 
     def check(self, arguments: Mapping[str, Any]) -> str | None:
         """Return what is wrong with the arguments, in words for the model; None if they fit."""
@@ -116,6 +138,17 @@ class Tool:
         Validators see the context as ``info.context``.
         """
         return self.signature.bind(self._validator.validate(arguments, context), context)
+
+    def result(self, output: Any) -> Any:
+        """Return what a client or a job brought, as JSON of the declared type where there is one.
+
+        Raises `ResultInvalid`, whose text is for the model.
+        """
+        return output if self._results is None else self._results.validate(output)
+
+    def time_to_decide(self, default: float | None) -> float | None:
+        """Return the seconds for an approval: the tool's own, else ``default``; None is no limit."""
+        return self.approval_timeout if self.own_approval_timeout else default
 
     def time_limit(self, default: float | None) -> float | None:
         """Return the seconds for one attempt: the tool's own, else ``default``; None is no limit."""
@@ -179,9 +212,20 @@ def define_tool(function: Callable[..., Any], options: ToolOptions) -> Tool:
         max_output_bytes=options.get("max_output_bytes"),
         client_side=options.get("client_side", False),
         deferred=options.get("deferred", False),
+        approval_timeout=options.get("approval_timeout"),
+        own_approval_timeout="approval_timeout" in options,
+        wait_for_job=options.get("wait_for_job", True),
+        after_job=options.get("after_job", "model"),
         slots=None if concurrency is None else Slots(concurrency),
         _validator=validator,
+        _results=_results(name, options, signature.returns),
     )
+
+
+def _results(name: str, options: ToolOptions, returns: Any) -> ResultValidator | None:
+    if "result_type" in options:
+        return ResultValidator(name, options["result_type"])
+    return ResultValidator(name, returns) if options.get("client_side") else None
 
 
 def _is_callable_tool(function: Any) -> bool:
@@ -217,7 +261,7 @@ def _check_options(name: str, options: ToolOptions) -> None:
     unknown = sorted(options.keys() - ToolOptions.__annotations__.keys())
     if unknown:
         raise refuse(f"there is no option {', '.join(unknown)}")
-    for key in ("timeout", "concurrency", "max_output_bytes"):
+    for key in ("timeout", "approval_timeout", "concurrency", "max_output_bytes"):
         number = options.get(key)
         if number is not None and not (isinstance(number, int | float) and number > 0):
             raise refuse(f"{key}={number!r} must be above 0, or None for no limit")
@@ -232,13 +276,28 @@ def _check_options(name: str, options: ToolOptions) -> None:
             f"retries={retries} may carry out a call twice; "
             "say idempotent=True if that does no harm, or leave retries out"
         )
-    if options.get("client_side") and (retries or options.get("deferred") or options.get("reconcile")):
-        raise refuse(
-            "client_side=True: the client runs it, so retries, deferred and reconcile have no meaning"
-        )
+    _check_who_runs_it(options, refuse)
     reconcile = options.get("reconcile")
     if reconcile is not None and not 1 <= positional_count(reconcile) <= 2:
         raise refuse("reconcile must take the context, or the context and the arguments (a dict)")
+
+
+def _check_who_runs_it(options: ToolOptions, refuse: Callable[[str], ToolDefinitionError]) -> None:
+    client, deferred = options.get("client_side"), options.get("deferred")
+    if client and (options.get("retries") or deferred or options.get("reconcile")):
+        raise refuse(
+            "client_side=True: the client runs it, so retries, deferred and reconcile have no meaning"
+        )
+    if client and options.get("requires_approval"):
+        raise refuse("client_side=True: the client asks before it runs it; leave requires_approval out")
+    if not deferred and ("wait_for_job" in options or "after_job" in options):
+        raise refuse("wait_for_job and after_job are about jobs: say deferred=True, or leave them out")
+    if options.get("after_job", "model") not in ("model", "end"):
+        raise refuse(f"after_job={options.get('after_job')!r} must be 'model' or 'end'")
+    if not (client or deferred) and "result_type" in options:
+        raise refuse("result_type is for results that come from outside: client_side or deferred")
+    if not options.get("requires_approval") and "approval_timeout" in options:
+        raise refuse("approval_timeout has no meaning without requires_approval")
 
 
 def _without_descriptions(value: Any, names: bool = False) -> Any:

@@ -80,10 +80,13 @@ const HANDLERS = {
     stepOf(s, e.step).resets += 1;
     s.parts = s.parts.filter((p) => p.step !== e.step);
   },
-  approval_requested(s, e) { callOf(s, e.call_id).state = "approval"; },
+  approval_requested(s, e) {
+    const { approval_id, message, expires_at } = e;
+    Object.assign(callOf(s, e.call_id), { state: "approval", approval: { approval_id, message, expires_at } });
+  },
   approval_resolved(s, e) {
-    const call = callOf(s, e.call_id);
-    call.state = "called";
+    const call = callOf(s, e.call_id), { approval_id, approved, reason, by } = e;
+    Object.assign(call, { state: "called", approval: { ...(call.approval ?? { approval_id }), approved, reason, by } });
     if (e.arguments != null) call.arguments = e.arguments;
   },
   tool_started(s, e) { Object.assign(callOf(s, e.call_id), { state: "running", attempts: e.attempt }); },
@@ -91,12 +94,15 @@ const HANDLERS = {
     callOf(s, e.call_id).progress = { message: e.message, fraction: e.fraction, data: e.data };
   },
   tool_result(s, e) {
-    Object.assign(callOf(s, e.call_id), { state: e.outcome === "deferred" ? "deferred" : "done", outcome: e.outcome,
-      output: e.output, error: e.error, duration: e.duration, job_id: e.job_id });
+    const deferred = e.outcome === "deferred";
+    Object.assign(callOf(s, e.call_id), { state: deferred ? "deferred" : "done", outcome: e.outcome,
+      output: e.output, error: e.error, duration: e.duration, job_id: e.job_id,
+      job: deferred ? { message: e.output, expires_at: e.expires_at } : null });
   },
   job_result(s, e) {
-    Object.assign(callOf(s, e.call_id), { state: "done", outcome: e.outcome, output: e.output, error: e.error,
-      job_id: e.job_id });
+    const call = callOf(s, e.call_id), ended_in = Math.max(0, ...s.steps.map((step) => step.step));
+    Object.assign(call, { state: "done", outcome: e.outcome, output: e.output, error: e.error,
+      job_id: e.job_id, job: { ...call.job, ended_in } });
   },
   suspended(s, e) { s.status = "suspended"; s.waits = e.waits; },
   error(s, e) { s.error = fieldsOf(e); },
