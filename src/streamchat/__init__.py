@@ -15,7 +15,7 @@ What is imported here comes with the five core dependencies; each extra's names 
 
 from __future__ import annotations
 
-from streamchat.buffers.base import EventBuffer, Lease, NewEvent
+from streamchat.buffers.base import EventBuffer, Lease, MessageRecord, NewEvent
 from streamchat.buffers.memory import MemoryEventBuffer
 from streamchat.core.accumulator import (
     ChatCompletionAccumulator,
@@ -36,8 +36,11 @@ from streamchat.orchestration.options import Hooks, Limits, Refuse, RunOptions
 from streamchat.orchestrator import orchestrate
 from streamchat.principal import Principal
 from streamchat.service.access import Resource, owns
-from streamchat.service.chat import ServiceLimits, StreamChat
+from streamchat.service.chat import StreamChat
+from streamchat.service.delivering import MessageStore
 from streamchat.service.hub import HistoryReset, Subscription
+from streamchat.service.limits import ServiceLimits
+from streamchat.service.presence import Presence
 from streamchat.service.status import RunStatus, Started
 from streamchat.service.summary import RunSummary
 from streamchat.tools import ToolContext, ToolError, ToolRegistry
@@ -51,11 +54,14 @@ __all__ = [
     "Lease",
     "Limits",
     "MemoryEventBuffer",
+    "MessageRecord",
+    "MessageStore",
     "Model",
     "ModelMessage",
     "ModelRequest",
     "ModelResult",
     "NewEvent",
+    "Presence",
     "Principal",
     "Refuse",
     "Resource",

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
         "/runs//stream",
         "/runs/a/b/stream",
         "/runs/a/nothing",
-        "/conversations/a",
+        "/conversations/a/b",
         "//runs",
         "/runs/a/../b",
     ],

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+)
 from pydantic_core import ErrorDetails, from_json
 
 from streamchat.http.errors import HTTPError
@@ -89,13 +99,29 @@ Message: TypeAlias = Annotated[
 ]
 
 
+def _finite(value: Any) -> Any:
+    """Refuse what Python's JSON reads and JSON has not: NaN, and numbers beyond every bound."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("numbers must be finite")
+    if isinstance(value, dict):
+        for item in value.values():
+            _finite(item)
+    elif isinstance(value, list):
+        for item in value:
+            _finite(item)
+    return value
+
+
+JSONObject: TypeAlias = Annotated[dict[str, Any], AfterValidator(_finite)]
+
+
 class StartBody(_Body):
     """What starts a run: the user's message, and the conversation that it continues (a new one without)."""
 
     message: Message
     conversation_id: Name | None = None
     client_id: Name | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: JSONObject | None = None
     system_message: str | None = None
 
     def content(self) -> str | list[dict[str, Any]]:

@@ -3,23 +3,40 @@ said."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from streamchat.buffers.base import MessageRecord
-from streamchat.errors import RunNotFound
+from streamchat.errors import InvalidInput, RunNotFound
 from streamchat.events import dump_json
+from streamchat.http.errors import HTTPError
 from streamchat.http.requests import Response, json_response
 from streamchat.http.routing import Call, Route
-from streamchat.http.runs import last_event_id
+from streamchat.http.runs import client_id, last_event_id
 
 __all__ = ["ROUTES"]
+
+
+@contextmanager
+def _page_behind() -> Iterator[None]:
+    """A list that is asked for behind something that is not on it is a malformed query, as any other is."""
+    try:
+        yield
+    except InvalidInput as error:
+        if error.field != "after":
+            raise
+        raise HTTPError(
+            400, "invalid_query", "after must be the `next` of a page before.", field="after"
+        ) from error
 
 
 async def _conversations(call: Call) -> Response:
     endpoints = call.endpoints
     limit = endpoints.page_limit(call.request, 50)
     # One more than is shown says whether there is another page.
-    found = await endpoints.chat.conversations(
-        call.principal, after=call.request.parameter("after"), limit=limit + 1
-    )
+    after = call.request.parameter("after")
+    with _page_behind():
+        found = await endpoints.chat.conversations(call.principal, after=after, limit=limit + 1)
     shown = found[:limit]
     listed = [
         {
@@ -37,9 +54,9 @@ async def _conversations(call: Call) -> Response:
 async def _messages(call: Call) -> Response:
     endpoints = call.endpoints
     limit = endpoints.page_limit(call.request, 100)
-    found = await endpoints.chat.history(
-        call.id, call.principal, after=call.request.parameter("after"), limit=limit + 1
-    )
+    after = call.request.parameter("after")
+    with _page_behind():
+        found = await endpoints.chat.history(call.id, call.principal, after=after, limit=limit + 1)
     shown = found[:limit]
     following = shown[-1].message_id if len(found) > limit else None
     body = b'{"messages":[%b],"next":%b}' % (
@@ -66,7 +83,7 @@ def _message(record: MessageRecord) -> bytes:
 async def _stream(call: Call) -> Response:
     """Stream the newest run that is not over; 204 where there is none, as for what is unknown or somebody
     else's."""
-    cursor = last_event_id(call.request)
+    cursor, name = last_event_id(call.request), client_id(call.request)
     chat = call.endpoints.chat
     run = await chat.find(call.id, call.principal)
     if run is None:
@@ -75,7 +92,7 @@ async def _stream(call: Call) -> Response:
     location = ("content-location", call.request.url("runs", run_id, "stream"))
     try:
         return await call.endpoints.stream(
-            call, lambda: chat.attach(run_id, cursor, call.principal), headers=[location]
+            call, lambda: chat.attach(run_id, cursor, call.principal, client_id=name), headers=[location]
         )
     except RunNotFound:
         return Response(204)  # deleted since it was found
@@ -89,8 +106,15 @@ async def _stream_head(call: Call) -> Response:
     return Response(200, b"", [("content-type", "text/event-stream; charset=utf-8")])
 
 
+async def _delete(call: Call) -> Response:
+    """Delete a conversation; what is active in it is stopped first."""
+    await call.endpoints.chat.delete(call.id, call.principal)
+    return Response(204)
+
+
 ROUTES = (
     Route("GET", "/conversations", _conversations),
     Route("GET", "/conversations/{id}/messages", _messages),
     Route("GET", "/conversations/{id}/stream", _stream, head=_stream_head),
+    Route("DELETE", "/conversations/{id}", _delete),
 )

@@ -19,6 +19,7 @@ from streamchat.http.schemas import (
     Health,
     Messages,
     RunAnswer,
+    RunPresence,
     RunStartedAnswer,
     StreamedEvent,
 )
@@ -164,6 +165,9 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "/runs/{id}/events"): Operation(
         "The log as pages", EventsPage, parameters=_PAGE, errors=(400, 401, 404, 503)
     ),
+    ("GET", "/runs/{id}/presence"): Operation(
+        "Who is connected to the run", RunPresence, errors=(401, 404, 503)
+    ),
     ("POST", "/runs/{id}/cancel"): Operation(
         "Ask the run to stop; idempotent",
         CancelAccepted,
@@ -189,6 +193,12 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         nothing="Nothing is at work, or there is no such conversation.",
         parameters=_CURSOR,
         errors=(400, 401, 409, 429, 503),
+        tag="conversations",
+    ),
+    ("DELETE", "/conversations/{id}"): Operation(
+        "Delete a conversation; what is active in it is stopped first",
+        status=204,
+        errors=(401, 404, 503),
         tag="conversations",
     ),
     ("GET", "/health/live"): Operation("The process answers", Health, tag="health"),

@@ -10,7 +10,7 @@ from streamchat.http.routing import Call, Route
 from streamchat.service.hub import Subscription
 from streamchat.service.status import Started
 
-__all__ = ["ROUTES", "last_event_id"]
+__all__ = ["ROUTES", "client_id", "last_event_id"]
 
 
 def last_event_id(request: Request) -> str | None:
@@ -36,8 +36,12 @@ def _idempotency_key(request: Request) -> str | None:
     return key
 
 
-def _client_id(request: Request, body: StartBody) -> str | None:
-    return body.client_id or request.headers.get("x-client-id", "")[:200] or None
+def client_id(request: Request, body: StartBody | None = None) -> str | None:
+    """Return what the client calls itself: in the body, in ``X-Client-Id``, or (for an ``EventSource``, which
+    sends no headers of its own) in ``?client_id=``; at most 200 characters."""
+    named = body.client_id if body is not None else None
+    named = named or request.headers.get("x-client-id") or request.parameter("client_id")
+    return named[:200] if named else None
 
 
 async def _begin(call: Call, body: StartBody, key: str | None) -> Started:
@@ -48,7 +52,7 @@ async def _begin(call: Call, body: StartBody, key: str | None) -> Started:
         idempotency_key=key,
         metadata=body.metadata,
         system_message=body.system_message,
-        client_id=_client_id(call.request, body),
+        client_id=client_id(call.request, body),
     )
 
 
@@ -81,7 +85,9 @@ async def _start_stream(call: Call) -> Response:
         # Where to go on if this connection drops: a GET, which can be repeated.
         headers.append(("content-location", call.request.url("runs", started.run_id, "stream")))
         headers.extend(_replayed(started))
-        return await call.endpoints.chat.attach(started.run_id, cursor, call.principal)
+        return await call.endpoints.chat.attach(
+            started.run_id, cursor, call.principal, client_id=client_id(call.request, body)
+        )
 
     return await call.endpoints.stream(call, attach, headers=headers)
 
@@ -98,7 +104,7 @@ async def _reply(call: Call) -> Response:
             idempotency_key=key,
             metadata=body.metadata,
             system_message=body.system_message,
-            client_id=_client_id(call.request, body),
+            client_id=client_id(call.request, body),
         )
         return json_response(200, status.as_json())
 
@@ -111,9 +117,9 @@ async def _status(call: Call) -> Response:
 
 
 async def _stream(call: Call) -> Response:
-    cursor = last_event_id(call.request)
+    cursor, name = last_event_id(call.request), client_id(call.request)
     return await call.endpoints.stream(
-        call, lambda: call.endpoints.chat.attach(call.id, cursor, call.principal)
+        call, lambda: call.endpoints.chat.attach(call.id, cursor, call.principal, client_id=name)
     )
 
 
@@ -147,6 +153,20 @@ async def _events(call: Call) -> Response:
     return json_response(200, body)
 
 
+async def _presence(call: Call) -> Response:
+    """Who is connected, since when (milliseconds since the epoch), and the last id that they were sent."""
+    clients = [
+        {
+            "client_id": presence.client_id,
+            "principal": presence.principal_id,
+            "since": presence.since,
+            "last_event_id": presence.cursor,
+        }
+        for presence in await call.endpoints.chat.presence(call.id, call.principal)
+    ]
+    return json_response(200, {"run_id": call.id, "clients": clients})
+
+
 async def _cancel(call: Call) -> Response:
     body = await call.endpoints.read_json(call.request, CancelBody, optional=True)
     await call.endpoints.chat.cancel(call.id, call.principal, reason=body.reason)
@@ -160,5 +180,6 @@ ROUTES = (
     Route("GET", "/runs/{id}", _status),
     Route("GET", "/runs/{id}/stream", _stream, head=_stream_head),
     Route("GET", "/runs/{id}/events", _events),
+    Route("GET", "/runs/{id}/presence", _presence),
     Route("POST", "/runs/{id}/cancel", _cancel),
 )

@@ -17,6 +17,7 @@ from streamchat.messages import ContentPart, Usage
 __all__ = [
     "WIRE_EVENTS",
     "CancelAccepted",
+    "Connected",
     "Conversation",
     "Conversations",
     "ErrorAnswer",
@@ -26,6 +27,7 @@ __all__ = [
     "Message",
     "Messages",
     "RunAnswer",
+    "RunPresence",
     "RunStartedAnswer",
     "StreamedEvent",
 ]
@@ -93,6 +95,22 @@ class CancelAccepted(_Answer):
     """The cancel was posted; it takes effect wherever the run is worked on."""
 
     run_id: str
+
+
+class Connected(_Answer):
+    """Somebody who reads the run; ``last_event_id`` is the last id that they were sent."""
+
+    client_id: str | None
+    principal: str | None
+    since: Milliseconds
+    last_event_id: str
+
+
+class RunPresence(_Answer):
+    """Who is connected to a run, longest first."""
+
+    run_id: str
+    clients: list[Connected]
 
 
 class Conversation(_Answer):

@@ -187,6 +187,7 @@ class EventStream:
 
     def _farewell(self, seconds: float) -> bytes:
         self._ended = True
+        self._subscription.returning = seconds
         return self._wire.retry(spread(seconds))
 
     def _failed(self, error: Exception) -> bytes:

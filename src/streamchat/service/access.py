@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from streamchat.buffers.base import ConversationRecord, EventBuffer, RunRecord
+from streamchat.buffers.base import LOG_VERSION, ConversationRecord, EventBuffer, RunRecord
 from streamchat.errors import ConversationNotFound, NotAuthorized, RunNotFound
 from streamchat.principal import Principal
 
 __all__ = ["Action", "Authorize", "Gate", "Resource", "owns"]
+
+log = logging.getLogger("streamchat.service")
 
 Action: TypeAlias = Literal["start", "read", "cancel", "list", "delete"]
 
@@ -43,6 +46,7 @@ class Gate:
     def __init__(self, buffer: EventBuffer, authorize: Authorize) -> None:
         self._buffer = buffer
         self._authorize = authorize
+        self._unknown_versions: set[int] = set()
 
     async def allows(self, principal: Principal | None, action: Action, resource: Resource) -> bool:
         """Ask, and wait for the answer where it is async. Only True is a yes."""
@@ -59,7 +63,21 @@ class Gate:
         resource = Resource(owner, tenant, run_id=run_id, conversation_id=run.conversation_id)
         if not await self.allows(principal, action, resource):
             raise RunNotFound(f"no run {run_id!r} for {principal!r}")
+        if run.log_version != LOG_VERSION and not run.over:
+            self._tell_of(run)
         return run
+
+    def _tell_of(self, run: RunRecord) -> None:
+        """Say once for each version why a run is not worked on here."""
+        if run.log_version not in self._unknown_versions:
+            self._unknown_versions.add(run.log_version)
+            log.warning(
+                "run %s has the log version %d, this streamchat works on version %d: it is left to a worker "
+                "that knows it (upgrade this one, or roll the other back)",
+                run.run_id,
+                run.log_version,
+                LOG_VERSION,
+            )
 
     async def conversation(
         self, conversation_id: str, principal: Principal | None, action: Action

@@ -7,25 +7,19 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from streamchat.buffers.base import (
-    ConversationRecord,
     EventBuffer,
     Input,
-    MessageRecord,
-    Page,
-    RunRecord,
 )
 from streamchat.buffers.memory import MemoryEventBuffer
-from streamchat.core.cursor import parse_cursor
-from streamchat.core.fold import Folder
+from streamchat.buffers.notes import LocalNotes, notes_of
 from streamchat.errors import (
-    ConversationNotFound,
+    Busy,
     InvalidInput,
     RunOver,
     StreamChatError,
@@ -35,10 +29,17 @@ from streamchat.models.base import Model
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import RunOptions
 from streamchat.principal import Principal
-from streamchat.service.access import Authorize, Gate, Resource, owns
-from streamchat.service.attaching import Attachment
-from streamchat.service.driver import DriverOptions, read_log
-from streamchat.service.hub import HistoryReset, Hub, Subscription
+from streamchat.service.access import Authorize, Gate, owns
+from streamchat.service.deleting import Deleter
+from streamchat.service.delivering import NOTE as MESSAGES
+from streamchat.service.delivering import Delivery, MessageStore
+from streamchat.service.driver import DriverOptions
+from streamchat.service.housekeeping import Housekeeper
+from streamchat.service.hub import HistoryReset, Hub
+from streamchat.service.limits import ServiceLimits
+from streamchat.service.presence import NOTE as PRESENCE
+from streamchat.service.presence import OnDisconnect, PresenceKeeper, grace_of
+from streamchat.service.reading import ReadingVerbs
 from streamchat.service.request import user_content
 from streamchat.service.starting import Instructions, PrepareMessages, Turn, TurnMaker
 from streamchat.service.status import RunStatus, Started
@@ -52,24 +53,7 @@ __all__ = ["ServiceLimits", "StreamChat"]
 log = logging.getLogger("streamchat.service")
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceLimits:
-    """What a process takes on, and what a client may send.
-
-    ``max_runs`` are at work at once, ``max_queue`` wait in this process. ``drain_seconds`` is how long
-    `close` lets runs finish. ``max_body_bytes`` and ``max_message_chars`` bound a request. Of a long
-    conversation the model is given the newest ``max_history_messages``.
-    """
-
-    max_runs: int = 100
-    max_queue: int = 1000
-    drain_seconds: float = 5.0
-    max_body_bytes: int = 1_000_000
-    max_message_chars: int = 200_000
-    max_history_messages: int = 1000
-
-
-class StreamChat:
+class StreamChat(ReadingVerbs):
     """Runs, conversations and their readers over one `EventBuffer`.
 
     ``authorize(principal, action, resource)`` is asked on every verb (`streamchat.service.access`); what it
@@ -79,6 +63,11 @@ class StreamChat:
     ``instructions`` is the system prompt: text, or a function of the run's context. ``prepare_messages`` may
     cut or change the messages that the model is given. ``deps`` makes, for each run in this process, what
     tools find in ``ctx.deps``. ``on_run_finished`` gets a `RunSummary`. Functions may be sync or async.
+    ``message_store`` is the application's own table of messages (`MessageStore`).
+
+    ``on_disconnect`` says what becomes of a run when its last reader, in any process, has left: ``continue``,
+    ``cancel``, or seconds in which one may come back. What was never read, or is suspended, goes on. With
+    ``work=False`` runs are left to other processes (``streamchat worker``).
 
     Use it as an async context manager, or call `open` and `close`; both are idempotent. It works for one
     event loop.
@@ -98,10 +87,12 @@ class StreamChat:
         deps: Callable[[RunContext], Any] | None = None,
         limits: ServiceLimits | None = None,
         on_run_finished: Callable[[RunSummary], Any] | None = None,
-        on_disconnect: str = "continue",
+        message_store: MessageStore | None = None,
+        on_disconnect: OnDisconnect = "continue",
         on_busy: str = "reject",
         allow_system_message: bool = False,
         streaming: bool | Callable[[Principal | None], bool] = True,
+        work: bool = True,
         worker: str | None = None,
         lease_ttl: float = 15.0,
     ) -> None:
@@ -110,11 +101,9 @@ class StreamChat:
                 "StreamChat needs to know who may do what: pass authorize= "
                 "(streamchat.owns for the usual case), or allow_anonymous=True"
             )
-        if on_disconnect != "continue" or on_busy != "reject":
-            raise InvalidInput(
-                f"on_disconnect={on_disconnect!r}, on_busy={on_busy!r}: "
-                "this version knows 'continue' and 'reject'"
-            )
+        if on_busy != "reject":
+            raise InvalidInput(f"on_busy={on_busy!r}: this version knows 'reject'")
+        self._grace = grace_of(on_disconnect)
         self.model = model
         self.tools = tools or ToolRegistry()
         self.buffer: EventBuffer = buffer if buffer is not None else MemoryEventBuffer()
@@ -138,6 +127,10 @@ class StreamChat:
             prepare_messages,
             self.limits.max_history_messages,
         )
+        notes = notes_of(self.buffer)
+        self._delivery = Delivery(message_store, self.buffer, notes)
+        # Without notes in the store, who is connected is known in this process only.
+        self._notes = notes or LocalNotes()
         self._worker = RunWorker(
             self.worker,
             self.buffer,
@@ -148,16 +141,25 @@ class StreamChat:
             DriverOptions(lease_ttl=lease_ttl),
             deps=deps,
             on_run_finished=on_run_finished,
+            deliver=self._delivery.deliver,
         )
+        self._deleter = Deleter(self.buffer, self._cancel, self.limits.delete_seconds)
+        self._works = work
         self._allow_system_message = allow_system_message
         self._streaming = streaming
         self._supervisor: Supervisor | None = None
+        self._presence = self._make_presence()
+        self._housekeeper: Housekeeper | None = None
+        self._closed = False
         self._opening = asyncio.Lock()
 
     # Its own life.
 
-    async def open(self) -> Self:
-        """Open the buffer and begin to work. Raises `BufferUnavailable` with what to do."""
+    async def open(self, *, work: bool | None = None) -> Self:
+        """Open the buffer and begin to work; ``work`` takes the place of what was given at construction.
+
+        Raises `BufferUnavailable` with what to do.
+        """
         async with self._opening:
             if self._supervisor is None:
                 await self.buffer.open()
@@ -170,9 +172,15 @@ class StreamChat:
                     lease_ttl=lease_ttl,
                     max_runs=self.limits.max_runs,
                     max_queue=self.limits.max_queue,
-                    look_every=min(5.0, lease_ttl / 2),
+                    look_every=self.limits.look_every or min(5.0, lease_ttl / 2),
+                    working=self._works if work is None else work,
                 )
                 self._supervisor.start()
+                self._presence = self._make_presence()
+                self._presence.start()
+                self._housekeeper = self._make_housekeeper()
+                self._housekeeper.start()
+                self._closed = False
         return self
 
     async def drain(self, seconds: float | None = None) -> None:
@@ -187,11 +195,45 @@ class StreamChat:
         async with self._opening:
             if self._supervisor is None:
                 return
+            self._closed = True
             await self.drain()
+            if self._housekeeper is not None:
+                await self._housekeeper.stop()
+            await self._presence.stop()
             await self._worker.close()
+            await self._delivery.close()
             await self.hub.close()
             await self.buffer.close()
             self._supervisor = None
+
+    def _make_presence(self) -> PresenceKeeper:
+        async def cancel(run_id: str) -> None:
+            await self._cancel(run_id, Input("cancel", body={"reason": "disconnected"}))
+
+        return PresenceKeeper(self._notes, self.buffer.get, cancel, ttl=self.limits.presence_ttl)
+
+    def _make_housekeeper(self) -> Housekeeper:
+        ttl = self.limits.presence_ttl
+        return Housekeeper(
+            self.buffer,
+            self._notes,
+            {
+                PRESENCE: lambda note: self._presence.settle(note.run_id),
+                MESSAGES: self._delivery.redeliver,
+            },
+            sweep_every=ttl / 3,
+            first_sweep=ttl,
+            retention=self.limits.retention_seconds,
+        )
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """Be open for as long as an application runs: ``FastAPI(lifespan=chat.lifespan)``.
+
+        Inside a lifespan of the application's own, ``async with chat:`` does the same.
+        """
+        async with self:
+            yield
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -222,10 +264,12 @@ class StreamChat:
         metadata: Mapping[str, Any] | None = None,
         system_message: str | None = None,
         client_id: str | None = None,
+        on_disconnect: OnDisconnect | None = None,
     ) -> Started:
         """Make the user's message, the assistant's placeholder and the run durable, and answer at once.
 
-        Without ``conversation_id`` a conversation is made. Raises `InvalidInput` (with ``field``), `Busy`,
+        Without ``conversation_id`` a conversation is made. ``on_disconnect`` is this run's own policy.
+        Raises `InvalidInput` (with ``field``), `Busy`,
         `ConversationBusy`, `ConversationNotFound` (also for another's), `IdempotencyConflict`,
         `BufferUnavailable`; nothing is written then.
         """
@@ -238,33 +282,30 @@ class StreamChat:
                 f"a conversation id has 1 to 64 ASCII characters, not {conversation_id[:80]!r}",
                 field="conversation_id",
             )
-        with supervisor.room():
-            known = await self._gate.conversation_to_start_in(conversation_id, principal)
-            turn = Turn(
-                parts, conversation_id, principal, idempotency_key, metadata, system_message, client_id
-            )
-            run, messages = await self._turns.make(turn, known)
-            created = await self.buffer.create(run, messages)
-            if created.new:
-                supervisor.submit(created.run.run_id)
-        return Started(
-            created.run.run_id, created.run.message_id, created.run.conversation_id, new=created.new
+        grace = self._grace if on_disconnect is None else grace_of(on_disconnect)
+        turn = Turn(
+            parts, conversation_id, principal, idempotency_key, metadata, system_message, client_id, grace
         )
+        try:
+            with supervisor.room():
+                known = await self._gate.conversation_to_start_in(conversation_id, principal)
+                run, messages = await self._turns.make(turn, known)
+                await self._delivery.announce(run.run_id)
+                created = await self.buffer.create(run, messages)
+                if created.new:
+                    supervisor.submit(created.run.run_id)
+                    self._delivery.begun(created.run.run_id)
+        except Busy:
+            if idempotency_key is None:
+                raise
+            # What was begun before takes no room.
+            before = await self.buffer.created(principal, idempotency_key, turn.digest())
+            if before is None:
+                raise
+            return Started.of(before, new=False)
+        return Started.of(created.run, new=created.new)
 
     # Reading.
-
-    def attach(self, run_id: str, after: str | None = None, principal: Principal | None = None) -> Attachment:
-        """Read a run from the cursor ``after`` (exclusive; None is the start); see `Attachment` for how.
-
-        Using it raises `CursorInvalid`, `RunNotFound` (also for another's run), `BufferUnavailable`.
-        """
-
-        async def subscribe() -> Subscription:
-            cursor = None if after is None else parse_cursor(after)
-            await self._gate.run(run_id, principal, "read")
-            return await self.hub.subscribe(run_id, cursor)
-
-        return Attachment(subscribe)
 
     async def ask(
         self,
@@ -278,7 +319,8 @@ class StreamChat:
         Raises what `start` raises, and `Busy` when this process shuts down before the end.
         """
         started = await self.start(conversation_id, message, principal, **options)
-        async with aclosing(self.attach(started.run_id, principal=principal).events()) as events:
+        reading = self.attach(started.run_id, principal=principal, client_id=options.get("client_id"))
+        async with aclosing(reading.events()) as events:
             async for event in events:
                 yield event
 
@@ -294,59 +336,12 @@ class StreamChat:
         Raises what `start` raises, and `Busy` when this process shuts down before the end.
         """
         started = await self.start(conversation_id, message, principal, **options)
-        async with aclosing(self.attach(started.run_id, principal=principal).events()) as events:
+        reading = self.attach(started.run_id, principal=principal, client_id=options.get("client_id"))
+        async with aclosing(reading.events()) as events:
             async for event in events:
                 if event.type == "suspended":
                     break
         return await self.status(started.run_id, principal)
-
-    async def status(self, run_id: str, principal: Principal | None = None) -> RunStatus:
-        """Return what the run's log amounts to. Raises `RunNotFound`."""
-        run = await self._gate.run(run_id, principal, "read")
-        events = await read_log(self.buffer, run_id)
-        folder = Folder()
-        for event in events:
-            folder.add(event)
-        return RunStatus(run_id, run.conversation_id, run.message_id, folder.state, events[-1].id)
-
-    async def events(
-        self, run_id: str, principal: Principal | None = None, *, after: int = 0, limit: int = 100
-    ) -> Page:
-        """Return a page of the log: events with seq above ``after``. Raises `RunNotFound`."""
-        await self._gate.run(run_id, principal, "read")
-        return await self.buffer.read(run_id, after, limit)
-
-    async def history(
-        self,
-        conversation_id: str,
-        principal: Principal | None = None,
-        *,
-        after: str | None = None,
-        limit: int = 100,
-    ) -> list[MessageRecord]:
-        """Return the messages behind the one named ``after``. Raises `ConversationNotFound`."""
-        await self._gate.conversation(conversation_id, principal, "read")
-        return await self.buffer.messages(conversation_id, after=after, limit=limit)
-
-    async def conversations(
-        self, principal: Principal | None = None, *, after: str | None = None, limit: int = 50
-    ) -> list[ConversationRecord]:
-        """Return the principal's own conversations, most recently changed first, behind the one named
-        ``after``."""
-        owner = principal.id if principal else None
-        tenant = principal.tenant if principal else None
-        if not await self._gate.allows(principal, "list", Resource(owner, tenant)):
-            return []
-        return await self.buffer.conversations(owner, tenant, after=after, limit=limit)
-
-    async def find(self, conversation_id: str, principal: Principal | None = None) -> RunRecord | None:
-        """Return the conversation's newest run that is not over; None also for an unknown or foreign
-        conversation."""
-        try:
-            await self._gate.conversation(conversation_id, principal, "read")
-        except ConversationNotFound:
-            return None
-        return await self.buffer.find(conversation_id)
 
     # Stopping.
 
@@ -355,11 +350,14 @@ class StreamChat:
     ) -> None:
         """Ask the run to stop, wherever it is worked on. Idempotent, also after its end. Raises
         `RunNotFound`."""
-        supervisor = self._opened()
         await self._gate.run(run_id, principal, "cancel")
         posted = Input(
             "cancel", body={"reason": reason} if reason else {}, by=principal.id if principal else None
         )
+        await self._cancel(run_id, posted)
+
+    async def _cancel(self, run_id: str, posted: Input) -> None:
+        supervisor = self._opened()
         try:
             await self.buffer.post(run_id, posted)
         except RunOver:
@@ -369,13 +367,42 @@ class StreamChat:
         else:
             await self._worker.cancel_unheld(run_id, posted)
 
-    @property
-    def _gate(self) -> Gate:
-        self._opened()
-        return self._access
+    # Deleting.
+
+    async def delete(
+        self,
+        conversation_id: str | None = None,
+        principal: Principal | None = None,
+        *,
+        run_id: str | None = None,
+    ) -> int:
+        """Delete a conversation with all that is in it, or one run and its messages; returns how many runs
+        went.
+
+        What is active is cancelled first, and waited for at most the limits' ``delete_seconds``. Readers are
+        ended, ids are never used again. Raises `ConversationNotFound`, `RunNotFound` (also for another's),
+        `InvalidInput` where not exactly one is named.
+        """
+        if run_id is not None and conversation_id is None:
+            gone = await self._deleter.run(self._gate, run_id, principal)
+        elif conversation_id is not None and run_id is None:
+            gone = await self._deleter.conversation(self._gate, conversation_id, principal)
+        else:
+            raise InvalidInput("delete() takes a conversation_id or a run_id, one of them")
+        return gone
+
+    async def delete_principal(self, owner: Principal, principal: Principal | None = None) -> int:
+        """Delete all conversations of ``owner`` (id and tenant) as `delete` does; returns how many runs went.
+
+        ``principal`` is who asks: `authorize` must say yes to ``delete`` of a resource that names only the
+        owner; `NotAuthorized` otherwise. See to it that the owner starts nothing meanwhile.
+        """
+        return await self._deleter.owner(self._gate, owner, principal)
 
     def _opened(self) -> Supervisor:
         if self._supervisor is None:
+            if self._closed:
+                raise Busy("this StreamChat is closed: it takes nothing more, another process may")
             raise StreamChatError(
                 "StreamChat is not open: use `async with chat:`, the adapter's lifespan, or await chat.open()"
             )

@@ -7,7 +7,7 @@ up: it is never dropped silently, holds nothing in memory meanwhile, and slows n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -25,7 +25,8 @@ class Subscription:
     """One reader of one run; made by `Hub.subscribe`, used by one task, closed by whoever opened it.
 
     ``cursor`` is what a client may be primed with: it moves with what was handed out. ``finished`` means that
-    the terminal event was handed out, here or before this cursor.
+    the terminal event was handed out, here or before this cursor. Whoever ends a connection that its client
+    would have kept sets ``returning``: in how many seconds the client was told to come back.
     """
 
     __slots__ = (
@@ -38,6 +39,8 @@ class Subscription:
         "_topic",
         "_waiter",
         "finished",
+        "on_close",
+        "returning",
         "suspended",
     )
 
@@ -52,6 +55,8 @@ class Subscription:
         self._waiter: asyncio.Future[bool] | None = None
         self.finished = finished
         self.suspended = False
+        self.returning: float | None = None
+        self.on_close: Callable[[Subscription], None] | None = None
 
     @property
     def run_id(self) -> str:
@@ -174,6 +179,8 @@ class Subscription:
             self._closed = True
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(True)
+            if self.on_close is not None:
+                self.on_close(self)
             await self._hub.leave(self._topic)
 
     async def __aenter__(self) -> Self:

@@ -20,7 +20,14 @@ from streamchat.messages import (
     parse_content,
 )
 
-__all__ = ["RunRequest", "conversation_path", "model_history", "stored_content", "user_content"]
+__all__ = [
+    "RunRequest",
+    "RunTerms",
+    "conversation_path",
+    "model_history",
+    "stored_content",
+    "user_content",
+]
 
 _PART_TYPES = ("text", "image_url", "input_audio", "file")
 
@@ -30,7 +37,8 @@ class RunRequest(BaseModel):
     options.
 
     ``tools`` maps the names of the tools on offer to digests of their parameters. ``user_message_id`` is
-    the message that the run answers.
+    the message that the run answers, ``previous_message_id`` the one before that. ``grace`` is after how many
+    seconds without readers it is cancelled (None: never).
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -40,10 +48,27 @@ class RunRequest(BaseModel):
     metadata: dict[str, Any] | None = None
     client_id: str | None = None
     user_message_id: str | None = None
+    previous_message_id: str | None = None
+    grace: float | None = None
 
     def encode(self) -> bytes:
         """Return it as JSON."""
         return dump_json(self.model_dump(mode="json", exclude_none=True))
+
+
+class RunTerms(BaseModel):
+    """The small things in a stored request, for who does not need the messages."""
+
+    grace: float | None = None
+    previous_message_id: str | None = None
+
+    @classmethod
+    def of(cls, request: bytes) -> RunTerms:
+        """Read them; a request that does not read has none."""
+        try:
+            return cls.model_validate_json(request)
+        except ValueError:
+            return cls()
 
 
 def user_content(message: str | Sequence[Mapping[str, Any]], most: int) -> list[dict[str, Any]]:

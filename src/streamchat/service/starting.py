@@ -39,6 +39,7 @@ class Turn:
     metadata: Mapping[str, Any] | None = None
     system_message: str | None = None
     client_id: str | None = None
+    grace: float | None = None
 
     def digest(self) -> str:
         """Identify the body, so that an idempotency key that comes again with another one is noticed."""
@@ -115,6 +116,8 @@ class TurnMaker:
             tools={tool.name: tool.digest() for tool in self._tools},
             metadata=dict(turn.metadata) if turn.metadata else None,
             client_id=turn.client_id,
+            grace=turn.grace,
+            previous_message_id=known.leaf_id if known is not None else None,
         )
 
     async def _path(self, known: ConversationRecord) -> list[MessageRecord]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from streamchat.buffers.base import RunRecord
 from streamchat.core.fold import RunState
 
 __all__ = ["RunStatus", "Started"]
@@ -18,6 +19,11 @@ class Started:
     message_id: str
     conversation_id: str
     new: bool = True
+
+    @classmethod
+    def of(cls, run: RunRecord, *, new: bool) -> Started:
+        """Answer for a run as it is stored."""
+        return cls(run.run_id, run.message_id, run.conversation_id, new=new)
 
 
 @dataclass(frozen=True, slots=True)

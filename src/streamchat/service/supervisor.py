@@ -28,7 +28,8 @@ class Supervisor:
     """Claims runs and drives them, at most ``max_runs`` at once; at most ``max_queue`` wait in this process.
 
     ``work(claim, register)`` drives one claimed run to its end; it calls ``register`` with the driver, so
-    that a cancel in this process is noticed at once. ``look_every`` is seconds.
+    that a cancel in this process is noticed at once. ``look_every`` is seconds. Where it is not ``working``,
+    runs stay in the store for other processes.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Supervisor:
         max_runs: int,
         max_queue: int,
         look_every: float,
+        working: bool = True,
     ) -> None:
         self._buffer = buffer
         self._worker = worker
@@ -49,6 +51,7 @@ class Supervisor:
         self._max_runs = max_runs
         self._max_queue = max_queue
         self._look_every = look_every
+        self._working = working
         self._queue: OrderedDict[str, None] = OrderedDict()
         self._active: Counter[str] = Counter()
         self._being_created = 0
@@ -84,7 +87,9 @@ class Supervisor:
 
     def submit(self, run_id: str) -> None:
         """Work on a run that was just created, as soon as there is room."""
-        if run_id not in self._active:  # looking around may have found it before its creator told of it
+        if (
+            self._working and run_id not in self._active
+        ):  # looking around may have found it before its creator told of it
             self._queue[run_id] = None
             self._wakeup.set()
 
@@ -103,7 +108,8 @@ class Supervisor:
 
     def start(self) -> None:
         """Begin to claim runs."""
-        self._loop = asyncio.create_task(self._claim_runs(), name="streamchat supervisor")
+        if self._working:
+            self._loop = asyncio.create_task(self._claim_runs(), name="streamchat supervisor")
 
     async def drain(self, seconds: float) -> None:
         """Take nothing more, let what runs finish for at most ``seconds``, then hand the rest over.

@@ -7,7 +7,7 @@ import inspect
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -30,6 +30,8 @@ __all__ = ["RunWorker"]
 
 log = logging.getLogger("streamchat.service")
 
+_OVER = ("success", "error", "cancelled")
+
 
 class RunWorker:
     """What this process needs to work on runs, whoever created them."""
@@ -46,6 +48,7 @@ class RunWorker:
         *,
         deps: Callable[[RunContext], Any] | None,
         on_run_finished: Callable[[RunSummary], Any] | None,
+        deliver: Callable[[str], Awaitable[None]],
     ) -> None:
         self.name = name
         self.driver_options = driver_options
@@ -56,13 +59,14 @@ class RunWorker:
         self._run_options = run_options
         self._deps = deps
         self._on_run_finished = on_run_finished
+        self._deliver = deliver
         self._cancelling: set[asyncio.Task[None]] = set()
 
     async def work(self, claim: Claim, register: Callable[[Driver], None]) -> None:
         """Drive one claimed run to its end, and tell what it came to.
 
-        A run whose stored request does not read is ended with an ``error``: left alone, it would be taken
-        over for ever.
+        A run whose stored request does not read is ended with an ``error``, and so is one whose workers die
+        before they write anything: left alone, they would be taken over for ever.
         """
         run = claim.run
         context = self._context(claim)
@@ -71,7 +75,10 @@ class RunWorker:
         try:
             request = RunRequest.model_validate_json(run.request)
         except ValueError as error:
-            await self._give_up(claim, context, summary, error)
+            await self._give_up(claim, context, summary, _unreadable(run.run_id, error))
+            return
+        if claim.was == "running" and await self._breaks_off_at_once(claim):
+            await self._give_up(claim, context, summary, _too_often(run.run_id))
             return
         driver = self._driver(claim, context, summary, request)
         register(driver)
@@ -131,17 +138,20 @@ class RunWorker:
             context.deps = await deps if inspect.isawaitable(deps) else deps
         context.interrupt = None
 
+    async def _breaks_off_at_once(self, claim: Claim) -> bool:
+        """Whether one claim after another came to nothing; the log counts only those that wrote to it."""
+        most = self._run_options.limits.max_takeovers
+        if most is None:
+            return False
+        here = claim.lease.head_seq
+        page = await self._buffer.read(claim.run.run_id, here, 1)
+        before = sum(segment.first_seq == here + 1 for segment in page.segments) - 1
+        return before > most
+
     async def _give_up(
-        self, claim: Claim, context: RunContext, summary: SummaryBuilder, error: Exception
+        self, claim: Claim, context: RunContext, summary: SummaryBuilder, failure: ErrorEvent
     ) -> None:
-        run, correlation_id = claim.run, uuid.uuid4().hex
-        log.error("run %s: it cannot be begun (%s)", run.run_id, correlation_id, exc_info=error)
-        failure = ErrorEvent(
-            phase="orchestration",
-            code="internal_error",
-            message="The answer could not be begun.",
-            correlation_id=correlation_id,
-        )
+        run = claim.run
         events = conclude(
             await read_log(self._buffer, run.run_id), failure, resumed=context.resumed, worker=self.name
         )
@@ -187,6 +197,8 @@ class RunWorker:
 
     async def _tell(self, summary: RunSummary) -> None:
         log.info("%s", summary.line())
+        if summary.outcome in _OVER:
+            await self._deliver(summary.run_id)
         if self._on_run_finished is None:
             return
         try:
@@ -195,3 +207,19 @@ class RunWorker:
                 await answer
         except Exception:
             log.exception("run %s: on_run_finished raised", summary.run_id)
+
+
+def _unreadable(run_id: str, error: Exception) -> ErrorEvent:
+    correlation_id = uuid.uuid4().hex
+    log.error("run %s: it cannot be begun (%s)", run_id, correlation_id, exc_info=error)
+    return ErrorEvent(
+        phase="orchestration",
+        code="internal_error",
+        message="The answer could not be begun.",
+        correlation_id=correlation_id,
+    )
+
+
+def _too_often(run_id: str) -> ErrorEvent:
+    log.error("run %s: its workers die before they write anything, it is given up", run_id)
+    return ErrorEvent(phase="limit", code="max_takeovers", message="The answer broke off too often.")

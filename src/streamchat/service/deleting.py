@@ -1,0 +1,87 @@
+"""Deletion: what is active is stopped first, so that workers and tools are told; then the rows go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+
+from streamchat.buffers.base import EventBuffer, Input
+from streamchat.errors import NotAuthorized, RunNotFound
+from streamchat.principal import Principal
+from streamchat.service.access import Gate, Resource
+
+__all__ = ["Deleter"]
+
+log = logging.getLogger("streamchat.service")
+
+_PAGE = 200
+_AT_ONCE = 16
+_LOOK_EVERY = 0.5
+
+
+class Deleter:
+    """Deletes for a principal. ``cancel`` posts a cancel to a run; ``seconds`` is how long a run may take to
+    stop before it is deleted all the same: its worker then loses the lease, and ends its tools itself."""
+
+    def __init__(
+        self, buffer: EventBuffer, cancel: Callable[[str, Input], Awaitable[None]], seconds: float
+    ) -> None:
+        self._buffer = buffer
+        self._cancel = cancel
+        self._seconds = seconds
+
+    async def run(self, gate: Gate, run_id: str, principal: Principal | None) -> int:
+        """Delete a run and its messages. Raises `RunNotFound`."""
+        await gate.run(run_id, principal, "delete")
+        await self._stop([run_id], principal)
+        return await self._buffer.delete(run_id=run_id)
+
+    async def conversation(self, gate: Gate, conversation_id: str, principal: Principal | None) -> int:
+        """Delete a conversation with all that is in it. Raises `ConversationNotFound`."""
+        await gate.conversation(conversation_id, principal, "delete")
+        await self._stop(await self._active([conversation_id]), principal)
+        return await self._buffer.delete(conversation_id=conversation_id)
+
+    async def owner(self, gate: Gate, owner: Principal, principal: Principal | None) -> int:
+        """Delete all that belongs to ``owner``. Raises `NotAuthorized`."""
+        if not await gate.allows(principal, "delete", Resource(owner.id, owner.tenant)):
+            raise NotAuthorized(f"{principal!r} may not delete what belongs to {owner!r}")
+        after: str | None = None
+        while page := await self._buffer.conversations(owner.id, owner.tenant, after=after, limit=_PAGE):
+            after = page[-1].conversation_id
+            await self._stop(await self._active(each.conversation_id for each in page), principal)
+            if len(page) < _PAGE:
+                break
+        return await self._buffer.delete(owner=owner.id, tenant=owner.tenant)
+
+    async def _active(self, conversation_ids: Iterable[str]) -> list[str]:
+        found = [await self._buffer.find(conversation_id) for conversation_id in conversation_ids]
+        return [run.run_id for run in found if run is not None]
+
+    async def _stop(self, run_ids: Iterable[str], principal: Principal | None) -> None:
+        """Cancel runs, and wait until they are over, for a while."""
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def stop(run_id: str) -> None:
+            async with places:
+                await self._stop_one(run_id, principal)
+
+        async with asyncio.TaskGroup() as group:
+            for run_id in run_ids:
+                group.create_task(stop(run_id))
+
+    async def _stop_one(self, run_id: str, principal: Principal | None) -> None:
+        posted = Input("cancel", body={"reason": "deleted"}, by=principal.id if principal else None)
+        follower = await self._buffer.follow(run_id)
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._cancel(run_id, posted)
+                while not (await self._buffer.get(run_id)).over:
+                    await follower.wait(_LOOK_EVERY)
+        except TimeoutError:
+            log.warning("run %s: it is deleted before it stopped", run_id)
+        except RunNotFound:
+            pass
+        finally:
+            await follower.close()

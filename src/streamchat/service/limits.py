@@ -1,0 +1,51 @@
+"""What a process takes on, what a client may send, and how long things are kept: `ServiceLimits`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from streamchat.errors import InvalidInput
+
+__all__ = ["ServiceLimits"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """What a process takes on, and what a client may send; times are seconds.
+
+    ``max_runs`` are at work at once, ``max_queue`` wait in this process. ``drain_seconds`` is how long
+    `close` lets runs finish, ``delete_seconds`` how long a deletion waits for an active run to stop.
+    ``max_body_bytes`` and ``max_message_chars`` bound a request. Of a long conversation the model is given
+    the newest ``max_history_messages``.
+
+    ``look_every`` is how often a process looks for runs that nobody holds (None: 5 s, or half a lease if that
+    is less). ``retention`` (or a `timedelta`) after their end, runs keep only their last batch; None keeps
+    all. ``presence_ttl`` after a process was last heard of, its connections no longer count.
+    """
+
+    max_runs: int = 100
+    max_queue: int = 1000
+    drain_seconds: float = 5.0
+    delete_seconds: float = 5.0
+    max_body_bytes: int = 1_000_000
+    max_message_chars: int = 200_000
+    max_history_messages: int = 1000
+    look_every: float | None = None
+    retention: float | timedelta | None = None
+    presence_ttl: float = 30.0
+
+    def __post_init__(self) -> None:
+        retention = self.retention_seconds
+        if retention is not None and retention < 0:
+            raise InvalidInput(f"retention={self.retention!r} must be 0 or above", field="retention")
+        for name in ("presence_ttl", "look_every"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidInput(f"{name}={value!r} must be above 0", field=name)
+
+    @property
+    def retention_seconds(self) -> float | None:
+        """The retention in seconds."""
+        kept = self.retention
+        return kept.total_seconds() if isinstance(kept, timedelta) else kept
