@@ -23,7 +23,7 @@ DEV     := $(HAVE)/dev-$(CONTENT)
 # All that the demo needs is part of the development environment.
 FOR_DEMO = $(if $(wildcard $(DEV)),$(DEV),$(DEMO))
 
-.PHONY: help demo test test-all check-fast lint types imports bench docs fmt clean
+.PHONY: help demo test test-all check-fast lint types imports bench chaos docs fmt clean
 
 help:
 	@echo "make demo [ARGS='--port 8123']   the chat page on loopback, no key needed"
@@ -31,6 +31,7 @@ help:
 	@echo "make test-all                    the long matrices: slow tests, many more hypothesis examples"
 	@echo "make check-fast                  what takes less than a minute"
 	@echo "make bench [ARGS=...]            the benchmarks, as ratios"
+	@echo "make chaos [ARGS='--backend postgres --seconds 600 --kills 1000']   workers killed in mid-answer"
 	@echo "make fmt | docs | clean"
 
 # ------------------------------------------------------------------------------------------------------- environments
@@ -64,6 +65,9 @@ demo: $(FOR_DEMO)
 
 bench: $(DEV)
 	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(DEV)
+	@exec $(BIN)/python -m tests.chaos $(ARGS)
 
 # -------------------------------------------------------------------------------------------------------------- checks
 

@@ -1,0 +1,95 @@
+"""The model provider of the attack, in a process of its own: ``python -m tests.chaos.provider``.
+
+It keeps nothing: what it answers follows from the request alone, so that whoever asks again after a crash is
+told the same. The user's message is a `Plan` as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from streamchat.testing import Call, ProviderRequest, Reply, ScriptedProvider, Step
+
+__all__ = ["Plan", "answer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an answer is made of: for each step the tools that it calls at once, and then ``words`` of text.
+
+    ``delay`` is seconds between two chunks. ``tag`` marks the run's texts.
+    """
+
+    tag: str
+    steps: tuple[tuple[str, ...], ...] = ()
+    words: int = 40
+    delay: float = 0.01
+
+    def encode(self) -> str:
+        """Write the plan as a user's message."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        """Read a user's message."""
+        fields = json.loads(text)
+        return cls(**{**fields, "steps": tuple(tuple(step) for step in fields["steps"])})
+
+    def text(self, step: int) -> str:
+        """The text of a step, counted from 0; the last one has the most."""
+        last = step >= len(self.steps)
+        return " ".join(f"{self.tag}-{step}-{word}" for word in range(self.words if last else 3))
+
+
+def answer(request: ProviderRequest) -> Reply:
+    """Answer a request for the next step of its plan."""
+    plan, step = _where(request.messages)
+    calls: list[Call] = []
+    if step < len(plan.steps):
+        # The same ids in every step, as some providers write them.
+        calls = [
+            Call(name, {"amount": step * 10 + place}, id=f"call_{place}")
+            for place, name in enumerate(plan.steps[step])
+        ]
+    return Reply(step=Step(plan.text(step), calls=calls, pieces_of=12), delay=plan.delay)
+
+
+def _where(messages: list[dict[str, Any]]) -> tuple[Plan, int]:
+    """The plan that the newest user's message holds, and how many steps of it there were."""
+    steps = 0
+    for message in reversed(messages):
+        if message["role"] == "user":
+            return Plan.decode(message["content"]), steps
+        if message["role"] == "assistant" and message.get("tool_calls"):
+            steps += 1
+    raise ValueError("no user's message")
+
+
+class _Forgetful(list[Any]):
+    """A record of requests that keeps none: a long run makes tens of thousands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._count = 0
+
+    def append(self, _: Any) -> None:
+        self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+
+async def main() -> None:
+    """Serve until standard input ends."""
+    async with ScriptedProvider(answer) as provider:
+        provider.requests = _Forgetful()
+        print(provider.base_url, flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
