@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
+import os
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import asyncpg  # type: ignore[import-untyped]
 
 from streamchat.buffers.base import EventBuffer
 from streamchat.buffers.memory import MemoryEventBuffer
 from streamchat.buffers.sql import SQLEventBuffer
+from streamchat.buffers.sql.schema import Schema
 from streamchat.testing.buffers import BufferSuite
 
 __all__ = ["BACKENDS", "Backend", "ManualClock"]
@@ -37,9 +42,12 @@ class Backend:
 
     shares = False
     """Whether several buffers can work on one store."""
+    service: str | None = None
+    """The fixture that gives the URL of the server which it needs."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, server: str = "") -> None:
         self.directory = directory
+        self.server = server
         self.clock = ManualClock()
 
     @contextlib.asynccontextmanager
@@ -69,6 +77,9 @@ class Backend:
         """Put the store back to an earlier copy, below an open buffer, as a lossy failover does."""
         raise NotImplementedError
 
+    def forget(self, saved: Any) -> None:
+        """Let go of a copy."""
+
 
 class Memory(Backend):
     def make(self) -> MemoryEventBuffer:
@@ -97,14 +108,104 @@ class SQLite(Backend):
         with contextlib.closing(sqlite3.connect(self.directory / "chat.db", timeout=30)) as target:
             saved.backup(target)
 
+    def forget(self, saved: sqlite3.Connection) -> None:
+        saved.close()
+
 
 class SQLiteInMemory(Backend):
     def make(self) -> SQLEventBuffer:
         return SQLEventBuffer("sqlite://", clock=self.clock)
 
 
+class Server(Backend):
+    """A server database: tables of this process's own, emptied for each test."""
+
+    shares = True
+    prefix = f"t{os.getpid()}_"
+    _made: ClassVar[set[str]] = set()
+
+    def __init__(self, directory: Path, server: str = "") -> None:
+        super().__init__(directory, server)
+        self._empty = False
+
+    def make(self, **options: Any) -> SQLEventBuffer:
+        return SQLEventBuffer(self.server, **{"prefix": self.prefix, "clock": self.clock, **options})
+
+    @contextlib.asynccontextmanager
+    async def open(self, _: EventBuffer | None = None) -> AsyncIterator[EventBuffer]:
+        await self.begin()
+        async with super().open() as buffer:
+            yield buffer
+
+    async def begin(self) -> None:
+        """See to it that there are empty tables."""
+        if self._empty:
+            return
+        if self.server not in self._made:
+            await self.run(f"DROP TABLE IF EXISTS {', '.join(self.tables())}")
+            made = self.make(create_tables=True)
+            await made.open()
+            await made.close()
+            self._made.add(self.server)
+        else:
+            await self.empty()
+        self._empty = True
+
+    def tables(self) -> list[str]:
+        return sorted(Schema(self.prefix).metadata.tables)
+
+    def data(self) -> list[str]:
+        """Return the tables that hold what tests write."""
+        return [name for name in self.tables() if name != f"{self.prefix}schema"]
+
+    async def run(self, *statements: str) -> None:
+        """Run statements in one transaction."""
+        raise NotImplementedError
+
+    async def empty(self) -> None:
+        raise NotImplementedError
+
+
+class PostgreSQL(Server):
+    service = "postgres_url"
+
+    async def run(self, *statements: str) -> None:
+        connection = await asyncpg.connect(self.server)
+        try:
+            async with connection.transaction():
+                for statement in statements:
+                    await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    async def empty(self) -> None:
+        await self.run(f"TRUNCATE {', '.join(self.data())}")
+
+    def save(self, buffer: Any) -> str:
+        statements = [
+            statement
+            for name in self.data()
+            for statement in (
+                f"CREATE TABLE IF NOT EXISTS saved_{name} (LIKE {name})",
+                f"TRUNCATE saved_{name}",
+                f"INSERT INTO saved_{name} SELECT * FROM {name}",
+            )
+        ]
+        asyncio.run(self.run(*statements))
+        return "saved"
+
+    def restore(self, buffer: Any, saved: str) -> None:
+        statements = [
+            statement
+            for name in self.data()
+            for statement in (f"TRUNCATE {name}", f"INSERT INTO {name} SELECT * FROM saved_{name}")
+        ]
+        asyncio.run(self.run(*statements))
+
+
 BACKENDS: dict[str, type[Backend]] = {
     "memory": Memory,
     "sqlite": SQLite,
     "sqlite-memory": SQLiteInMemory,
+    "postgresql": PostgreSQL,
 }

@@ -33,4 +33,5 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backend:
     kind: type[Backend] = request.param
-    return kind(tmp_path_factory.mktemp("buffer"))
+    server = request.getfixturevalue(kind.service) if kind.service is not None else ""
+    return kind(tmp_path_factory.mktemp("buffer"), server)

@@ -77,7 +77,7 @@ async def test_opening_warns_where_it_must(tmp_path: Path) -> None:
     [
         ("chat.db", r"sqlite:///chat\.db"),
         ("", "no database URL"),
-        ("postgresql://user:secret@host/db", "SQLite so far"),
+        ("mssql://user:secret@host/db", "works on SQLite"),
         ("sqlite:////no/such/directory/chat.db", "does not exist: create it"),
     ],
 )

@@ -24,7 +24,7 @@ from streamchat.core.append_rule import (
 )
 from streamchat.events import StoredEvent
 
-__all__ = ["AppendJob", "append_many", "append_one", "event_rows", "judge"]
+__all__ = ["AppendJob", "accepted", "append_many", "append_one", "event_rows", "judge"]
 
 
 class Batch(NamedTuple):
@@ -145,16 +145,21 @@ def event_rows(
     ]
 
 
+def accepted(job: AppendJob, now: int, unread: int) -> Appended:
+    """Return what a batch that was just written came to; ``unread`` inputs are left."""
+    events, lease = job.batch.events, job.batch.lease
+    written = [
+        stored(event, seq, now, lease.generation) for seq, event in enumerate(events, lease.head_seq + 1)
+    ]
+    return Appended(lease.advanced(lease.head_seq + len(events), inputs=unread > 0), written)
+
+
 def _appended(tx: Tx, head: Head, job: AppendJob, *, recovered: bool) -> Appended:
+    if not recovered:
+        return accepted(job, tx.now, head.unread)
     batch = job.batch
     lease = batch.lease.advanced(batch.lease.head_seq + len(batch.events), inputs=head.unread > 0)
-    if recovered:
-        return Appended(lease, _written(tx, batch.lease, len(batch.events)), recovered=True)
-    events = [
-        stored(event, seq, tx.now, head.generation)
-        for seq, event in enumerate(batch.events, head.head_seq + 1)
-    ]
-    return Appended(lease, events)
+    return Appended(lease, _written(tx, batch.lease, len(batch.events)), recovered=True)
 
 
 def _written(tx: Tx, lease: Lease, count: int) -> list[StoredEvent]:

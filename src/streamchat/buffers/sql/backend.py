@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
 
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
@@ -13,6 +13,7 @@ from streamchat.buffers.base import Page
 from streamchat.buffers.codec import Payloads
 from streamchat.buffers.following import Followers
 from streamchat.buffers.shared import Clock, Token
+from streamchat.buffers.sql.dialect import ServerDialect
 from streamchat.buffers.sql.jobs import Job
 from streamchat.buffers.sql.schema import Schema
 from streamchat.buffers.sql.transaction import Tx
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     # Importing it needs greenlet, which SQLite does without.
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["Backend", "Given", "Settings", "backend_for"]
+__all__ = ["Backend", "Given", "Settings", "backend_for", "dialect_for", "parsed", "where_of"]
 
 R = TypeVar("R")
 Given: TypeAlias = "str | Engine | AsyncEngine"
@@ -76,26 +77,49 @@ def backend_for(given: Given, settings: Settings) -> Backend:
     Raises `InvalidInput` for what is no database URL, or one of another kind; `MissingDependency` where the
     driver is not installed.
     """
-    url = _parsed(given) if isinstance(given, str) else given.url
-    kind = url.get_backend_name()
-    if kind == "sqlite":
+    url = parsed(given) if isinstance(given, str) else given.url
+    dialect = dialect_for(url, settings.schema)
+    if dialect is None:
         from streamchat.buffers.sql.sqlite_backend import SQLiteBackend
 
         return SQLiteBackend(given, settings)
+    from streamchat.buffers.sql.server import ServerBackend
+
+    engine = None if isinstance(given, str) else cast("AsyncEngine", given)
+    return ServerBackend(dialect, url, engine, settings)
+
+
+def dialect_for(url: URL, schema: Schema) -> ServerDialect | None:
+    """Return the dialect of a server database, or None for SQLite; raises as `backend_for`."""
+    kind = url.get_backend_name()
+    if kind == "sqlite":
+        return None
+    if kind in ("postgresql", "postgres"):
+        from streamchat.buffers.sql.postgres import PostgreSQL
+
+        return PostgreSQL(schema)
     shown = url.render_as_string(hide_password=True)
-    raise InvalidInput(f"{shown!r}: SQLEventBuffer works on SQLite so far, as in sqlite:///chat.db")
+    raise InvalidInput(
+        f"{shown!r}: SQLEventBuffer works on SQLite (sqlite:///chat.db) and "
+        f"PostgreSQL (postgresql://user:password@host/database)"
+    )
 
 
-def _parsed(url: str) -> URL:
+def parsed(url: str) -> URL:
+    """Return the parts of a database URL; raises `InvalidInput` where it is none."""
     try:
         return make_url(url)
     except ArgumentError as error:
+        # Nothing is shown that could be a password.
+        shown = url if "@" not in url else f"…@{url.rpartition('@')[2]}"
         raise InvalidInput(
-            f"{_harmless(url)!r} is no database URL: a file is named as sqlite:///chat.db, "
+            f"{shown!r} is no database URL: a file is named as sqlite:///chat.db, "
             f"a server as postgresql://user:password@host/database"
         ) from error
 
 
-def _harmless(url: str) -> str:
-    """What may be shown of a URL that cannot be parsed: nothing that could be a password."""
-    return url if "@" not in url else f"…@{url.rpartition('@')[2]}"
+def where_of(name: str, url: URL) -> str:
+    """Return which database this is, for messages: without user and password."""
+    host = url.host or url.query.get("host") or "localhost"
+    port = f":{url.port}" if url.port else ""
+    return f"{name} database {url.database or url.username!r} at {host}{port}"

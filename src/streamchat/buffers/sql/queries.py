@@ -8,6 +8,7 @@ from sqlalchemy import Select, and_, or_, select
 
 from streamchat.buffers import refusals
 from streamchat.buffers.base import ConversationRecord, Input, MessageRecord, Page, RunRecord, Segment
+from streamchat.buffers.codec import Payloads
 from streamchat.buffers.sql.rows import (
     conversation_record,
     message_record,
@@ -17,13 +18,14 @@ from streamchat.buffers.sql.rows import (
     stored_events,
 )
 from streamchat.buffers.sql.running import get_run
-from streamchat.buffers.sql.transaction import Tx
+from streamchat.buffers.sql.transaction import PageRows, Tx
 
 __all__ = [
     "find_active",
     "list_conversations",
     "list_inputs",
     "list_messages",
+    "page_of",
     "read_conversation",
     "read_page",
     "read_run",
@@ -32,11 +34,15 @@ __all__ = [
 
 def read_page(tx: Tx, run_id: str, after: int, limit: int) -> Page:
     """See `EventBuffer.read`."""
-    rows = tx.hot.page(run_id, after, limit)
+    return page_of(tx.payloads, run_id, tx.hot.page(run_id, after, limit))
+
+
+def page_of(payloads: Payloads, run_id: str, rows: PageRows | None) -> Page:
+    """Return a page from its rows; raises `RunNotFound` where there are none."""
     if rows is None:
         raise refusals.run_unknown(run_id)
     segments = tuple(Segment(generation, first_seq) for generation, first_seq in rows.segments)
-    return Page(stored_events(tx.payloads, rows), segments, rows.first_seq, rows.head_seq)
+    return Page(stored_events(payloads, rows), segments, rows.first_seq, rows.head_seq)
 
 
 def read_run(tx: Tx, run_id: str) -> RunRecord:
