@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from streamchat.buffers.at_once import append_now_of
 from streamchat.buffers.base import Lease, MessageRecord, NewEvent
 from streamchat.buffers.memory import MemoryEventBuffer
 from streamchat.errors import BufferUnavailable, ConversationNotFound, RunNotFound
@@ -115,3 +117,56 @@ async def test_all_that_is_stored_is_counted_and_given_back() -> None:
     assert state.size == 0
     left = [state.runs, state.conversations, state.message_homes, state.by_slot, state.ended, state.active]
     assert not any(left)
+
+
+async def test_what_is_appended_now_is_what_append_would_have_written() -> None:
+    bench, other = Small().bench(), Small().bench()
+    lease, same = await bench.held(), await other.held()
+    now = bench.buffer.append_now(lease, deltas("a", "b"))  # type: ignore[attr-defined]
+    awaited = await other.buffer.append(same, deltas("a", "b"))
+    assert [(e.seq, e.type, e.data) for e in now.events] == [(e.seq, e.type, e.data) for e in awaited.events]
+    assert (now.lease.head_seq, now.recovered) == (awaited.lease.head_seq, False)
+    page = await bench.buffer.read(lease.run_id)
+    assert page.events[-2:] == now.events
+
+
+async def test_what_may_not_be_written_is_not_written_now_either() -> None:
+    bench = Small().bench()
+    lease = await bench.held()
+    append_now = bench.buffer.append_now  # type: ignore[attr-defined]
+    moved = append_now(lease, deltas("a")).lease
+    head = moved.head_seq
+    stale = Lease(lease.run_id, "w", "0" * 16, lease.fence, head, lease.expires_at)
+    unknown = Lease("nowhere", "w", lease.generation, lease.fence, head, lease.expires_at)
+    # Another's, nobody's, the same batch again, one that would end the log.
+    for refused, events in (
+        (stale, deltas("b")),
+        (unknown, deltas("b")),
+        (lease, deltas("a")),
+        (moved, ending()),
+    ):
+        assert append_now(refused, events) is None
+    assert (await bench.buffer.read(lease.run_id)).last_seq == head
+
+
+async def test_who_appends_without_waiting_is_refused_now_and_then() -> None:
+    bench = Small().bench()
+    lease = await bench.held()
+    written = 0
+    while (appended := bench.buffer.append_now(lease, deltas("a"))) is not None:  # type: ignore[attr-defined]
+        lease, written = appended.lease, written + 1
+        assert written < 100
+
+
+async def test_a_subclass_with_its_own_append_is_asked_through_that_alone() -> None:
+    class Own(MemoryEventBuffer):
+        async def append(self, *arguments: Any, **more: Any) -> Any:
+            raise AssertionError
+
+    class Wrapper:
+        def __getattr__(self, name: str) -> object:
+            return getattr(MemoryEventBuffer(), name)
+
+    assert append_now_of(MemoryEventBuffer()) is not None
+    assert append_now_of(Own()) is None
+    assert append_now_of(Wrapper()) is None  # type: ignore[arg-type]

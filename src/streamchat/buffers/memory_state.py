@@ -18,7 +18,7 @@ from streamchat.buffers.base import (
     RunStatus,
     Segment,
 )
-from streamchat.buffers.shared import event_bytes, owner_and_tenant, same_run, stored
+from streamchat.buffers.shared import event_bytes, owner_and_tenant, same_run
 from streamchat.core.append_rule import claimable_since, idempotency_slot
 from streamchat.events import StoredEvent
 from streamchat.principal import Principal
@@ -54,9 +54,11 @@ class Run:
 
     def write(self, events: Iterable[NewEvent], now: int) -> list[StoredEvent]:
         """Put events behind the head, as one batch."""
-        written = [
-            stored(event, seq, now, self.generation) for seq, event in enumerate(events, self.head_seq + 1)
-        ]
+        generation, seq = self.generation, self.head_seq
+        written: list[StoredEvent] = []
+        for kind, data, private in events:
+            seq += 1
+            written.append(StoredEvent(seq, now, None, generation, type=kind, data=data, private=private))
         if written:
             self.batch_seq = written[0].seq
             self.head_seq = written[-1].seq

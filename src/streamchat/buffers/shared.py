@@ -107,7 +107,10 @@ def same_run(record: RunRecord, run: NewRun) -> bool:
 
 def event_bytes(events: Iterable[NewEvent]) -> int:
     """Return how many bytes of payload the events carry."""
-    return sum(len(event.data) + len(event.private or b"") for event in events)
+    size = 0
+    for _, data, private in events:
+        size += len(data) if private is None else len(data) + len(private)
+    return size
 
 
 def input_id(kind: str, key: str) -> str:

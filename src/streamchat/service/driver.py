@@ -2,9 +2,10 @@
 
 Two tasks do the work. The *puller* asks the orchestrator for events and runs ahead of the store, within a
 byte bound, but never past a barrier that is not durable. The *writer* appends whatever has gathered while the
-append before it was under way: natural group commit, no timer. A third, the *keeper*, renews the lease and
-looks for inputs. What the log says when the driver is gone is true at any moment: a crash between two lines
-loses at most what nobody was told.
+append before it was under way: natural group commit, no timer. A store that can append without waiting is not
+worth the way to a task: there the puller writes itself, when the orchestrator has nothing more to give. A
+third task, the *keeper*, renews the lease and looks for inputs. What the log says when the driver is gone is
+true at any moment: a crash between two lines loses at most what nobody was told.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
+from streamchat.buffers.at_once import append_now_of
 from streamchat.buffers.base import (
     Appended,
     Claim,
@@ -43,6 +45,7 @@ from streamchat.events import (
 from streamchat.orchestration.context import RunContext
 from streamchat.service.pending import DELTAS, Pending
 from streamchat.service.summary import RunSummary, SummaryBuilder
+from streamchat.service.waiting import when_it_waits
 
 __all__ = ["Driver", "DriverOptions", "read_log"]
 
@@ -114,6 +117,7 @@ class Driver:
         self.run = claim.run
         self._lease: Lease = claim.lease
         self._buffer = buffer
+        self._append_now = append_now_of(buffer)
         self._context = context
         self._make_events = make_events
         self._publish = publish
@@ -121,7 +125,9 @@ class Driver:
         self._summary = summary
         self._user_message_id = user_message_id
         self._pending = Pending()
+        self._refused: Sequence[StreamEvent] = ()  # what could not be appended now, and goes first
         self._work = Wakeup()
+        self._writing = False  # the writer is at work, or about to be
         self._saved = asyncio.Event()
         self._saved.set()
         self._poked = asyncio.Event()
@@ -198,17 +204,21 @@ class Driver:
             self._note_extras(stored.event)
         pending, context, options = self._pending, self._context, self._options
         async with aclosing(await self._make_events(history)) as events:
-            async for event in events:
+            while True:
+                try:
+                    event = await when_it_waits(anext(events), self._write_what_waits)
+                except StopAsyncIteration:
+                    self._write_what_waits()
+                    return
                 more = context.more
                 pending.add(event, more=more)
-                if more:
-                    continue
-                self._work.set()
-                if event.type in BARRIERS or pending.size > options.max_unsaved:
-                    self._saved.clear()
-                    # The writer may be busy with the batch before; it takes all that waits, so once is
-                    # enough.
-                    await self._saved.wait()
+                if not more and (event.type in BARRIERS or pending.size > options.max_unsaved):
+                    self._write_what_waits()
+                    if self._writing:
+                        self._saved.clear()
+                        # The writer may be busy with the batch before; it takes all that waits, so once is
+                        # enough.
+                        await self._saved.wait()
 
     def _note_extras(self, event: StreamEvent) -> None:
         if isinstance(event, ModelCompleted) and event.private is not None:
@@ -216,16 +226,39 @@ class Driver:
 
     # Making them durable.
 
+    def _write_what_waits(self) -> None:
+        """Append what has gathered, now if the store can and else as soon as the writer can."""
+        if self._writing or not self._pending:
+            return
+        if self._append_now is not None:
+            events = self._pending.take()
+            try:
+                appended = None
+                if not self._what_goes_with(events):
+                    appended = self._append_now(self._lease, [NewEvent.of(event) for event in events])
+                if appended is not None:
+                    self._note_appended(appended)
+                    return
+            except Exception as error:
+                # The writer sends the same batch again: what is wrong with it is then told there.
+                log.debug("run %s: appended by the writer instead: %r", self.run.run_id, error)
+            self._refused = events
+        self._writing = True
+        self._work.set()
+
     async def _write(self) -> None:
         while True:
             await self._work.wait()
-            while self._pending or self._renew_due:
+            self._writing = True
+            while self._refused or self._pending or self._renew_due:
                 if self._renew_due:
                     # In turn with the appends: the lease that a renewal names is then never out of date.
                     await self._renew()
                     self._renew_due = False
-                if self._pending:
-                    await self._append(self._pending.take())
+                if self._refused or self._pending:
+                    await self._append(self._refused or self._pending.take())
+                    self._refused = ()
+            self._writing = False
             self._saved.set()
             if self._closing or self._outcome is not None:
                 return
@@ -263,13 +296,17 @@ class Driver:
                 appended = await self._buffer.append(self._lease, batch, **with_it)
             except BufferUnavailable as error:
                 wait = await self._wait_for_store(wait, error)
+        self._note_appended(appended)
+        then = with_it.get("then", "hold")
+        if then != "hold":
+            self._outcome = "over" if then == "over" else "suspended"
+
+    def _note_appended(self, appended: Appended) -> None:
+        """Tell those who watch of a batch that is durable now."""
         self._summary.add(appended.events)
         self._publish(self.run.run_id, appended.events)
         self._hold(appended.lease)
         self._appended_at = self._held_at
-        then = with_it.get("then", "hold")
-        if then != "hold":
-            self._outcome = "over" if then == "over" else "suspended"
 
     def _what_goes_with(self, events: Sequence[StreamEvent]) -> _WithEvents:
         """What else is written with a batch: nothing, if it is only part of an answer."""
