@@ -106,15 +106,16 @@ def append_one(tx: Tx, job: AppendJob) -> Appended:
     if blocked_by_inputs(batch.then, unread):
         raise refusals.inputs_pending(run_id, unread)
     check_messages(head.conversation_id, batch.messages)
+    # This locks the conversation, so that its messages are numbered in the order in which they are seen.
+    if batch.then != "hold":
+        _give_up(tx, head, batch)
+    elif batch.messages:
+        touch_conversation(tx, head.conversation_id)
     put_messages(tx, batch.messages)
     if job.coded:
         tx.hot.insert(event_rows(tx, run_id, head.head_seq, job.coded))
         reached, size = head.head_seq + len(job.coded), event_bytes(batch.events)
         tx.hot.advance([Move(run_id, reached, head.head_seq + 1, size, tx.now)])
-    if batch.then != "hold":
-        _give_up(tx, head, batch)
-    elif batch.messages:
-        touch_conversation(tx, head.conversation_id)
     return _appended(tx, head._replace(unread=unread), job, recovered=False)
 
 

@@ -38,7 +38,8 @@ def delete_run(tx: Tx, run_id: str) -> list[str]:
     """Delete a run and its messages; return its id, or nothing where it is unknown."""
     runs, messages, conversations = tx.schema.runs, tx.schema.messages, tx.schema.conversations
     found = select(runs.c.conversation_id).where(runs.c.run_id == run_id)
-    conversation_id = tx.connection.execute(found).scalar()
+    # Locked first: what its holder is writing at this moment, messages too, is there before it goes.
+    conversation_id = tx.connection.execute(found.with_for_update()).scalar()
     if conversation_id is None:
         return []
     tx.connection.execute(delete(messages).where(messages.c.run_id == run_id))

@@ -43,10 +43,12 @@ def create(tx: Tx, run: NewRun, messages: Sequence[MessageRecord], kept: Sequenc
     """See `EventBuffer.create`."""
     owner, tenant = owner_and_tenant(run.principal)
     slot = None if run.idempotency_key is None else idempotency_slot(owner, tenant, run.idempotency_key)
+    # Locked before anything is looked up: of two that come at once, the later sees what the earlier made.
+    conversation = _locked_conversation(tx, run.conversation_id)
     known = _known(tx, run, slot)
     if known is not None:
         return Created(known, new=False)
-    _take_slot(tx, run, owner, tenant)
+    _take_slot(tx, run, owner, tenant, conversation)
     events = (run.started, *kept)
     generation = next_generation(tx.token(), tx.token())
     tx.connection.execute(
@@ -123,12 +125,18 @@ def _made_under(tx: Tx, slot: str, key: str | None, digest: str | None) -> RunRe
     return run_record(tx.payloads, row)
 
 
-def _take_slot(tx: Tx, run: NewRun, owner: str | None, tenant: str | None) -> None:
-    """Make the conversation, or take its slot if it is the principal's and free."""
+def _locked_conversation(tx: Tx, conversation_id: str) -> Any:
+    conversations = tx.schema.conversations
+    found = select(conversations).where(conversations.c.conversation_id == conversation_id)
+    return tx.connection.execute(found.with_for_update()).first()
+
+
+def _take_slot(tx: Tx, run: NewRun, owner: str | None, tenant: str | None, row: Any) -> None:
+    """Make the conversation, or take its slot if it is the principal's and free; ``row`` is what is
+    there."""
     conversations, tombstones = tx.schema.conversations, tx.schema.tombstones
     mine = conversations.c.conversation_id == run.conversation_id
     values = {"active_run_id": run.run_id, "leaf_id": run.message_id, "updated_at": tx.now}
-    row = tx.connection.execute(select(conversations).where(mine).with_for_update()).first()
     if row is not None:
         if (row.owner, row.tenant) != (owner, tenant):
             raise refusals.conversation_foreign(run.conversation_id)
@@ -201,11 +209,14 @@ def claim(tx: Tx, worker: str, ttl: float, run_id: str | None, log_versions: Col
 
 
 def _waiting_longest(tx: Tx, run_id: str | None, log_versions: Collection[int]) -> Any:
-    """Return the row of the run to take; that of the named one, if it is to be had."""
+    """Return the row of the run to take; that of the named one, if it is to be had.
+
+    A row that somebody has locked is passed over, unless just that one is meant: it is waited for.
+    """
     best: tuple[int, int] | None = None
     found: Any = None
     for query in _candidates(tx, run_id, log_versions):
-        row = tx.connection.execute(query.with_for_update(skip_locked=True)).first()
+        row = tx.connection.execute(query.with_for_update(skip_locked=run_id is None)).first()
         if row is None:
             continue
         ready, lease_until = row.ready_at, row.lease_until
