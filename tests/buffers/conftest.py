@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.buffers.backends import BACKENDS, Backend
+from tests.buffers.redis_backend import Redis, Valkey
+
+BACKENDS |= {"valkey": Valkey, "redis": Redis}
 
 # The SQLite below may have the bug that it is warned of; test_sqlite.py checks the warning itself.
 pytest_warning = "ignore:SQLite .* has the WAL-reset bug"

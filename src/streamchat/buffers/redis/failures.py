@@ -1,0 +1,63 @@
+"""What Redis refuses, as the errors that callers see: what happened, and the remedy."""
+
+from __future__ import annotations
+
+from redis import exceptions as wrong
+
+from streamchat.errors import BufferUnavailable, InvalidInput, StreamChatError
+
+__all__ = ["BROKEN", "translate"]
+
+BROKEN = (wrong.ConnectionError, wrong.TimeoutError, OSError, EOFError)
+"""Errors after which a connection is of no use, and nobody knows what became of what was sent."""
+
+_ACL = "its ACL does not let this user do that: grant ~{{{prefix}}}:* &{{{prefix}}}:* +@all -@dangerous +info"
+
+# Scripts wrap the server's words in words of their own, so it is by these that an error is known.
+_REMEDIES = (
+    ("OOM", "its memory is full (maxmemory): give it more, or trim; nothing was written"),
+    ("out of memory", "its memory is full (maxmemory): give it more, or trim; nothing was written"),
+    ("READONLY", "it is a replica, or has become one: the URL must lead to the primary"),
+    ("read only replica", "it is a replica, or has become one: the URL must lead to the primary"),
+    ("NOPERM", _ACL),
+    ("can't", _ACL),
+    ("MISCONF", "it cannot save to its disk and takes no writes until it can: see its log"),
+    ("NOREPLICAS", "it has too few replicas (min-replicas-to-write) and takes no writes"),
+    ("BUSY", "another script runs in it for too long: see SCRIPT KILL"),
+    ("LOADING", "it is loading its data: wait"),
+    ("loading the dataset", "it is loading its data: wait"),
+    ("MOVED", "it is one node of a cluster: give a RedisCluster client, or the cluster's URL"),
+    ("TRYAGAIN", "the prefix's slot is being moved to another node: wait"),
+    ("CLUSTERDOWN", "the cluster is down"),
+)
+
+
+def translate(error: BaseException, where: str, prefix: str) -> StreamChatError:
+    """Return the error for callers; ``where`` names the server without its password."""
+    if isinstance(error, StreamChatError):
+        return type(error)(*error.args)
+    text = str(error)
+    if isinstance(error, wrong.AuthenticationError | wrong.AuthenticationWrongNumberOfArgsError):
+        return BufferUnavailable(f"Redis at {where} refused the user name or password: {text or 'wrong'}")
+    if "DB index" in text or "Invalid Database" in text:
+        return InvalidInput(
+            f"Redis at {where} has no such database ({text}): take another number", field="url"
+        )
+    if isinstance(error, wrong.AskError):
+        text = f"MOVED to {text}"
+    elif isinstance(error, wrong.TryAgainError):
+        text = f"TRYAGAIN {text}"
+    elif isinstance(error, wrong.NoPermissionError):
+        text = f"NOPERM {text}"
+    elif isinstance(error, wrong.ReadOnlyError):
+        text = f"READONLY {text}"
+    elif isinstance(error, wrong.BusyLoadingError):
+        text = f"LOADING {text}"
+    for words, remedy in _REMEDIES:
+        if words in text:
+            return BufferUnavailable(f"Redis at {where}: {remedy.format(prefix=prefix)} ({text})")
+    if isinstance(error, BROKEN):
+        return BufferUnavailable(
+            f"Redis at {where} cannot be reached, or went away: {text or type(error).__name__}"
+        )
+    return BufferUnavailable(f"Redis at {where} refused: {text or type(error).__name__}")

@@ -1,0 +1,2 @@
+-- ARGV: now, conversation.
+return call('HGETALL', key('conversation', ARGV[2]))

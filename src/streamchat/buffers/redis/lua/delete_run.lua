@@ -1,0 +1,30 @@
+-- ARGV: now, run. Its messages go with it.
+local run = ARGV[2]
+local conversation = call('HGET', key('run', run), 'conversation')
+if not conversation then
+  return 0
+end
+local home = key('conversation', conversation)
+local doomed, leaf = {}, nil
+for _, message in ipairs(call('ZRANGE', key('order', conversation), 0, -1)) do
+  if call('HGET', key('message', message), 'run') == run then
+    doomed[#doomed + 1] = message
+  else
+    leaf = message
+  end
+end
+if call('HEXISTS', home, 'whose') == 1 then
+  touch(conversation, now())
+  if leaf then
+    call('HSET', home, 'leaf', leaf)
+  else
+    call('HDEL', home, 'leaf')
+  end
+  free_slot(conversation, run)
+end
+for _, message in ipairs(doomed) do
+  call('UNLINK', key('message', message))
+  call('ZREM', key('order', conversation), message)
+end
+bury_run(run, conversation)
+return 1

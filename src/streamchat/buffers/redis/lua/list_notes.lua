@@ -1,0 +1,2 @@
+-- ARGV: now, run.
+return {now(), call('HGETALL', key('notes', ARGV[2]))}

@@ -1,0 +1,2 @@
+-- ARGV: now, run.
+return call('HGETALL', key('run', ARGV[2]))

@@ -1,0 +1,12 @@
+-- ARGV: now, older than (ms), limit. A run without the field "whole" begins with its last batch: taking the field
+-- away is how a trim is recorded, because that needs no memory where there is none.
+local found = call('ZRANGEBYSCORE', base .. 'ended', '-inf', '(' .. ARGV[2], 'LIMIT', 0, ARGV[3])
+for _, run in ipairs(found) do
+  local head = call('HGET', key('run', run), 'head')
+  if head then
+    call('HDEL', key('run', run), 'whole')
+    call('XTRIM', key('log', run), 'MINID', '=', head .. '-0')
+  end
+  call('ZREM', base .. 'ended', run)
+end
+return #found

@@ -1,0 +1,73 @@
+"""One batch of events as the bytes of one stream entry, and back.
+
+Little-endian: a version byte, the numbers of types and of events (4 bytes each), the length of each type's
+name, then for each event the index of its type, the length of its data, and one more than the length of its
+private data (0: there is none); behind these 4-byte numbers all names, all data, all private data.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+
+from streamchat.errors import BufferError
+
+__all__ = ["PackedEvent", "pack", "unpack"]
+
+PackedEvent = tuple[str, bytes, bytes | None]
+"""Type, data and private data, as they are stored."""
+
+_VERSION = 1
+_HEAD = struct.Struct("<BII")
+
+
+def pack(events: Sequence[PackedEvent]) -> bytes:
+    """Return the entry of a batch."""
+    types: dict[str, int] = {}
+    indexes = [types.setdefault(event_type, len(types)) for event_type, _, _ in events]
+    names = [name.encode("utf-8", "surrogatepass") for name in types]
+    data = [event[1] for event in events]
+    private = [event[2] for event in events]
+    numbers = [
+        *map(len, names),
+        *indexes,
+        *map(len, data),
+        *(0 if one is None else len(one) + 1 for one in private),
+    ]
+    head = _HEAD.pack(_VERSION, len(names), len(events))
+    parts: Iterable[bytes] = (
+        head,
+        struct.pack(f"<{len(numbers)}I", *numbers),
+        *names,
+        *data,
+        *filter(None, private),
+    )
+    return b"".join(parts)
+
+
+def unpack(packed: bytes) -> list[PackedEvent]:
+    """Return the batch of an entry; raises `BufferError` for what is none."""
+    try:
+        version, kinds, count = _HEAD.unpack_from(packed)
+        if version != _VERSION:
+            raise BufferError(
+                f"a batch is stored in form {version}: a newer streamchat wrote it, update this one"
+            )
+        numbers = struct.unpack_from(f"<{kinds + 3 * count}I", packed, _HEAD.size)
+    except struct.error as error:
+        raise BufferError(f"{len(packed)} stored bytes are no batch of events: {error}") from error
+    at = _HEAD.size + 4 * len(numbers)
+    names = []
+    for length in numbers[:kinds]:
+        names.append(packed[at : at + length].decode("utf-8", "surrogatepass"))
+        at += length
+    data = []
+    for length in numbers[kinds + count : kinds + 2 * count]:
+        data.append(packed[at : at + length])
+        at += length
+    private: list[bytes | None] = []
+    for length in numbers[kinds + 2 * count :]:
+        private.append(packed[at : at + length - 1] if length else None)
+        at += max(length - 1, 0)
+    types = [names[index] for index in numbers[kinds : kinds + count]]
+    return list(zip(types, data, private, strict=True))
