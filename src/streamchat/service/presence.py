@@ -180,7 +180,20 @@ class PresenceKeeper:
         saved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._saved.append(saved)
         self._note(run_id, soon=True)
-        await saved
+        try:
+            await saved
+        except Exception:
+            self._refuse(run_id, reader)
+            raise
+
+    def _refuse(self, run_id: str, reader: Reader) -> None:
+        """Forget one who was never let in: that is no leaving."""
+        reader.subscription.on_close = None
+        seats = self._here.get(run_id)
+        if seats is not None:
+            seats.readers.discard(reader)
+            if not seats.readers and not seats.noted:
+                del self._here[run_id]
 
     def _leave(self, run_id: str, reader: Reader) -> None:
         seats = self._here.get(run_id)
