@@ -1,0 +1,233 @@
+"""`StreamChatClient`: start runs, read them to their end, answer what they ask."""
+
+from __future__ import annotations
+
+import inspect
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+from urllib.parse import quote
+
+import httpx2
+
+from streamchat import Started, StoredEvent
+from streamchat.client.connection import Connection, Headers
+from streamchat.client.errors import ClientError
+from streamchat.client.following import Reset, follow
+from streamchat.events import ApprovalRequested, Suspended, ToolCallEvent
+
+__all__ = ["Approve", "ClientTool", "StreamChatClient"]
+
+Message: TypeAlias = str | Sequence[Mapping[str, Any]]
+Approve: TypeAlias = Callable[[ApprovalRequested], bool | Awaitable[bool]]
+"""Asked whether a call may run; called once for each call that waits."""
+ClientTool: TypeAlias = Callable[..., Any]
+"""A function for a tool that the client runs, called with the call's arguments; sync or async."""
+
+_REPLY = 3600.0
+
+
+class StreamChatClient:
+    """A client of the endpoints at ``url`` (the prefix included), for use with ``async with``.
+
+    ``headers`` are sent with each request: a mapping, or a function (sync or async) that is called for each
+    connection, and once more after a 401, so that a token can be renewed. ``client_id`` names this client for
+    presence. ``patience`` is how many seconds a piece of work may go without any progress while connections
+    are tried again, with growing pauses. ``http`` is an `httpx2.AsyncClient` of the caller's.
+
+    ``tools`` are functions by name, for tools that run in the client; ``approve`` answers approvals. Without
+    them, a run that waits goes on when somebody else answers.
+
+    All methods raise `ClientError` (the server refused; it has the status and a code) and
+    `ServerUnreachable`. Cancelling any of them ends no run: `cancel` does.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Headers | None = None,
+        client_id: str | None = None,
+        patience: float = 120.0,
+        tools: Mapping[str, ClientTool] | None = None,
+        approve: Approve | None = None,
+        http: httpx2.AsyncClient | None = None,
+    ) -> None:
+        self._connection = Connection(url, headers, client_id, patience, http)
+        self._tools = dict(tools or {})
+        self._approve = approve
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections; idempotent."""
+        await self._connection.close()
+
+    # Asking.
+
+    async def start(
+        self,
+        message: Message,
+        *,
+        conversation_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        system_message: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Started:
+        """Start a run and return its ids. Sent again after a lost answer, it still starts one run."""
+        body = {
+            "message": message if isinstance(message, str) else [dict(part) for part in message],
+            "conversation_id": conversation_id,
+            "metadata": metadata,
+            "system_message": system_message,
+        }
+        answer = await self._connection.ask(
+            "POST",
+            "/runs",
+            {name: value for name, value in body.items() if value is not None},
+            key=idempotency_key or uuid.uuid4().hex,
+        )
+        return Started(answer["run_id"], answer["message_id"], answer["conversation_id"])
+
+    async def ask(self, message: Message, **options: Any) -> AsyncGenerator[StoredEvent | Reset, None]:
+        """`start` a run (with its options) and yield what it brings until it is over; see `stream`."""
+        started = await self.start(message, **options)
+        async with aclosing(self.stream(started.run_id)) as events:
+            async for event in events:
+                yield event
+
+    async def stream(
+        self, run_id: str, after: str | None = None
+    ) -> AsyncGenerator[StoredEvent | Reset, None]:
+        """Yield a run's events behind the cursor ``after`` (exclusive; the ``id`` of an event), to its end.
+
+        Each event comes once, over as many connections as it takes. A `Reset` replaces all that came before.
+        What waits for this client is answered on the way: tools of ``tools``, approvals by ``approve``.
+        """
+        asked: dict[str, ApprovalRequested] = {}
+        calls: dict[str, ToolCallEvent] = {}
+        path = f"/runs/{quote(run_id, safe='')}/stream"
+        async with aclosing(follow(self._connection, path, after)) as items:
+            async for item in items:
+                yield item
+                if not isinstance(item, StoredEvent):
+                    continue
+                event = item.event
+                if isinstance(event, ApprovalRequested):
+                    asked[event.call_id] = event
+                elif isinstance(event, ToolCallEvent):
+                    calls[event.call_id] = event
+                elif isinstance(event, Suspended) and (self._tools or self._approve):
+                    await self._answer(run_id, asked, calls)
+
+    async def _answer(
+        self, run_id: str, asked: Mapping[str, ApprovalRequested], calls: Mapping[str, ToolCallEvent]
+    ) -> None:
+        """Answer what the run waits for now: what is read may be long past."""
+        for wait in (await self.status(run_id))["waits"]:
+            call_id = wait["call_id"]
+            if wait["kind"] == "approval" and self._approve is not None and call_id in asked:
+                verdict = self._approve(asked[call_id])
+                approved = await verdict if inspect.isawaitable(verdict) else verdict
+                await self._unless_settled(self.resolve_approval(run_id, call_id, bool(approved)))
+            elif wait["kind"] == "tool_result" and call_id in calls:
+                await self._unless_settled(self._run_tool(run_id, calls[call_id]))
+
+    async def _unless_settled(self, answer: Awaitable[None]) -> None:
+        """Give an answer; somebody else's, given a moment before, stands."""
+        try:
+            await answer
+        except ClientError as error:
+            if error.status not in (404, 409):
+                raise
+
+    async def _run_tool(self, run_id: str, call: ToolCallEvent) -> None:
+        function = self._tools.get(call.name)
+        if function is None:
+            return
+        try:
+            result = function(**(call.arguments or {}))
+            output = await result if inspect.isawaitable(result) else result
+        except Exception as error:
+            # The model is told, as it is of a tool that fails on the server; this side is the user's own.
+            await self.submit_tool_result(run_id, call.call_id, error=f"{type(error).__name__}: {error}")
+        else:
+            await self.submit_tool_result(run_id, call.call_id, output)
+
+    async def reply(self, message: Message, **options: Any) -> dict[str, Any]:
+        """`start` a run, wait for its end, and return `status`; one that waits for somebody else as it is."""
+        started = await self.start(message, **options)
+        async with aclosing(self.stream(started.run_id)) as events:
+            async for event in events:
+                if event.type == "suspended" and not (self._approve or self._tools):
+                    break
+        return await self.status(started.run_id)
+
+    # Answering and stopping.
+
+    async def cancel(self, run_id: str, reason: str | None = None) -> None:
+        """Ask the run to stop; idempotent, also after its end."""
+        await self._connection.ask("POST", _run(run_id, "cancel"), {"reason": reason} if reason else {})
+
+    async def resolve_approval(
+        self,
+        run_id: str,
+        call_id: str,
+        approved: bool,
+        *,
+        reason: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Say whether a call may run, maybe with other ``arguments``; the same again changes nothing."""
+        body: dict[str, Any] = {"call_id": call_id, "approved": approved}
+        if reason is not None:
+            body["reason"] = reason
+        if arguments is not None:
+            body["arguments"] = dict(arguments)
+        await self._connection.ask("POST", _run(run_id, "approvals"), body)
+
+    async def submit_tool_result(
+        self, run_id: str, call_id: str, output: Any = None, *, error: str | None = None
+    ) -> None:
+        """Give the result of a tool that this client runs, or say how it failed."""
+        body: dict[str, Any] = {"call_id": call_id}
+        body |= {"error": error} if error is not None else {"output": output}
+        await self._connection.ask("POST", _run(run_id, "tool-results"), body)
+
+    # Reading.
+
+    async def status(self, run_id: str) -> dict[str, Any]:
+        """Return what the run amounts to, as ``GET /runs/{id}`` tells it."""
+        answer: dict[str, Any] = await self._connection.ask("GET", _run(run_id))
+        return answer
+
+    async def messages(
+        self, conversation_id: str, *, after: str | None = None, limit: int = 100
+    ) -> dict[str, Any]:
+        """Return a page of a conversation: ``messages``, and ``next`` for the next page's ``after``."""
+        path = f"/conversations/{quote(conversation_id, safe='')}/messages"
+        answer: dict[str, Any] = await self._connection.ask("GET", path, params=_page(after, limit))
+        return answer
+
+    async def conversations(self, *, after: str | None = None, limit: int = 50) -> dict[str, Any]:
+        """Return a page of this user's conversations: ``conversations``, and ``next``."""
+        answer: dict[str, Any] = await self._connection.ask(
+            "GET", "/conversations", params=_page(after, limit)
+        )
+        return answer
+
+
+def _run(run_id: str, *segments: str) -> str:
+    return "/".join(("/runs", quote(run_id, safe=""), *segments))
+
+
+def _page(after: str | None, limit: int) -> dict[str, Any]:
+    return {"limit": limit} if after is None else {"limit": limit, "after": after}

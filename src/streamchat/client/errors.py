@@ -1,0 +1,45 @@
+"""What a server's refusal is to the client: one class for each answer that a program treats differently."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from streamchat.errors import StreamChatError
+
+__all__ = ["ClientError", "ServerUnreachable", "refusal"]
+
+
+class ClientError(StreamChatError):
+    """The server refused a request; asking again as it is would be of no use.
+
+    ``status`` is the HTTP status, ``code`` the server's word for it, ``field`` what was wrong in the request.
+    ``correlation_id`` leads to the server's log. ``detail`` is the whole error object.
+    """
+
+    def __init__(self, status: int, detail: dict[str, Any]) -> None:
+        self.status = status
+        self.code = str(detail.get("code", "http_error"))
+        self.field: str | None = detail.get("field")
+        self.correlation_id: str | None = detail.get("correlation_id")
+        self.detail = detail
+        where = f" (correlation id {self.correlation_id})" if self.correlation_id else ""
+        super().__init__(f"the server answered {status} {self.code}: {detail.get('message', '')}{where}")
+
+
+class ServerUnreachable(StreamChatError):
+    """The server could not be reached, or had no room, for longer than the client's ``patience``."""
+
+    code = "server_unreachable"
+
+
+def refusal(status: int, body: bytes) -> ClientError:
+    """Return the error that an answer of ``status`` stands for, whatever its body is."""
+    try:
+        detail = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        detail = None
+    if not isinstance(detail, dict):
+        # Somebody on the way answered, or the URL is not that of a streamchat server.
+        detail = {"message": body[:200].decode("utf-8", "replace")}
+    return ClientError(status, detail)

@@ -1,0 +1,99 @@
+"""Reading a run's stream to its end over as many connections as it takes: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Literal
+
+import httpx2
+
+from streamchat import RunState, StoredEvent, parse_event
+from streamchat.client.connection import Connection, NotNow
+from streamchat.client.errors import ClientError
+from streamchat.core.sse import Frame, SSEDecoder
+
+__all__ = ["Reset", "follow"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The cursor could not be continued: replace all that was folded by ``state``, and fold on.
+
+    ``reason`` is ``trimmed``, ``unknown`` or ``diverged``; ``id`` is the cursor from here on.
+    """
+
+    reason: str
+    first_seq: int
+    last_seq: int
+    state: RunState
+    id: str
+    type: Literal["history_reset"] = "history_reset"
+
+
+async def follow(
+    connection: Connection, path: str, after: str | None
+) -> AsyncGenerator[StoredEvent | Reset, None]:
+    """Yield what stands behind the cursor ``after`` until the terminal event.
+
+    A connection that breaks, falls silent or is ended by the server (a restart, a deployment) is followed by
+    another one, with the last id that was yielded. Raises `ClientError` where the server refuses,
+    `ServerUnreachable` when ``patience`` is over. Closing it closes the connection and nothing else.
+    """
+    cursor, patience, refreshed = after, connection.patience(), False
+    reading = _Reading()
+    while True:
+        pause = 0.0
+        reason: object = "the server ended the stream"
+        try:
+            async with connection.stream(path, cursor) as response:
+                if response is None:
+                    return
+                refreshed = False
+                patience.progress()  # it is there; a run that waits for a person may be quiet for days
+                decoder = SSEDecoder(last_event_id=cursor or "")
+                async for block in response.aiter_bytes():
+                    for frame in decoder.feed(block):
+                        cursor = frame.id or cursor
+                        item = reading.item(frame)
+                        if item is not None:
+                            yield item
+                            if item.type == "finalized" or (isinstance(item, Reset) and item.state.over):
+                                return
+                    # The priming frame has no data, but an id from which to go on.
+                    cursor = decoder.last_event_id or cursor
+                pause = (decoder.retry or 0) / 1000
+        except NotNow as error:
+            pause, reason = error.seconds, error.failure
+        except httpx2.TransportError as error:
+            reason = repr(error)
+        except ClientError as error:
+            # A token that ran out while the answer was being written.
+            if error.status != 401 or refreshed or not connection.can_refresh:
+                raise
+            refreshed = True
+            continue
+        await patience.wait(reason, pause)
+
+
+class _Reading:
+    """What came so far: of a frame that comes again only the first is given."""
+
+    def __init__(self) -> None:
+        self._seq = 0
+
+    def item(self, frame: Frame) -> StoredEvent | Reset | None:
+        """Return what a frame says; None for what is not ours, or was there before."""
+        fields = json.loads(frame.data)
+        if not isinstance(fields, dict):
+            return None
+        if fields.get("type") == "history_reset":
+            self._seq = fields["last_seq"]
+            state = RunState.model_validate(fields["snapshot"])
+            return Reset(fields["reason"], fields["first_seq"], fields["last_seq"], state, frame.id)
+        seq, at = fields.pop("seq", None), fields.pop("at", 0)
+        if not isinstance(seq, int) or seq <= self._seq:
+            return None
+        self._seq = seq
+        return StoredEvent(seq, at, parse_event(fields), frame.id.partition(".")[0])
