@@ -381,7 +381,7 @@ def refused(directory: Path, arguments: list[str], environment: dict[str, str], 
         timeout=30,
         check=False,
     )
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert says in run.stderr
     assert len(run.stderr.strip().splitlines()) == 1
     assert run.stdout == ""

@@ -13,22 +13,23 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for an error that is told in one sentence, 2 for
-    usage."""
+    """Run the command line; returns the exit status: 0, 1 for a check that says no, 2 for what cannot be done
+    (told in one sentence)."""
     parser = argparse.ArgumentParser(
         prog="streamchat", description="Streaming chat, where every answer is a run."
     )
     parser.add_argument("--version", action="version", version=f"streamchat {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    from streamchat.cli import demo
+    from streamchat.cli import demo, migrate, trim
 
-    demo.add_to(commands)
+    for command in (demo, migrate, trim):
+        command.add_to(commands)
     arguments = parser.parse_args(argv)
     try:
         return int(arguments.run(arguments))
     except StreamChatError as error:
         print(f"streamchat: {error}", file=sys.stderr)
-        return 1
+        return 2
     except KeyboardInterrupt:
         return 130

@@ -1,4 +1,4 @@
-"""`SQLEventBuffer`: events in a SQL database, so far SQLite. Needs the extra ``sqlite``."""
+"""`SQLEventBuffer`: events in a SQL database. Needs the extra ``sqlite``, ``postgres`` or ``mysql``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ except ImportError as error:
     raise MissingDependency("SQLEventBuffer", "sqlite", "sqlalchemy") from error
 
 from streamchat.buffers.sql.buffer import SQLEventBuffer
+from streamchat.buffers.sql.migrating import Migrated, migrate
 from streamchat.buffers.sql.sqlite import SQLiteVersionWarning
 
-__all__ = ["SQLEventBuffer", "SQLiteVersionWarning"]
+__all__ = ["Migrated", "SQLEventBuffer", "SQLiteVersionWarning", "migrate"]

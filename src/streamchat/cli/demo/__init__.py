@@ -29,7 +29,7 @@ def add_to(commands: Any) -> None:
         "--db",
         metavar="URL",
         default="sqlite:///streamchat-demo.db",
-        help="where runs are kept: sqlite:///FILE, or memory: (default: %(default)s)",
+        help="where runs are kept: sqlite:///FILE, memory:, or a server's URL (default: %(default)s)",
     )
     demo.add_argument(
         "--base-url", metavar="URL", help="an OpenAI-compatible server to talk to; it may do without a key"

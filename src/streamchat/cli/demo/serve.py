@@ -11,7 +11,8 @@ from typing import Any
 
 import uvicorn
 
-from streamchat import EventBuffer, MemoryEventBuffer, ServiceLimits, StreamChat
+from streamchat import EventBuffer, ServiceLimits, StreamChat
+from streamchat.buffers import buffer_for
 from streamchat.cli.demo.address import allowed_names, url_of
 from streamchat.cli.demo.app import demo_app
 from streamchat.cli.demo.provider import RealProvider, opened_client
@@ -32,7 +33,7 @@ async def serve(
     """Serve the demo on a listening socket until it is interrupted; ``host`` is its name for users."""
     async with opened_client(provider) as (client, name, answers):
         kind = OpenAIResponsesModel if api == "responses" else OpenAIChatModel
-        chat = _chat(kind(client, name), _buffer(db))
+        chat = _chat(kind(client, name), buffer_for(db, create_tables=True))
         with warnings.catch_warnings(record=True) as told:
             await chat.open()
         for warning in told:
@@ -58,14 +59,6 @@ def _chat(model: Model, buffer: EventBuffer) -> StreamChat:
         limits=ServiceLimits(drain_seconds=_DRAIN_SECONDS),
         lease_ttl=5.0,  # a demo that was killed goes on soon after it is started again
     )
-
-
-def _buffer(url: str) -> EventBuffer:
-    if url in ("memory:", "memory"):
-        return MemoryEventBuffer()
-    from streamchat.buffers.sql import SQLEventBuffer
-
-    return SQLEventBuffer(url)
 
 
 class _Server(uvicorn.Server):
