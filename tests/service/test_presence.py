@@ -19,7 +19,7 @@ from streamchat.service.presence import PresenceKeeper, Reader, grace_of
 
 pytestmark = pytest.mark.anyio
 
-GRACE, TTL = 25.0, 30.0
+GRACE, TTL = 40.0, 30.0
 RUN = RunRecord(
     run_id="run",
     conversation_id="conversation",
