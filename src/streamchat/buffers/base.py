@@ -56,8 +56,8 @@ class NewEvent(NamedTuple):
     @classmethod
     def of(cls, event: StreamEvent) -> NewEvent:
         """Encode ``event``."""
-        data, private = encode_event(event)
-        return cls(event.type, data, private)
+        # Once for each event: the constructor of a NamedTuple is a Python function, and this one is not.
+        return tuple.__new__(cls, (event.type, *encode_event(event)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +153,7 @@ class Created:
     new: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The right to append to one run, as far as its holder knows.
 
     ``generation`` and ``head_seq`` are what the next append requires the store to hold; ``fence`` counts
@@ -172,8 +171,9 @@ class Lease:
 
     def advanced(self, head_seq: int, *, inputs: bool = False) -> Lease:
         """Return the lease after an append that ended at ``head_seq``."""
-        # Once for each append, and `dataclasses.replace` takes four times as long.
-        return Lease(self.run_id, self.worker, self.generation, self.fence, head_seq, self.expires_at, inputs)
+        # Once for each append.
+        fields = (self.run_id, self.worker, self.generation, self.fence, head_seq, self.expires_at, inputs)
+        return tuple.__new__(Lease, fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +188,7 @@ class Claim:
     was: RunStatus = "queued"
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     """``events`` as they are stored. ``recovered`` means that an earlier try of the same batch had been
     written."""
 

@@ -24,13 +24,14 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 class LocalFollower:
     """The `Follower` of buffers that learn of news in their own process; for one waiter."""
 
-    __slots__ = ("_closed", "_event", "_followers", "_loop", "run_id")
+    __slots__ = ("_closed", "_event", "_followers", "_hinted", "_loop", "run_id")
 
     def __init__(self, followers: Followers, run_id: str) -> None:
         self.run_id = run_id
         self._followers = followers
         self._loop = _running_loop()  # None on trio, where all happens in one thread
         self._event = anyio.Event()
+        self._hinted = False  # the event is set, or about to be
         self._closed = False
 
     async def wait(self, seconds: float | None = None) -> bool:
@@ -48,6 +49,7 @@ class LocalFollower:
         if self._closed or not event.is_set():
             return False
         self._event = anyio.Event()
+        self._hinted = False
         return True
 
     async def close(self) -> None:
@@ -57,8 +59,9 @@ class LocalFollower:
 
     def hint(self) -> None:
         """Wake the waiter, or the next one. May be called from any thread."""
-        if self._event.is_set():
+        if self._hinted:
             return  # its owner has yet to look, and will see this news as well
+        self._hinted = True
         if self._loop is None or self._loop is _running_loop():
             self._event.set()
             return

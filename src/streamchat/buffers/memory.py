@@ -206,8 +206,11 @@ class MemoryEventBuffer(LocalNotes):
         """Write a part of an answer; see `AppendsNow.append_now`."""
         run = self._state.runs.get(lease.run_id)
         self._appends += 1
-        if run is None or self._appends % _TURN == 0 or any(event.type == TERMINAL for event in events):
+        if run is None or self._appends % _TURN == 0:
             return None
+        for event in events:
+            if event.type == TERMINAL:
+                return None
         decision = decide_append(
             stored_generation=run.generation,
             stored_head=run.head_seq,

@@ -21,6 +21,9 @@ _GRAVITY = {"error": 5, "content_filter": 4, "length": 3, "tool_calls": 2, "func
 # Rule "one source per delta": the first of these that has text. `reasoning_details` comes after them.
 _REASONING_FIELDS = ("reasoning_content", "reasoning")
 
+# The constructor of a NamedTuple is a Python function; this one is not.
+_new = tuple.__new__
+
 
 class ChatChoice:
     """One choice while it grows. A part ends where the kind of content changes or a call speaks."""
@@ -211,7 +214,7 @@ class ChatChoice:
         if self._part < 0:
             self._open_part(kind)
         self._pieces.append(text)
-        out.append(ContentDelta(kind, self._part, text, self.index))
+        out.append(_new(ContentDelta, (kind, self._part, text, self.index)))
 
     def _open_part(self, kind: ContentKind) -> None:
         self._part = next(self._counter)

@@ -185,7 +185,8 @@ class Answer:
         while not self.over:
             if not blocks and not self._at_end:
                 watch.until = self._limit(since)
-                ahead = self._ahead or self._begins_reading_ahead(source)
+                self._blocks_until_task -= 1
+                ahead = self._ahead or (self._blocks_until_task < 0 and self._begins_reading_ahead(source))
                 # All awaits of a chunk come through here: no coroutine in between.
                 try:
                     with watch:
@@ -278,10 +279,7 @@ class Answer:
         self._broken = broken
 
     def _begins_reading_ahead(self, source: Source) -> bool:
-        """Whether it is time to have a task read, which then does."""
-        self._blocks_until_task -= 1
-        if self._blocks_until_task >= 0:
-            return False
+        """Have a task read from now on, which it is time to do; True."""
         self._singles = 0
         self._ahead = True
         self._task = spawn(lambda: self._read_ahead(source), "streamchat: a model's response")

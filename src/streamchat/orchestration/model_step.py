@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any
 
 from streamchat.concurrency import Deadline
@@ -43,7 +43,7 @@ __all__ = ["ModelStep"]
 
 log = logging.getLogger("streamchat.run")
 
-_DELTAS: dict[str, Callable[..., StreamEvent]] = {
+_DELTAS: dict[str, type[TextDelta | ReasoningDelta | RefusalDelta]] = {
     "text": TextDelta,
     "reasoning": ReasoningDelta,
     "refusal": RefusalDelta,
@@ -139,7 +139,9 @@ class ModelStep:
                 part = parts.get(local)
                 if part is None:
                     part = self._part(local)
-                events.append(_DELTAS[kind](step=step, part=part, text=text))
+                # Without the class's own constructor, a Python function around this one.
+                make = _DELTAS[kind].__pydantic_validator__.validate_python
+                events.append(make({"step": step, "part": part, "text": text}))
             elif type(output) is CallDelta:
                 events.append(self._call_delta(output))
             else:

@@ -228,7 +228,7 @@ class Driver:
 
     def _write_what_waits(self) -> None:
         """Append what has gathered, now if the store can and else as soon as the writer can."""
-        if self._writing or not self._pending:
+        if self._writing or not self._pending.whole:
             return
         if self._append_now is not None:
             events = self._pending.take()

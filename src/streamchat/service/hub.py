@@ -7,9 +7,9 @@ up: it is never dropped silently, holds nothing in memory meanwhile, and slows n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeAlias
 
 from streamchat.buffers.base import EventBuffer, Page
 from streamchat.core.cursor import Cursor, Reset, owner_of, resolve
@@ -19,6 +19,9 @@ from streamchat.service.driver import read_log
 from streamchat.service.topic import PAGE, Encoder, HistoryReset, Topic
 
 __all__ = ["Encoder", "HistoryReset", "Hub", "Subscription"]
+
+
+_Given: TypeAlias = HistoryReset | Sequence[StoredEvent]
 
 
 class Subscription:
@@ -68,7 +71,7 @@ class Subscription:
         """The id of the last thing handed out, or where the reading begins."""
         return f"{self._generation}.{self._after}"
 
-    async def next(self, seconds: float | None = None) -> HistoryReset | Sequence[StoredEvent] | None:
+    def next(self, seconds: float | None = None) -> Coroutine[Any, Any, _Given | None]:
         """Return what is there now, waiting for something at most ``seconds``; None when time runs out.
 
         None comes at once when there is nothing more to give here (`Hub.farewell`): come back elsewhere.
@@ -76,33 +79,15 @@ class Subscription:
         Raises StopAsyncIteration after the terminal event and after `close`, `RunNotFound` when the run is
         gone, `BufferUnavailable`. Cancelled, it loses nothing.
         """
-        ready = await self._ready(seconds)
-        if isinstance(ready, Page):
-            return self._handed_out(ready.events)
-        if not ready:
-            return None
-        if self._reset is not None:
-            return self._take_reset()
-        return self._handed_out(self._topic.after(self._after))
+        return self._next(None, seconds)
 
-    async def next_bytes(self, encoder: Encoder, seconds: float | None = None) -> bytes | None:
+    def next_bytes(self, encoder: Encoder, seconds: float | None = None) -> Coroutine[Any, Any, bytes | None]:
         """Return the same as `next`, encoded, all that is pending joined into one."""
-        ready = await self._ready(seconds)
-        if isinstance(ready, Page):
-            return b"".join([encoder.event(event) for event in self._handed_out(ready.events)])
-        if not ready:
-            return None
-        if self._reset is not None:
-            return encoder.reset(self._take_reset())
-        data, last = self._topic.bytes_after(self._after, encoder)
-        self._note(last)
-        return data
+        return self._next(encoder, seconds)
 
-    async def _ready(self, seconds: float | None) -> bool | Page:
-        """Wait until the topic (True) or the store (a page) has something; False when time runs out.
-
-        Every delivery to every reader comes here: the wait itself is not a call of its own.
-        """
+    async def _next(self, encoder: Encoder | None, seconds: float | None) -> Any:
+        """What `next` and `next_bytes` promise. Every delivery to every reader comes here: waiting, encoding
+        and the rest are not calls of their own."""
         topic = self._topic
         while True:
             if self._closed or self.finished:
@@ -110,17 +95,30 @@ class Subscription:
             if self._epoch != topic.epoch:
                 self._epoch = topic.epoch
                 await self._judge_again()
-            if self._reset is not None or topic.base <= self._after < topic.head:
-                return True
-            if self._after < topic.base:
+            if self._reset is not None:
+                reset = self._take_reset()
+                return reset if encoder is None else encoder.reset(reset)
+            after = self._after
+            if topic.base <= after < topic.head:
+                if encoder is None:
+                    return self._handed_out(topic.after(after))
+                data, last = topic.bytes_after(after, encoder)
+                self._after, self._generation = last.seq, last.generation
+                if last.type in _TELLING:
+                    self._note(last)
+                elif self.suspended:
+                    self.suspended = False
+                return data
+            if after < topic.base:
                 page = await self._page_behind_the_window()
-                if page is not None:
-                    return page
-                continue
+                if page is None:
+                    continue
+                events = self._handed_out(page.events)
+                return events if encoder is None else b"".join([encoder.event(event) for event in events])
             if topic.error is not None:
                 raise topic.error
             if self._hub.leaving and topic.current:
-                return False
+                return None
             loop = asyncio.get_running_loop()
             self._waiter = waiter = topic.waiter(loop)
             timer = None if seconds is None else loop.call_later(seconds, _time_out, waiter)
@@ -134,7 +132,7 @@ class Subscription:
                 if not woken:  # the topic forgets those that it wakes
                     topic.drop(waiter)
             if not woken:
-                return False
+                return None
 
     async def _page_behind_the_window(self) -> Page | None:
         page = await self._hub.buffer.read(self.run_id, self._after, PAGE)
@@ -190,6 +188,10 @@ class Subscription:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+_TELLING = frozenset({"suspended", TERMINAL})
+"""What changes more of a subscription than its place."""
 
 
 def _time_out(waiter: asyncio.Future[bool]) -> None:

@@ -21,40 +21,42 @@ _OVERHEAD = 64
 
 
 class Pending:
-    """Events that wait for an append. ``size`` is their rough weight in bytes, before merging."""
+    """Events that wait for an append: ``whole`` are those of whole groups, ``size`` is the rough weight of
+    all in bytes, before merging."""
 
-    __slots__ = ("_events", "_group", "size")
+    __slots__ = ("_group", "size", "whole")
 
     def __init__(self) -> None:
-        self._events: list[StreamEvent] = []
+        self.whole: list[StreamEvent] = []
         self._group: list[StreamEvent] = []
         self.size = 0
 
     def __bool__(self) -> bool:
         """Whether there is a whole group to write."""
-        return bool(self._events)
+        return bool(self.whole)
 
     def add(self, event: StreamEvent, *, more: bool) -> None:
         """Take an event; with ``more`` it is written together with the one after it, or not at all."""
-        self.size += _weight(event)
+        if event.type in _TEXTS:
+            self.size += _OVERHEAD + len(event.text)  # type: ignore[union-attr]
+        else:
+            self.size += _weight(event)
         if more or self._group:
             self._group.append(event)
             if not more:
-                self._events += self._group
+                self.whole += self._group
                 self._group = []
         else:
-            self._events.append(event)
+            self.whole.append(event)
 
     def take(self) -> list[StreamEvent]:
         """Remove and return all whole groups, merged."""
-        events, self._events = self._events, []
+        events, self.whole = self.whole, []
         self.size = 0
-        return merge_deltas(events)
+        return events if len(events) == 1 else merge_deltas(events)  # one it is most often, live
 
 
 def _weight(event: StreamEvent) -> int:
-    if event.type in _TEXTS:
-        return _OVERHEAD + len(event.text)  # type: ignore[union-attr]
     if isinstance(event, ToolCallDelta):
         return _OVERHEAD + len(event.arguments)
     # Few, and they may hold anything: a tool's output, what an application emits.
@@ -64,8 +66,6 @@ def _weight(event: StreamEvent) -> int:
 def merge_deltas(events: Iterable[StreamEvent]) -> list[StreamEvent]:
     """Join neighbouring deltas of the same step, part and call; the fold of the log stays the same."""
     events = list(events)
-    if len(events) == 1:  # as most are, live
-        return events
     out: list[StreamEvent] = []
     run: list[StreamEvent] = []
     key: tuple[Any, ...] | None = None

@@ -89,7 +89,7 @@ class Topic:
 
     def __init__(self, run_id: str, buffer: EventBuffer, after: int, *, window: int, poll: float) -> None:
         self.run_id = run_id
-        self.base = after
+        self.base = self.head = after
         self.epoch = 0
         self.current = False
         self.fed = False
@@ -105,11 +105,6 @@ class Topic:
         self._encoded: dict[Encoder, _Encoded] = {}
         self._waiters: list[asyncio.Future[bool]] = []
         self._refresh = asyncio.Event()
-
-    @property
-    def head(self) -> int:
-        """The seq of the newest event known here."""
-        return self.base + len(self._events)
 
     @property
     def over(self) -> bool:
@@ -143,7 +138,7 @@ class Topic:
 
     def feed(self, events: Sequence[StoredEvent]) -> None:
         """Take events that were just stored; what does not follow on makes the reader look into the store."""
-        next_seq = self.base + len(self._events) + 1
+        next_seq = self.head + 1
         if not events or events[-1].seq < next_seq:
             return
         known = next_seq - events[0].seq
@@ -153,6 +148,7 @@ class Topic:
         new = events[known:] if known else events
         self._events += new
         self._last = new[-1]
+        self.head = self._last.seq
         for event in new:
             self._size += len(event.data)
         if self._size > self._window:
@@ -174,7 +170,10 @@ class Topic:
 
     def wake(self) -> None:
         """Wake all who wait."""
-        waiters, self._waiters = self._waiters, []
+        waiters = self._waiters
+        if not waiters:
+            return
+        self._waiters = []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(True)
@@ -255,7 +254,7 @@ class Topic:
         elif self.head <= page.last_seq and self.head + 1 >= page.first_seq:
             return False
         self._events, self._encoded, self._last, self._size = [], {}, None, 0
-        self.base = page.last_seq
+        self.base = self.head = page.last_seq
         self.epoch += 1
         self.wake()
         return True
