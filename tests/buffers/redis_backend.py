@@ -22,13 +22,9 @@ def keys_of(client: redis.Redis, prefix: str) -> list[bytes]:
     return list(client.scan_iter(match=f"{{{prefix}}}:*", count=1000))
 
 
-class Saved(dict[bytes, bytes]):
-    def close(self) -> None:
-        pass
-
-
 class Redis(Backend):
     shares = True
+    share = 1 / 6
     service = "redis_url"
 
     def __init__(self, directory: Path, server: str = "") -> None:
@@ -49,7 +45,7 @@ class Redis(Backend):
                 self.clear()
 
     def make(self) -> RedisEventBuffer:
-        return RedisEventBuffer(self.server, prefix=self.prefix, clock=self.clock)
+        return RedisEventBuffer(self.server, prefix=self.prefix, clock=self.clock, token=self.token)
 
     def clear(self) -> None:
         with redis.Redis.from_url(self.server) as client:
@@ -58,7 +54,7 @@ class Redis(Backend):
 
     def save(self, buffer: Any) -> dict[bytes, bytes]:
         with redis.Redis.from_url(self.server) as client:
-            return Saved({key: client.dump(key) for key in keys_of(client, self.prefix)})
+            return {key: client.dump(key) for key in keys_of(client, self.prefix)}
 
     def restore(self, buffer: Any, saved: dict[bytes, bytes]) -> None:
         self.clear()

@@ -143,9 +143,10 @@ class RedisEventBuffer(RedisReading, RedisNotes):
             try:
                 # In a cluster, this finds the node that holds the keys; elsewhere, that scripts may be run.
                 await writes.do(scripts.HEADS, [b""])
+                info = b""
                 with contextlib.suppress(BufferUnavailable):  # not everybody may ask for it
                     info = await writes.do(None, ["INFO"])
-                    check_server(bytes(info).decode("utf-8", "replace"), server.where)
+                check_server(info.decode("utf-8", "replace"), server.where)
             except BaseException:
                 await self._shut(opened)
                 raise

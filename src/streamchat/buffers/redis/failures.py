@@ -15,12 +15,12 @@ _ACL = "its ACL does not let this user do that: grant ~{{{prefix}}}:* &{{{prefix
 
 # Scripts wrap the server's words in words of their own, so it is by these that an error is known.
 _REMEDIES = (
-    ("OOM", "its memory is full (maxmemory): give it more, or trim; nothing was written"),
-    ("out of memory", "its memory is full (maxmemory): give it more, or trim; nothing was written"),
+    ("'maxmemory'", "its memory is full: give it more (maxmemory), or trim; nothing was written"),
     ("READONLY", "it is a replica, or has become one: the URL must lead to the primary"),
     ("read only replica", "it is a replica, or has become one: the URL must lead to the primary"),
     ("NOPERM", _ACL),
-    ("can't", _ACL),
+    ("can't run", _ACL),
+    ("can't access", _ACL),
     ("MISCONF", "it cannot save to its disk and takes no writes until it can: see its log"),
     ("NOREPLICAS", "it has too few replicas (min-replicas-to-write) and takes no writes"),
     ("BUSY", "another script runs in it for too long: see SCRIPT KILL"),
@@ -29,6 +29,16 @@ _REMEDIES = (
     ("MOVED", "it is one node of a cluster: give a RedisCluster client, or the cluster's URL"),
     ("TRYAGAIN", "the prefix's slot is being moved to another node: wait"),
     ("CLUSTERDOWN", "the cluster is down"),
+)
+
+# Of these, redis-py takes the code away.
+_CODES = (
+    (wrong.AskError, "MOVED"),
+    (wrong.TryAgainError, "TRYAGAIN"),
+    (wrong.ClusterDownError, "CLUSTERDOWN"),
+    (wrong.NoPermissionError, "NOPERM"),
+    (wrong.ReadOnlyError, "READONLY"),
+    (wrong.BusyLoadingError, "LOADING"),
 )
 
 
@@ -43,16 +53,10 @@ def translate(error: BaseException, where: str, prefix: str) -> StreamChatError:
         return InvalidInput(
             f"Redis at {where} has no such database ({text}): take another number", field="url"
         )
-    if isinstance(error, wrong.AskError):
-        text = f"MOVED to {text}"
-    elif isinstance(error, wrong.TryAgainError):
-        text = f"TRYAGAIN {text}"
-    elif isinstance(error, wrong.NoPermissionError):
-        text = f"NOPERM {text}"
-    elif isinstance(error, wrong.ReadOnlyError):
-        text = f"READONLY {text}"
-    elif isinstance(error, wrong.BusyLoadingError):
-        text = f"LOADING {text}"
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            text = f"{code} {text}"
+            break
     for words, remedy in _REMEDIES:
         if words in text:
             return BufferUnavailable(f"Redis at {where}: {remedy.format(prefix=prefix)} ({text})")

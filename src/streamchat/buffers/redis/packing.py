@@ -49,13 +49,18 @@ def unpack(packed: bytes) -> list[PackedEvent]:
     """Return the batch of an entry; raises `BufferError` for what is none."""
     try:
         version, kinds, count = _HEAD.unpack_from(packed)
-        if version != _VERSION:
-            raise BufferError(
-                f"a batch is stored in form {version}: a newer streamchat wrote it, update this one"
-            )
-        numbers = struct.unpack_from(f"<{kinds + 3 * count}I", packed, _HEAD.size)
-    except struct.error as error:
+        if version == _VERSION:
+            numbers = struct.unpack_from(f"<{kinds + 3 * count}I", packed, _HEAD.size)
+            return _events(packed, kinds, count, numbers)
+    except (struct.error, LookupError, ValueError) as error:
         raise BufferError(f"{len(packed)} stored bytes are no batch of events: {error}") from error
+    raise BufferError(
+        f"a batch is stored in form {version}, but this streamchat reads form {_VERSION}: "
+        f"take the version that wrote it"
+    )
+
+
+def _events(packed: bytes, kinds: int, count: int, numbers: Sequence[int]) -> list[PackedEvent]:
     at = _HEAD.size + 4 * len(numbers)
     names = []
     for length in numbers[:kinds]:
@@ -69,5 +74,7 @@ def unpack(packed: bytes) -> list[PackedEvent]:
     for length in numbers[kinds + 2 * count :]:
         private.append(packed[at : at + length - 1] if length else None)
         at += max(length - 1, 0)
+    if at != len(packed):
+        raise ValueError(f"{at} bytes were written")
     types = [names[index] for index in numbers[kinds : kinds + count]]
     return list(zip(types, data, private, strict=True))

@@ -2,7 +2,9 @@
 
 A script may be sent twice (its answer may be lost), so each does the same thing once: an append and a create
 recognize themselves by what is stored, a claim by its token, the others change nothing the second time.
-Scripts are not rolled back: each begins its writing with a command that a full or a read-only server refuses.
+Scripts are not rolled back; a server that is full, read-only or cannot save refuses a script at its first
+write, or never. So those that fill it begin with a write that needs memory, and those that empty it with one
+that needs none.
 """
 
 from __future__ import annotations

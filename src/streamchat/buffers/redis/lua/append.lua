@@ -41,7 +41,7 @@ end
 local at = now()
 if count > 0 then
   local reached = int(head + count)
-  -- Before all other writes: where the log is not as the run says, or the server is full, nothing is written.
+  -- Before all other writes: where the log is not as the run says, nothing is written.
   call('XADD', key('log', run), reached .. '-0', 'n', ARGV[5], 't', at, 'd', ARGV[6])
   call('HSET', name, 'head', reached, 'batch', int(head + 1), 'updated_at', at)
 end

@@ -1,5 +1,4 @@
--- What stays of a hash is one field: a tombstone, so that the id is never taken again. Nothing here needs memory,
--- so that deleting works on a full server too.
+-- What stays of a hash is one field: a tombstone, so that the id is never taken again.
 local function leave_tombstone(name, kept)
   local fields = {}
   for _, field in ipairs(call('HKEYS', name)) do

@@ -49,9 +49,11 @@ if wrong then
 end
 
 local at = now()
--- What is left here belongs to a run that the server has lost.
-call('UNLINK', key('log', run), key('segments', run), key('inputs', run), key('unread', run))
--- The first write is one that a full server refuses, so that it refuses all of them: scripts are not rolled back.
+local left = {key('log', run), key('segments', run), key('inputs', run), key('unread', run)}
+if call('EXISTS', unpack(left)) > 0 then
+  -- It belongs to a run that the server has lost.
+  call('UNLINK', unpack(left))
+end
 call('XADD', key('log', run), count .. '-0', 'n', count, 't', at, 'd', packed)
 call('RPUSH', key('segments', run), generation .. ' 1')
 local number = int(call('INCR', base .. 'number'))

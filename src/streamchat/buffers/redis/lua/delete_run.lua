@@ -13,6 +13,12 @@ for _, message in ipairs(call('ZRANGE', key('order', conversation), 0, -1)) do
     leaf = message
   end
 end
+-- First what frees memory: a full server refuses a script whose first write needs some, and none after that.
+bury_run(run, conversation)
+for _, message in ipairs(doomed) do
+  call('UNLINK', key('message', message))
+  call('ZREM', key('order', conversation), message)
+end
 if call('HEXISTS', home, 'whose') == 1 then
   touch(conversation, now())
   if leaf then
@@ -22,9 +28,4 @@ if call('HEXISTS', home, 'whose') == 1 then
   end
   free_slot(conversation, run)
 end
-for _, message in ipairs(doomed) do
-  call('UNLINK', key('message', message))
-  call('ZREM', key('order', conversation), message)
-end
-bury_run(run, conversation)
 return 1
