@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import importlib
 import os
 import sqlite3
 from collections.abc import AsyncIterator
@@ -15,11 +16,13 @@ import asyncpg  # type: ignore[import-untyped]
 
 from streamchat.buffers.base import EventBuffer
 from streamchat.buffers.memory import MemoryEventBuffer
+from streamchat.buffers.shared import Token, random_token
 from streamchat.buffers.sql import SQLEventBuffer
 from streamchat.buffers.sql.schema import Schema
 from streamchat.testing.buffers import BufferSuite
+from tests.services.databases import execute
 
-__all__ = ["BACKENDS", "Backend", "ManualClock"]
+__all__ = ["BACKENDS", "Backend", "ManualClock", "found"]
 
 START = 1_700_000_000_000
 
@@ -42,13 +45,17 @@ class Backend:
 
     shares = False
     """Whether several buffers can work on one store."""
+    share = 2 / 3
+    """Of the examples of a long random history, as each step goes to two stores; 0: nothing can be saved."""
     service: str | None = None
     """The fixture that gives the URL of the server which it needs."""
 
     def __init__(self, directory: Path, server: str = "") -> None:
         self.directory = directory
         self.server = server
-        self.clock = ManualClock()
+        self.clock: Any = ManualClock()
+        self.prefix = ""
+        self.token: Token = random_token
 
     @contextlib.asynccontextmanager
     async def open(self, _: EventBuffer | None = None) -> AsyncIterator[EventBuffer]:
@@ -62,6 +69,13 @@ class Backend:
 
     def make(self) -> EventBuffer:
         raise NotImplementedError
+
+    def to(self) -> list[str]:
+        """Return how another process finds the same store; see `found`."""
+        return [type(self).__module__, type(self).__name__, str(self.directory), self.server, self.prefix]
+
+    def check(self) -> None:
+        """Look for damage in the store."""
 
     async def advance(self, _: EventBuffer, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -83,7 +97,7 @@ class Backend:
 
 class Memory(Backend):
     def make(self) -> MemoryEventBuffer:
-        return MemoryEventBuffer(retention=None, clock=self.clock)
+        return MemoryEventBuffer(retention=None, clock=self.clock, token=self.token)
 
     def save(self, buffer: MemoryEventBuffer) -> Any:
         return copy.deepcopy(buffer._state)
@@ -96,7 +110,8 @@ class SQLite(Backend):
     shares = True
 
     def make(self) -> SQLEventBuffer:
-        return SQLEventBuffer(f"sqlite:///{self.directory / 'chat.db'}", clock=self.clock)
+        url = f"sqlite:///{self.directory / 'chat.db'}"
+        return SQLEventBuffer(url, clock=self.clock, token=self.token)
 
     def save(self, buffer: Any) -> sqlite3.Connection:
         saved = sqlite3.connect(":memory:")
@@ -108,28 +123,36 @@ class SQLite(Backend):
         with contextlib.closing(sqlite3.connect(self.directory / "chat.db", timeout=30)) as target:
             saved.backup(target)
 
+    def check(self) -> None:
+        with contextlib.closing(sqlite3.connect(self.directory / "chat.db")) as checked:
+            assert checked.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
     def forget(self, saved: sqlite3.Connection) -> None:
         saved.close()
 
 
 class SQLiteInMemory(Backend):
+    share = 0.0
+
     def make(self) -> SQLEventBuffer:
-        return SQLEventBuffer("sqlite://", clock=self.clock)
+        return SQLEventBuffer("sqlite://", clock=self.clock, token=self.token)
 
 
 class Server(Backend):
     """A server database: tables of this process's own, emptied for each test."""
 
     shares = True
-    prefix = f"t{os.getpid()}_"
+    share = 1 / 10
     _made: ClassVar[set[str]] = set()
 
     def __init__(self, directory: Path, server: str = "") -> None:
         super().__init__(directory, server)
+        self.prefix = f"t{os.getpid()}_"
         self._empty = False
 
     def make(self, **options: Any) -> SQLEventBuffer:
-        return SQLEventBuffer(self.server, **{"prefix": self.prefix, "clock": self.clock, **options})
+        given = {"prefix": self.prefix, "clock": self.clock, "token": self.token, **options}
+        return SQLEventBuffer(self.server, **given)
 
     @contextlib.asynccontextmanager
     async def open(self, _: EventBuffer | None = None) -> AsyncIterator[EventBuffer]:
@@ -203,9 +226,49 @@ class PostgreSQL(Server):
         asyncio.run(self.run(*statements))
 
 
+def found(module: str, kind: str, directory: str, server: str, prefix: str) -> Backend:
+    """Return the store of another process, with a clock that goes by itself."""
+    backend: Backend = getattr(importlib.import_module(module), kind)(Path(directory), server)
+    backend.prefix = prefix
+    backend.clock = None
+    return backend
+
+
+class MariaDB(Server):
+    service = "mariadb_url"
+
+    async def run(self, *statements: str) -> None:
+        await execute(self.server, *statements)
+
+    async def empty(self) -> None:
+        await self.run(*(f"DELETE FROM {name}" for name in self.data()))
+
+    def save(self, buffer: Any) -> str:
+        statements = [
+            statement
+            for name in self.data()
+            for statement in (
+                f"CREATE TABLE IF NOT EXISTS saved_{name} LIKE {name}",
+                f"DELETE FROM saved_{name}",
+                f"INSERT INTO saved_{name} SELECT * FROM {name}",
+            )
+        ]
+        asyncio.run(self.run(*statements))
+        return "saved"
+
+    def restore(self, buffer: Any, saved: str) -> None:
+        statements = [
+            statement
+            for name in self.data()
+            for statement in (f"DELETE FROM {name}", f"INSERT INTO {name} SELECT * FROM saved_{name}")
+        ]
+        asyncio.run(self.run("SET autocommit = 0", *statements, "COMMIT"))
+
+
 BACKENDS: dict[str, type[Backend]] = {
     "memory": Memory,
     "sqlite": SQLite,
     "sqlite-memory": SQLiteInMemory,
     "postgresql": PostgreSQL,
+    "mariadb": MariaDB,
 }

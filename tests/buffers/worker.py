@@ -1,4 +1,4 @@
-"""A process that works on a store: ``python -m tests.buffers.worker URL COMMAND …``."""
+"""A process that works on a store: ``python -m tests.buffers.worker COMMAND ARGUMENT STORE…``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 import sys
 import warnings
 
-from streamchat.buffers.base import Lease
-from streamchat.buffers.sql import SQLEventBuffer
+from streamchat.buffers.base import EventBuffer, Lease
 from streamchat.testing.buffers.suite import deltas, ending
+from tests.buffers.backends import found
 
 
-async def stream_for_ever(buffer: SQLEventBuffer, run_id: str) -> None:
+async def stream_for_ever(buffer: EventBuffer, run_id: str) -> None:
     """Append to a run, and say after each acknowledgement where the log is."""
     claim = await buffer.claim("child", 0.5, run_id)
     assert claim is not None
@@ -22,7 +22,7 @@ async def stream_for_ever(buffer: SQLEventBuffer, run_id: str) -> None:
         print(lease.head_seq, flush=True)
 
 
-async def stream_to_the_end(buffer: SQLEventBuffer, prefix: str) -> None:
+async def stream_to_the_end(buffer: EventBuffer, prefix: str) -> None:
     """Claim what there is, several runs at a time, and write each to its end."""
 
     async def write(lease: Lease) -> None:
@@ -38,9 +38,9 @@ async def stream_to_the_end(buffer: SQLEventBuffer, prefix: str) -> None:
     print(taken, flush=True)
 
 
-async def main(url: str, command: str, argument: str) -> None:
+async def main(command: str, argument: str, *store: str) -> None:
     warnings.simplefilter("ignore")
-    buffer = await SQLEventBuffer(url).open()
+    buffer = await found(*store).make().open()
     try:
         await {"for-ever": stream_for_ever, "to-the-end": stream_to_the_end}[command](buffer, argument)
     finally:
