@@ -22,6 +22,7 @@ __all__ = [
     "MissingDependency",
     "ModelError",
     "NotAuthorized",
+    "NotRetryable",
     "RunNotFound",
     "RunOver",
     "StreamChatError",
@@ -145,6 +146,16 @@ class RunOver(BufferError):
     """The run has ended, so it takes no more input."""
 
     code = "run_over"
+
+
+class NotRetryable(StreamChatError):
+    """A run, or a call of it, cannot be retried; ``reason`` is a stable word that clients may be told."""
+
+    code = "not_retryable"
+
+    def __init__(self, message: str, *, reason: str = "not_retryable") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class AnswerConflict(BufferError):

@@ -21,7 +21,7 @@ from streamchat.http.errors import HTTPError
 from streamchat.http.limits import read_body
 from streamchat.http.requests import Request
 
-__all__ = ["CancelBody", "StartBody", "parse_body", "read_json"]
+__all__ = ["CancelBody", "RetryBody", "StartBody", "parse_body", "read_json"]
 
 # No data: of any kind runs in a page or reaches the provider's own network by these.
 _URL = r"^(https?://|data:)"
@@ -135,6 +135,13 @@ class CancelBody(_Body):
     """Why a run is cancelled, for people."""
 
     reason: Annotated[str, StringConstraints(max_length=1000)] | None = None
+
+
+class RetryBody(_Body):
+    """What of a run is done anew: all of it, the steps from one on, or one call alone."""
+
+    from_step: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    call_id: Name | None = None
 
 
 B = TypeVar("B", bound=BaseModel)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
 from streamchat.errors import StreamChatError
-from streamchat.http import conversations, description, health, runs
+from streamchat.http import conversations, description, health, retrying, runs
 from streamchat.http.bodies import B, read_json
 from streamchat.http.cors import CORS, check_origin
 from streamchat.http.errors import HTTPError, error_response, not_allowed
@@ -61,7 +61,14 @@ class Endpoints:
         self._streams = StreamCount(self.options)
         self._opened = False
         self._draining = lambda: chat.draining  # one for all streams
-        self.routes = (*runs.ROUTES, *conversations.ROUTES, *health.ROUTES, *description.ROUTES, *routes)
+        self.routes = (
+            *runs.ROUTES,
+            *retrying.ROUTES,
+            *conversations.ROUTES,
+            *health.ROUTES,
+            *description.ROUTES,
+            *routes,
+        )
         self._router = Router(self.routes)
 
     @property

@@ -20,6 +20,7 @@ from streamchat.errors import (
     IdempotencyConflict,
     InvalidInput,
     NotAuthorized,
+    NotRetryable,
     RunNotFound,
     RunOver,
     StreamChatError,
@@ -64,6 +65,7 @@ _TABLE: dict[type[StreamChatError], tuple[int, str]] = {
     ConversationBusy: (409, "The conversation is being answered. Wait for the end, or cancel that run."),
     AnswerConflict: (409, "This was answered before, and differently."),
     RunOver: (409, "The run has ended."),
+    NotRetryable: (409, "This cannot be done again as it is."),
     IdempotencyConflict: (422, "The idempotency key was used before, with another request."),
     # This process has too much to do, not this client: another process may take it.
     Busy: (503, "There is too much to do at the moment. Try again later."),
@@ -107,6 +109,8 @@ def error_response(error: Exception, request: str) -> Response:
     field = getattr(error, "field", None) if status in (400, 415, 422) else None
     if isinstance(error, InvalidInput) and field and status == 422:
         message = f"The value of {field!r} cannot be accepted."
+    if isinstance(error, NotRetryable):
+        detail["reason"] = error.reason
     if isinstance(error, ConversationBusy):
         detail["active_run_id"] = error.active_run_id
     if isinstance(error, Busy):

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from streamchat.http.bodies import CancelBody, StartBody
+from streamchat.http.bodies import CancelBody, RetryBody, StartBody
 from streamchat.http.routing import Route
 from streamchat.http.schemas import (
     CancelAccepted,
@@ -175,6 +175,15 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         CancelBody,
         body_required=False,
         errors=(401, 404, 415, 422, 503),
+    ),
+    ("POST", "/runs/{id}/retry"): Operation(
+        "Do a run that is over anew: whole, from a step, or one failed call alone",
+        RunStartedAnswer,
+        201,
+        RetryBody,
+        body_required=False,
+        parameters=_START[:1],
+        errors=_STARTING,
     ),
     ("GET", "/conversations"): Operation(
         "The principal's conversations",

@@ -24,7 +24,8 @@ def last_event_id(request: Request) -> str | None:
     return cursor
 
 
-def _idempotency_key(request: Request) -> str | None:
+def idempotency_key(request: Request) -> str | None:
+    """Return the ``Idempotency-Key`` header; raises `HTTPError` 400 for what is none."""
     key = request.headers.get("idempotency-key")
     if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
         raise HTTPError(
@@ -60,10 +61,8 @@ def _replayed(started: Started) -> list[tuple[str, str]]:
     return [] if started.new else [("idempotent-replayed", "true")]
 
 
-async def _start(call: Call) -> Response:
-    key = _idempotency_key(call.request)
-    body = await call.endpoints.read_json(call.request, StartBody)
-    started = await _begin(call, body, key)
+def started_response(call: Call, started: Started) -> Response:
+    """Answer with a run that was made durable, and where to stream it."""
     answer = {
         "run_id": started.run_id,
         "message_id": started.message_id,
@@ -74,9 +73,15 @@ async def _start(call: Call) -> Response:
     return json_response(201, answer, [location, *_replayed(started)])
 
 
+async def _start(call: Call) -> Response:
+    key = idempotency_key(call.request)
+    body = await call.endpoints.read_json(call.request, StartBody)
+    return started_response(call, await _begin(call, body, key))
+
+
 async def _start_stream(call: Call) -> Response:
     cursor = last_event_id(call.request)
-    key = _idempotency_key(call.request)
+    key = idempotency_key(call.request)
     body = await call.endpoints.read_json(call.request, StartBody)
     headers: list[tuple[str, str]] = []
 
@@ -93,7 +98,7 @@ async def _start_stream(call: Call) -> Response:
 
 
 async def _reply(call: Call) -> Response:
-    key = _idempotency_key(call.request)
+    key = idempotency_key(call.request)
     body = await call.endpoints.read_json(call.request, StartBody)
 
     async def wait() -> Response:

@@ -16,7 +16,7 @@ __all__ = ["Action", "Authorize", "Gate", "Resource", "owns"]
 
 log = logging.getLogger("streamchat.service")
 
-Action: TypeAlias = Literal["start", "read", "cancel", "list", "delete"]
+Action: TypeAlias = Literal["start", "read", "cancel", "retry", "list", "delete"]
 
 
 @dataclass(frozen=True, slots=True)

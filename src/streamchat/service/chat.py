@@ -41,6 +41,7 @@ from streamchat.service.presence import NOTE as PRESENCE
 from streamchat.service.presence import OnDisconnect, PresenceKeeper, grace_of
 from streamchat.service.reading import ReadingVerbs
 from streamchat.service.request import user_content
+from streamchat.service.retrying import retry_of
 from streamchat.service.starting import Instructions, PrepareMessages, Turn, TurnMaker
 from streamchat.service.status import RunStatus, Started
 from streamchat.service.summary import RunSummary
@@ -303,6 +304,39 @@ class StreamChat(ReadingVerbs):
             if before is None:
                 raise
             return Started.of(before, new=False)
+        return Started.of(created.run, new=created.new)
+
+    async def retry(
+        self,
+        run_id: str,
+        principal: Principal | None = None,
+        *,
+        from_step: int | None = None,
+        call_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Started:
+        """Do a run that is over anew, as a run of its own with ``parent_run_id``, and answer at once.
+
+        The whole run; or from a step on, with the steps before it as they were; or one failed call alone,
+        after which the model goes on. The new answer stands beside the old one. Raises `NotRetryable` (with
+        ``reason``), `InvalidInput`, `RunNotFound`, `Busy`, `ConversationBusy`, `IdempotencyConflict`.
+        """
+        supervisor = self._opened()
+        parent = await self._gate.run(run_id, principal, "retry")
+        with supervisor.room():
+            run, messages, kept = await retry_of(
+                self.buffer,
+                parent,
+                self.model.name,
+                from_step=from_step,
+                call_id=call_id,
+                idempotency_key=idempotency_key,
+            )
+            await self._delivery.announce(run.run_id)
+            created = await self.buffer.create(run, messages, kept)
+            if created.new:
+                supervisor.submit(created.run.run_id)
+                self._delivery.begun(created.run.run_id)
         return Started.of(created.run, new=created.new)
 
     # Reading.

@@ -15,7 +15,7 @@ from streamchat.buffers.base import Claim, EventBuffer, Input
 from streamchat.concurrency import Deadline
 from streamchat.core.conclude import conclude
 from streamchat.errors import BufferUnavailable, LeaseLost, RunNotFound
-from streamchat.events import Cancelled, ErrorEvent, StoredEvent, StreamEvent
+from streamchat.events import Cancelled, ErrorEvent, ResumeReason, StoredEvent, StreamEvent
 from streamchat.models.base import Model
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import RunOptions
@@ -99,7 +99,7 @@ class RunWorker:
             principal=run.principal,
             fence=claim.lease.fence,
             worker=self.name,
-            resumed="takeover" if claim.was == "running" else "handover",
+            resumed=_why(claim),
             age=max(0.0, time.time() - run.created_at / 1000),
         )
 
@@ -207,6 +207,13 @@ class RunWorker:
                 await answer
         except Exception:
             log.exception("run %s: on_run_finished raised", summary.run_id)
+
+
+def _why(claim: Claim) -> ResumeReason:
+    """Return why a log that holds more than its beginning is gone on with."""
+    if claim.was == "running":
+        return "takeover"
+    return "retry" if claim.run.parent_run_id is not None and claim.lease.fence == 1 else "handover"
 
 
 def _unreadable(run_id: str, error: Exception) -> ErrorEvent:

@@ -1,0 +1,184 @@
+"""Doing a run anew: whole, from a step, or one failed call alone, beside the answer that stands."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from streamchat import MemoryEventBuffer, Principal, StoredEvent, StreamChat, ToolRegistry, fold, owns
+from streamchat.errors import ConversationBusy, IdempotencyConflict, InvalidInput, NotRetryable, RunNotFound
+from streamchat.testing import Call, ScriptedModel, Stall, Step
+
+pytestmark = pytest.mark.anyio
+
+ANN = Principal("ann")
+
+
+class Tools:
+    """Two tools that count, one of which fails until it is told not to."""
+
+    def __init__(self) -> None:
+        self.registry = ToolRegistry()
+        self.counts: Counter[str] = Counter()
+        self.broken = True
+
+        @self.registry.tool
+        async def render(name: str) -> str:
+            """Render a video."""
+            self.counts["render"] += 1
+            return f"rendered {name}"
+
+        @self.registry.tool
+        async def publish(name: str) -> str:
+            """Publish a video."""
+            self.counts["publish"] += 1
+            if self.broken:
+                raise RuntimeError("no disk")
+            return f"published {name}"
+
+
+def make_chat(tools: Tools, *steps: Step) -> StreamChat:
+    return StreamChat(
+        model=ScriptedModel(steps), tools=tools.registry, authorize=owns, buffer=MemoryEventBuffer()
+    )
+
+
+RENDER = Step("First, ", calls=[Call("render", {"name": "a"}, id="r")])
+PUBLISH = Step("then ", calls=[Call("publish", {"name": "a"}, id="p")])
+
+
+async def log_of(chat: StreamChat, run_id: str) -> list[StoredEvent]:
+    return [
+        event async for event in chat.attach(run_id, principal=ANN).events() if isinstance(event, StoredEvent)
+    ]
+
+
+async def first_run(chat: StreamChat) -> str:
+    started = await chat.start(None, "Publish it", ANN)
+    await log_of(chat, started.run_id)
+    return started.run_id
+
+
+async def test_one_failed_call_is_done_again_and_the_model_goes_on_from_its_result() -> None:
+    tools = Tools()
+    async with make_chat(tools, RENDER, PUBLISH, Step("it failed."), Step("it worked.")) as chat:
+        run_id = await first_run(chat)
+        assert fold(await log_of(chat, run_id)).calls[1].outcome == "error"
+        tools.broken = False
+        again = await chat.retry(run_id, ANN, call_id="p")
+        log = await log_of(chat, again.run_id)
+    state = fold(log)
+    assert state.parent_run_id == run_id
+    assert state.text == "First, then it worked."
+    assert [call.outcome for call in state.calls] == ["ok", "ok"]
+    assert tools.counts == {"render": 1, "publish": 2}
+    assert [event.event.reason for event in log if event.type == "run_resumed"] == ["retry"]
+
+
+async def test_from_a_step_on_the_steps_before_it_stand() -> None:
+    tools = Tools()
+    async with make_chat(tools, RENDER, PUBLISH, Step("it failed."), Step("or else not.")) as chat:
+        run_id = await first_run(chat)
+        again = await chat.retry(run_id, ANN, from_step=2)
+        state = fold(await log_of(chat, again.run_id))
+    assert state.text == "First, or else not."
+    assert tools.counts == {"render": 1, "publish": 1}
+
+
+async def test_the_whole_run_is_done_anew_beside_the_first_and_the_conversation_goes_on_from_it() -> None:
+    tools = Tools()
+    async with make_chat(tools, Step("One."), Step("Two."), Step("Three.")) as chat:
+        run_id = await first_run(chat)
+        again = await chat.retry(run_id, ANN)
+        log = await log_of(chat, again.run_id)
+        assert fold(log).text == "Two."
+        assert "run_resumed" not in [event.type for event in log]
+        messages = await chat.history(again.conversation_id, ANN)
+        assert [message.role for message in messages] == ["user", "assistant", "assistant"]
+        assert messages[1].parent_id == messages[2].parent_id == messages[0].message_id
+        assert (await chat.buffer.conversation(again.conversation_id)).leaf_id == messages[2].message_id
+        await chat.reply(again.conversation_id, "And then?", ANN)
+        asked = chat.model.requests[-1].messages  # type: ignore[attr-defined]
+    assert [message.content for message in asked] == ["Publish it", "Two.", "And then?"]
+
+
+async def test_what_cannot_be_done_again_is_refused_with_the_reason() -> None:
+    tools, stall = Tools(), Stall()
+    steps = (RENDER, PUBLISH, Step("it failed."), Step("Wait", stall_after=1, stall=stall), Step("Again."))
+    async with make_chat(tools, *steps) as chat:
+        run_id = await first_run(chat)
+        with pytest.raises(NotRetryable) as caught:
+            await chat.retry(run_id, ANN, call_id="r")
+        assert caught.value.reason == "call_succeeded"
+        wrong: list[dict[str, Any]] = [
+            {"call_id": "none"},
+            {"from_step": 9},
+            {"from_step": 2, "call_id": "p"},
+        ]
+        for arguments in wrong:
+            with pytest.raises(InvalidInput):
+                await chat.retry(run_id, ANN, **arguments)
+        with pytest.raises(RunNotFound):
+            await chat.retry(run_id, Principal("bob"))
+        conversation = (await chat.buffer.get(run_id)).conversation_id
+        busy = await chat.start(conversation, "Wait", ANN)
+        await stall.reached()
+        with pytest.raises(NotRetryable) as caught:
+            await chat.retry(busy.run_id, ANN)
+        assert caught.value.reason == "run_active"
+        with pytest.raises(ConversationBusy):
+            await chat.retry(run_id, ANN)
+        stall.release()
+        await log_of(chat, busy.run_id)
+        await chat.buffer.trim(2**60)
+        with pytest.raises(NotRetryable) as caught:
+            await chat.retry(run_id, ANN, call_id="p")
+        assert caught.value.reason == "history_trimmed"
+        # The whole run needs no history.
+        again = await chat.retry(run_id, ANN)
+        assert fold(await log_of(chat, again.run_id)).text == "Again."
+
+
+async def test_a_retry_that_is_asked_for_twice_under_one_key_is_one() -> None:
+    async with make_chat(Tools(), Step("One."), Step("Two.")) as chat:
+        run_id = await first_run(chat)
+        first = await chat.retry(run_id, ANN, idempotency_key="k")
+        await log_of(chat, first.run_id)
+        again = await chat.retry(run_id, ANN, idempotency_key="k")
+        assert (again.run_id, again.new) == (first.run_id, False)
+        with pytest.raises(IdempotencyConflict):
+            await chat.retry(run_id, ANN, from_step=1, idempotency_key="k")
+
+
+async def test_over_http_a_refusal_has_its_reason() -> None:
+    from streamchat.adapters.asgi import asgi_app
+    from tests.adapters.serving import fetch, serve
+
+    tools = Tools()
+    chat = StreamChat(
+        model=ScriptedModel([RENDER, PUBLISH, Step("it failed."), Step("it worked.")]),
+        tools=tools.registry,
+        allow_anonymous=True,
+    )
+    async with serve(asgi_app(chat)) as port:
+
+        async def post(path: str, body: Any = None) -> tuple[int, Any]:
+            return await fetch(port, "POST", path, body)
+
+        _, reply = await post("/runs/reply", {"message": "Publish it"})
+        run = f"/runs/{reply['run_id']}"
+        status, answer = await post(f"{run}/retry", {"call_id": "r"})
+        assert (status, answer["error"]["code"], answer["error"]["reason"]) == (
+            409,
+            "not_retryable",
+            "call_succeeded",
+        )
+        status, answer = await post(f"{run}/retry", {"from_step": 0})
+        assert (status, answer["error"]["field"]) == (422, "from_step")
+        assert (await post("/runs/none/retry"))[0] == 404
+        tools.broken = False
+        status, answer = await post(f"{run}/retry", {"call_id": "p"})
+        assert status == 201
+        assert answer["stream_url"] == f"/runs/{answer['run_id']}/stream"
