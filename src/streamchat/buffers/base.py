@@ -343,7 +343,9 @@ class EventBuffer(Protocol):
         advanced by exactly this batch under this generation is an acknowledgement that was lost, hence a
         success (``recovered``): so a batch whose fate is unknown must be sent again unchanged. Anything else
         is `LeaseLost`. An expired lease that nobody claimed still appends. With ``suspend`` while inputs are
-        unconsumed nothing is written and `InputsPending` is raised.
+        unconsumed nothing is written and `InputsPending` is raised. That settles a batch which was sent for
+        the first time. After a try whose fate is unknown it does not (readers may have what a failover then
+        lost): no other batch may be sent under this lease but an empty one with ``queue``.
         """
         ...
 
