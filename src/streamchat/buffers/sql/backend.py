@@ -98,10 +98,14 @@ def dialect_for(url: URL, schema: Schema) -> ServerDialect | None:
         from streamchat.buffers.sql.postgres import PostgreSQL
 
         return PostgreSQL(schema)
+    if kind in ("mysql", "mariadb"):
+        from streamchat.buffers.sql.mysql import MySQL
+
+        return MySQL(schema, "MySQL" if kind == "mysql" else "MariaDB")
     shown = url.render_as_string(hide_password=True)
     raise InvalidInput(
-        f"{shown!r}: SQLEventBuffer works on SQLite (sqlite:///chat.db) and "
-        f"PostgreSQL (postgresql://user:password@host/database)"
+        f"{shown!r}: SQLEventBuffer works on SQLite (sqlite:///chat.db), "
+        f"PostgreSQL (postgresql://user:password@host/database), MariaDB and MySQL (mysql://…)"
     )
 
 
