@@ -21,7 +21,7 @@ class Reached(NamedTuple):
 class LimitWatch:
     """The counts of one run, which was created at ``began`` (seconds of `time.monotonic`).
 
-    Whoever hands events out adds to ``events`` and ``bytes``.
+    Whoever hands events out adds to ``events`` and ``bytes``. ``timeless``: there is no deadline.
     """
 
     def __init__(self, limits: Limits, began: float) -> None:
@@ -29,6 +29,7 @@ class LimitWatch:
         self.events = 0
         self.bytes = 0
         self._ends_at = None if limits.deadline is None else began + limits.deadline
+        self.timeless = limits.deadline is None
         self._out_of_time = False
 
     @property

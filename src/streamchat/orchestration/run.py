@@ -260,7 +260,8 @@ class Run:
     async def _read(self) -> list[StreamEvent]:
         asking = self._asking
         assert asking is not None
-        deadline = self._interruptible()
+        deadline = self._deadline if self._log.limits.timeless else self._interruptible()
+        self.context.interrupt = deadline.expire
         try:
             events = await asking.read(deadline)
         except ModelError as error:
@@ -268,7 +269,9 @@ class Run:
             if self.context.stopping or self._log.limits.reached() is not None:
                 return []  # being ended is all that it complains of, and what it said so far stands
             return await self._model_failed(error)
-        self._resume(deadline)
+        if deadline.expired:
+            self._resume(deadline)
+        self.context.interrupt = None
         if asking.first_token_at is not None and self._first_token_at is None:
             self._first_token_at = asking.first_token_at
         if asking.result is not None:
