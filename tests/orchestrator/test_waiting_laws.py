@@ -21,7 +21,7 @@ from streamchat.models.base import ModelRequest
 from streamchat.orchestration.options import Limits, RunOptions
 from streamchat.testing import Call, ScriptedModel, Step
 from streamchat.tools import Deferred, ToolContext, ToolRegistry
-from tests.orchestrator.support import assert_concluded, assert_whole
+from tests.orchestrator.support import Log, assert_concluded, assert_whole
 from tests.orchestrator.waiting import Desk
 
 some = settings(max_examples=settings.default.max_examples // 2)
@@ -266,7 +266,12 @@ async def run_random(wanted: Sequence[Sequence[str]], lives: Sequence[Round], st
         if desk.events:
             assert_concluded(desk.events)
     if stop_at is not None:
-        await desk.live(lambda log: len(log.events) >= stop_at and desk.context.stop("enough") and None)
+
+        def stop(log: Log) -> None:
+            if len(log.events) >= stop_at:
+                desk.context.stop("enough")
+
+        await desk.live(stop)
     # Whatever has happened: answers, or else time, bring it to its end.
     for _ in range(60):
         if desk.events and desk.state.over:
