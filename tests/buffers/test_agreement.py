@@ -57,10 +57,18 @@ class ModelRun:
 
 @dataclass
 class Holder:
-    """A worker as it knows itself: its lease, and the batch whose acknowledgement it waits for."""
+    """A worker as it knows itself: its lease, and the batch whose acknowledgement it waits for.
+
+    ``unsure`` says that a try of that batch may have been written. Who is told that its lease is lost is no
+    holder any more: whatever the store says later, that lease writes nothing.
+    """
 
     lease: Lease
     frozen: dict[str, Any] | None = None
+    unsure: bool = False
+
+
+LET_GO: dict[str, Any] = {"events": [], "then": "queue"}
 
 
 @dataclass
@@ -201,6 +209,7 @@ class Agreement(RuleBasedStateMachine):
             holder.lease = self.both(lambda buffer: buffer.renew(holder.lease, TTL))
         except LeaseLost:
             assert not self.may_write(holder)
+            self.holders.remove(holder)
         else:
             assert self.may_write(holder)
 
@@ -269,12 +278,16 @@ class Agreement(RuleBasedStateMachine):
         except LeaseLost:
             assert not allowed
             assert not written_before
-            holder.frozen = None
+            self.holders.remove(holder)
             return
         except InputsPending:
             assert allowed
             assert batch["then"] == "suspend"
-            holder.frozen = None
+            if not acknowledged:
+                holder.unsure = True
+            else:
+                # An earlier try may have been read before the store went back: no other takes its place.
+                holder.frozen, holder.unsure = LET_GO if holder.unsure else None, False
             return
         assert model is not None
         assert lease.generation == model.generation
@@ -291,6 +304,7 @@ class Agreement(RuleBasedStateMachine):
             model.held = batch["then"] == "hold"
             model.over = batch["then"] == "over"
             self.remember(appended.events)
+        holder.unsure = not acknowledged
         if acknowledged:
             holder.lease, holder.frozen = appended.lease, None
 
