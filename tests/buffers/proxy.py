@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 __all__ = ["Proxy", "proxy_to"]
 
@@ -17,6 +17,8 @@ class Proxy:
         self.port = 0
         self.swallow = 0
         """So many of the next answers are thrown away, each with the connection that it came on."""
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+        """Awaited when an answer was thrown away, before anybody notices."""
         self.open = 0
         self._streams: set[asyncio.StreamWriter] = set()
 
@@ -46,6 +48,8 @@ class Proxy:
             while data := await reader.read(65536):
                 if answers and self.swallow:
                     self.swallow -= 1
+                    if self.meanwhile is not None:
+                        await self.meanwhile()
                     return
                 writer.write(data)
                 await writer.drain()

@@ -148,7 +148,7 @@ async def test_what_waits_goes_in_one_round_trip(store: Valkey, monkeypatch: pyt
     trips: list[int] = []
     exchange = Link.exchange
 
-    async def counted(link: Link, commands: Sequence[Any]) -> list[Any]:
+    async def counted(link: Link, commands: Sequence[Any]) -> tuple[list[Any], bool]:
         trips.append(len(commands))
         return await exchange(link, commands)
 

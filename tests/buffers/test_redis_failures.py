@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -17,10 +18,18 @@ from streamchat.buffers.notes import NewNote
 from streamchat.buffers.redis import RedisEventBuffer, RedisEvictionWarning
 from streamchat.buffers.redis.checking import check_server
 from streamchat.buffers.redis.failures import translate
-from streamchat.errors import BufferUnavailable, InvalidInput, LeaseLost, StreamChatError
+from streamchat.errors import (
+    BufferUnavailable,
+    ConversationBusy,
+    InputsPending,
+    InvalidInput,
+    LeaseLost,
+    StreamChatError,
+)
 from streamchat.testing.buffers import Bench
-from streamchat.testing.buffers.suite import deltas, ending, message
+from streamchat.testing.buffers.suite import deltas, ending, message, suspended
 from tests.buffers.proxy import Proxy, proxy_to
+from tests.buffers.redis_backend import Redis
 from tests.services.fixtures import require
 from tests.services.process import Unavailable, free_port
 from tests.services.redis import RedisServer, start_redis
@@ -330,6 +339,55 @@ async def test_a_batch_whose_fate_is_unknown_is_sent_again_by_its_holder(own: Re
         appended = await bench.buffer.append(lease, deltas("a", "b"))
         assert appended.recovered
         assert await bench.texts(lease.run_id) == ["a", "b"]
+
+
+async def test_a_batch_that_a_failover_lost_is_not_settled_by_a_refusal(
+    own: RedisServer, tmp_path: Path
+) -> None:
+    async with lossy(own) as (bench, proxy):
+        store = Redis(tmp_path, own.url)
+        store.prefix = f"lossy{proxy.port}"
+        lease = await bench.held()
+        saved = store.save(bench.buffer)
+
+        async def failover() -> None:
+            proxy.meanwhile = None
+            store.restore(bench.buffer, saved)
+            async with opened(own.url, prefix=store.prefix) as theirs:
+                await theirs.buffer.post(lease.run_id, Input("cancel"))
+
+        proxy.swallow, proxy.meanwhile = 1, failover
+        # The first try was written and may have been read; the second meets what the failover left.
+        with pytest.raises(BufferUnavailable, match="unchanged"):
+            await bench.buffer.append(lease, suspended(), then="suspend")
+        with pytest.raises(InputsPending):
+            await bench.buffer.append(lease, suspended(), then="suspend")
+
+
+async def test_a_generation_that_a_failover_lost_is_not_given_again(own: RedisServer, tmp_path: Path) -> None:
+    made = itertools.count(1)
+    async with proxy_to(own.port) as proxy:
+        url, prefix = _through(own, proxy), f"tokens{proxy.port}"
+        store = Redis(tmp_path, own.url)
+        store.prefix = prefix
+        async with opened(url, prefix=prefix, token=lambda: f"{next(made):08x}") as bench:
+
+            async def failover() -> None:
+                proxy.meanwhile = None
+                store.clear()
+                async with opened(own.url, prefix=prefix) as theirs:
+                    await theirs.created(conversation_id="c")
+
+            proxy.swallow, proxy.meanwhile = 1, failover
+            with pytest.raises(ConversationBusy):
+                await bench.created(conversation_id="c")
+            run = await bench.buffer.create(bench.new_run())
+            assert run.run.generation == f"{3:08x}{4:08x}"
+            with pytest.raises(ConversationBusy):
+                await bench.created(conversation_id="c")
+            run = await bench.buffer.create(bench.new_run())
+            assert run.run.generation == f"{5:08x}{6:08x}"
+        store.clear()
 
 
 async def test_a_claim_whose_fate_is_unknown_is_given_back(own: RedisServer) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "lease_lost",
     "made_before",
     "page",
+    "settles_only_the_first",
 ]
 
 
@@ -147,6 +148,12 @@ def appended(
     if word == b"message_taken":
         raise refusals.message_id_taken(text(answer[1]))
     raise lease_lost(lease, answer)
+
+
+def settles_only_the_first(answer: Sequence[Any]) -> bool:
+    """Say whether an append was refused for a reason that lies in the batch: its holder may then send another
+    one, but not if an earlier try of this one may have been written."""
+    return answer[0] in (b"pending", b"elsewhere", b"message_taken")
 
 
 def _recovered(

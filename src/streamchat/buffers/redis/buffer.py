@@ -142,10 +142,10 @@ class RedisEventBuffer(RedisReading, RedisNotes):
             reads.start()
             try:
                 # In a cluster, this finds the node that holds the keys; elsewhere, that scripts may be run.
-                await writes.do(scripts.HEADS, [b""])
+                await writes.do(Call(scripts.HEADS, [b""]))
                 info = b""
                 with contextlib.suppress(BufferUnavailable):  # not everybody may ask for it
-                    info = await writes.do(None, ["INFO"])
+                    info = await writes.do(Call(None, ["INFO"]))
                 check_server(info.decode("utf-8", "replace"), server.where)
             except BaseException:
                 await self._shut(opened)
@@ -193,15 +193,15 @@ class RedisEventBuffer(RedisReading, RedisNotes):
             whose=records.whose(owner, tenant),
             generation=generation,
         )
-        answer = await self._write(scripts.CREATE, *arguments, size=_size(arguments))
+        call = Call(scripts.CREATE, self._arguments(arguments), _size(arguments))
+        answer = await self._lanes().writes.do(call)
         word = text(answer[0])
-        if word not in ("new", "known", "same_id"):
-            self._tokens.give_back(*tokens)
-            raise answers.create_refused(word, run, text(answer[1]) if len(answer) > 1 else "")
         # Under this generation it can only be what an earlier try of this very call wrote.
-        new = records.segment(answer[2]).generation == generation
-        if not new:
+        new = word == "new" or (word in ("known", "same_id") and _first(answer) == generation)
+        if not new and not call.again:
             self._tokens.give_back(*tokens)
+        if word not in ("new", "known", "same_id"):
+            raise answers.create_refused(word, run, text(answer[1]) if len(answer) > 1 else "")
         record = answers.made_before(self._payloads, run, slot, word, text(answer[3]), answer[1])
         if new:
             self._followers.notify((record.run_id,))
@@ -226,11 +226,11 @@ class RedisEventBuffer(RedisReading, RedisNotes):
             optional(run_id),
             *sorted(log_versions),
         ]
-        answer = await self._lanes().writes.do(
-            scripts.CLAIM, self._arguments(arguments), undo=lambda: self._give_back(token)
-        )
+        call = Call(scripts.CLAIM, self._arguments(arguments), undo=lambda: self._give_back(token))
+        answer = await self._lanes().writes.do(call)
         if answer is None:
-            self._tokens.give_back(token)
+            if not call.again:
+                self._tokens.give_back(token)
             return None
         was, unread, name, flat = answer
         record = records.run_record(self._payloads, text(name), flat)
@@ -278,7 +278,14 @@ class RedisEventBuffer(RedisReading, RedisNotes):
             keep_slot=keep_slot,
         )
         size = _size(arguments) if messages else len(packed)
-        answer = await self._write(scripts.APPEND, *arguments, size=size)
+        call = Call(scripts.APPEND, self._arguments(arguments), size)
+        answer = await self._lanes().writes.do(call)
+        if call.again and answers.settles_only_the_first(answer):
+            # Readers may have what the first try wrote, and a failover then lost: the holder must know.
+            raise BufferUnavailable(
+                f"run {lease.run_id!r}: the connection broke under a batch, and nobody knows what became of "
+                f"it: send it again unchanged"
+            )
         result = answers.appended(self._payloads, lease, events, messages, answer)
         if not result.recovered:
             self._followers.notify((lease.run_id,))
@@ -392,10 +399,15 @@ class RedisEventBuffer(RedisReading, RedisNotes):
         return ["" if self._clock is None else self._clock(), *arguments]
 
     async def _write(self, script: Script, *arguments: Argument, size: int = 0) -> Any:
-        return await self._lanes().writes.do(script, self._arguments(arguments), size=size)
+        return await self._lanes().writes.do(Call(script, self._arguments(arguments), size))
 
     async def _read(self, script: Script, *arguments: Argument) -> Any:
-        return await self._lanes().reads.do(script, self._arguments(arguments))
+        return await self._lanes().reads.do(Call(script, self._arguments(arguments)))
+
+
+def _first(made: Sequence[Any]) -> str:
+    """Return the generation that a run began with."""
+    return records.segment(made[2]).generation
 
 
 def _size(arguments: Sequence[Argument]) -> int:

@@ -37,10 +37,11 @@ class Call:
     """A command on its way, and who waits for its answer.
 
     ``script`` is None for a plain command, which is then all of ``args``. ``undo`` is called where there is
-    nobody to take an answer that was given, or might have been.
+    nobody to take an answer that was given, or might have been. ``again`` says that the answer is that to a
+    second try, after a first whose fate is unknown.
     """
 
-    __slots__ = ("args", "future", "script", "size", "undo")
+    __slots__ = ("again", "args", "future", "script", "size", "undo")
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Call:
         self.args = args
         self.size = size
         self.undo = undo
+        self.again = False
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def command(self, key: bytes, *, known: bool) -> Sequence[Argument]:
@@ -73,20 +75,21 @@ class Link:
         self._timeout = timeout
         self._connection: AbstractConnection | None = None
 
-    async def exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+    async def exchange(self, commands: Sequence[Sequence[Argument]]) -> tuple[list[Any], bool]:
         """Send commands and return their answers; an error that the server answered with stands in its place.
 
         Raises what broke the connection, which then is closed. Nobody knows whether anything of it was done;
-        it is sent a second time only where an idle connection turned out to be dead.
+        only where a connection that was there before turns out to be dead it is sent a second time, and True
+        is returned beside the answers.
         """
         fresh = self._connection is None
         try:
-            return await self._attempt(commands)
+            return await self._attempt(commands), False
         except BROKEN as error:
             if fresh or isinstance(error, wrong.TimeoutError | TimeoutError):
                 await self._look_elsewhere()
                 raise
-        return await self._attempt(commands)
+        return await self._attempt(commands), True
 
     async def _attempt(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         deadline = Deadline(self._timeout)
@@ -179,27 +182,20 @@ class Lane:
         if cancelled is not None:
             raise cancelled
 
-    async def do(
-        self,
-        script: Script | None,
-        args: Sequence[Argument],
-        *,
-        size: int = 0,
-        undo: Callable[[], None] | None = None,
-    ) -> Any:
+    async def do(self, call: Call) -> Any:
         """Carry out a call and return the answer.
 
         Raises `BufferUnavailable` where the server refuses, or nobody knows whether it was done. A call whose
         caller is cancelled before it was sent is not done; from then on it may be.
         """
-        call = Call(script, args, size, undo)
         self.send(call)
         try:
             return await call.future
         except asyncio.CancelledError:
-            if undo is not None and not call.future.cancelled() and call.future.exception() is None:
-                # It was done, and its caller was cancelled before it could take the answer.
-                undo()
+            done = call.future.done() and not call.future.cancelled() and call.future.exception() is None
+            if call.undo is not None and done:
+                # Its caller was cancelled before it could take the answer.
+                call.undo()
             raise
 
     def send(self, call: Call) -> None:
@@ -270,9 +266,10 @@ class Lane:
         otherwise."""
         if not calls:
             return []
-        answers = await link.exchange([call.command(self._key, known=known) for call in calls])
+        answers, second = await link.exchange([call.command(self._key, known=known) for call in calls])
         again: list[tuple[Call, Exception]] = []
         for call, answer in zip(calls, answers, strict=True):
+            call.again = call.again or second
             if isinstance(answer, wrong.NoScriptError | wrong.AskError | wrong.ClusterDownError):
                 again.append((call, answer))
             elif isinstance(answer, Exception):

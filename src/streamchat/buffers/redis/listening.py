@@ -16,7 +16,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from streamchat.buffers.following import Followers, LocalFollower
 from streamchat.buffers.redis.connecting import Server
-from streamchat.buffers.redis.lanes import Lane
+from streamchat.buffers.redis.lanes import Call, Lane
 from streamchat.buffers.redis.records import raw, text
 from streamchat.buffers.redis.scripts import HEADS
 from streamchat.concurrency import Deadline, OwnedTask, Wakeup, spawn
@@ -186,7 +186,7 @@ class Listener:
             wanted = list(self._wanted)
             if wanted and self._followers.anybody_waits:
                 try:
-                    heads = await self._lane.do(HEADS, [b"", *map(raw, wanted)])
+                    heads = await self._lane.do(Call(HEADS, [b"", *map(raw, wanted)]))
                 except StreamChatError as error:
                     _log.debug("looking at the heads failed: %s", error)
                 else:
