@@ -13,6 +13,9 @@ __all__ = ["fault", "translate"]
 
 _LOCKED = {"55P03", "40P01", "40001"}
 _CLASH = {"23505"}
+# The driver's own: the connection is closed, or in no state to be used. One that breaks between the two
+# halves of a statement is left in the first one's state, and says so by an internal error.
+_DRIVERS = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 _GONE = {"57P01", "57P02", "57P03", "57P05", "25P03", "25P04"}
 
 # By SQLSTATE, or by its class; https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -59,8 +62,8 @@ def fault(error: BaseException) -> Fault | None:
         return "gone"
     if isinstance(cause, OSError) and not isinstance(cause, TimeoutError):
         return "gone"
-    if isinstance(cause, asyncpg.InterfaceError) and not isinstance(cause, ValueError):
-        return "gone"  # the driver's own: the connection is closed, or in no state to be used
+    if isinstance(cause, _DRIVERS) and not isinstance(cause, ValueError):
+        return "gone"
     return None
 
 
@@ -82,7 +85,7 @@ def translate(error: Exception, where: str) -> Exception:
         known = (_REMEDIES.get(state[:length]) for length in (5, 3, 2))
         remedy = next(filter(None, known), "see the cause")
         told = BufferUnavailable(f"{where}: {cause}; {remedy}. Nothing of this change was written")
-    elif isinstance(cause, (OSError, asyncpg.InterfaceError)):
+    elif isinstance(cause, (OSError, *_DRIVERS)):
         told = BufferUnavailable(
             f"{where} cannot be reached ({cause}): check that the server runs, that host and port are right, "
             f"and the way to it"
@@ -98,7 +101,7 @@ def _cause(error: BaseException) -> BaseException:
     if isinstance(error, DBAPIError) and error.orig is not None:
         error = error.orig
     inner = error.__cause__
-    if inner is not None and isinstance(inner, (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+    if inner is not None and isinstance(inner, (asyncpg.PostgresError, OSError, *_DRIVERS)):
         return inner
     return error
 
