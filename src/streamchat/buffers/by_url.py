@@ -47,5 +47,5 @@ def buffer_for(
 
         return RedisEventBuffer(url, prefix="streamchat" if prefix is None else prefix, **options)
     # What stands before an @ may be a password.
-    shown = url if "@" not in url else f"…@{url.rpartition('@')[2]}"
+    shown = url if "@" not in url else f"{scheme}://…@{url.rpartition('@')[2]}"
     raise InvalidInput(f"{shown!r} names no buffer: it must be like {_FORMS}", field="url")

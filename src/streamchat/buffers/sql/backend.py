@@ -113,7 +113,7 @@ def parsed(url: str) -> URL:
     """Return the parts of a database URL; raises `InvalidInput` where it is none."""
     try:
         return make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # ValueError: a port that is no number
         # Nothing is shown that could be a password.
         shown = url if "@" not in url else f"…@{url.rpartition('@')[2]}"
         raise InvalidInput(
