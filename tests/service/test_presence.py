@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamchat.buffers.base import RunRecord
@@ -335,7 +335,10 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
+@example([("connect", 0), ("crash", 0), ("time", 30)])
+@example([("connect", 0), ("connect", 1), ("leave", 0), ("time", 40)])
+@example([("connect", 0), ("crash", 0), ("time", 30), ("connect", 0), ("time", 40)])
 @given(STEPS)
 def test_a_run_is_cancelled_if_and_only_if_all_readers_have_been_gone_for_the_grace_time(
     steps: list[tuple[str, int]],
