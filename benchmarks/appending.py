@@ -111,7 +111,9 @@ async def appending(scale: Scale) -> list[Row]:
                         "bare": _through_bare(bare, [event] * size, times),
                     }
                     samples = await in_turns(cases, scale.rounds)
-                    rows.append(samples.row(f"append to SQLite, batches of {size}", "ours", "bare", 1.3))
+                    rows.append(
+                        samples.row(f"append to SQLite, batches of {size}", "ours", "bare", 1.3, least="bare")
+                    )
         finally:
             bare.close()
     return rows

@@ -12,7 +12,7 @@ import openai
 from jiter import from_json
 
 from benchmarks.bodies import chat_frames
-from benchmarks.measure import Case, Clock, Row, Scale, in_turns
+from benchmarks.measure import LIVE, Case, Clock, Row, Scale, in_turns
 from benchmarks.processes import Provider, provider
 from streamchat import orchestrate
 from streamchat.models import OpenAIChatModel
@@ -163,8 +163,8 @@ async def burst(scale: Scale) -> list[Row]:
             few = {"sdk": whole(iterating(one), 1, 20), "ours": whole(orchestrating(one), 1, 20)}
             requests = await in_turns(few, scale.rounds)
     return [
-        samples.row("orchestrate(), httpx2", "httpx2", "sdk", 0.15),
-        samples.row("orchestrate(), aiohttp", "aiohttp", "sdk", 0.06),
+        samples.row("orchestrate(), httpx2", "httpx2", "sdk", 0.15, least="least, httpx2"),
+        samples.row("orchestrate(), aiohttp", "aiohttp", "sdk", 0.06, least="least, aiohttp"),
         samples.row("(the least, httpx2: split and decode the JSON)", "least, httpx2", "sdk"),
         samples.row("(the least, aiohttp)", "least, aiohttp", "sdk"),
         samples.row("(iterating the SDK over aiohttp)", "sdk over aiohttp", "sdk"),
@@ -185,8 +185,8 @@ async def live(scale: Scale) -> list[Row]:
         }
         samples = await in_turns(cases, scale.rounds, warm_up=False)
     return [
-        samples.row("orchestrate(), httpx2", "httpx2", "sdk", 0.47),
-        samples.row("orchestrate(), aiohttp", "aiohttp", "sdk", 0.24),
+        samples.row("orchestrate(), httpx2", "httpx2", "sdk", 0.47, least="least, httpx2", margin=LIVE),
+        samples.row("orchestrate(), aiohttp", "aiohttp", "sdk", 0.24, least="least, aiohttp", margin=LIVE),
         samples.row("(the least, httpx2: split and decode the JSON)", "least, httpx2", "sdk"),
         samples.row("(the least, aiohttp)", "least, aiohttp", "sdk"),
         samples.row("(iterating the SDK over aiohttp)", "sdk over aiohttp", "sdk"),

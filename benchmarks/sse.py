@@ -147,6 +147,6 @@ async def sending(scale: Scale) -> list[Row]:
             }
             samples = await in_turns(cases, scale.rounds)
             label = "1 connection" if connections == 1 else f"{connections} connections"
-            rows.append(samples.row(f"one event a send, {label}", "one", "raw", 1.3))
+            rows.append(samples.row(f"one event a send, {label}", "one", "raw", 1.3, least="raw"))
             rows.append(samples.row(f"a backlog of 10, {label}", "ten", "raw", 0.2))
     return rows

@@ -11,7 +11,7 @@ from typing import Any
 import openai
 
 from benchmarks.consuming import amid, both_clients, iterating, whole
-from benchmarks.measure import Case, Clock, Row, Scale, in_turns
+from benchmarks.measure import LIVE, Case, Clock, Row, Scale, in_turns
 from benchmarks.processes import Clients, Provider, clients, provider
 from benchmarks.serving import serving
 from streamchat import StreamChat
@@ -22,6 +22,8 @@ from streamchat.buffers.sql import SQLEventBuffer
 from streamchat.models import OpenAIChatModel
 
 __all__ = ["burst", "live"]
+
+_NAMES = ("to the client's socket, httpx2, memory", "to the client's socket, aiohttp, memory")
 
 
 @asynccontextmanager
@@ -81,6 +83,18 @@ class _PassingOn:
                     break
         await send({"type": "http.response.body", "body": b""})
 
+    def burst(self, browsers: Clients, port: int, chunks: int) -> Case:
+        """One at a time, as in `_burst`."""
+
+        async def case(clock: Clock) -> float:
+            self._ending = False
+            with clock.running():
+                await browsers.open(port, "POST", "/")
+                await browsers.finish()
+            return chunks
+
+        return case
+
     def live(self, browsers: Clients, source: Provider, port: int, scale: Scale) -> Case:
         """Many at once, as in `_live`."""
 
@@ -116,15 +130,22 @@ async def _services(
 async def burst(scale: Scale) -> list[Row]:
     """2,000 chunks that come at once."""
     chunks = scale.burst_chunks
-    async with _services(f"/burst/{chunks}/v1") as (_, client, services, browsers):
+    path = f"/burst/{chunks}/v1"
+    async with _services(path) as (source, client, services, browsers), AsyncExitStack() as stack:
+        httpx, aiohttp = await stack.enter_async_context(both_clients(source.url + path))
         cases = {"sdk": whole(iterating(client), chunks)}
         cases |= {name: _burst(browsers, port, chunks) for name, (_, port) in services.items()}
+        for name, other in (("least, httpx2", httpx), ("least, aiohttp", aiohttp)):
+            app = _PassingOn(other)
+            cases[name] = app.burst(browsers, await stack.enter_async_context(serving(app)), chunks)
         samples = await in_turns(cases, scale.rounds * 2)
     return [
-        samples.row("to the client's socket, httpx2, memory", "httpx2", "sdk", 0.20),
-        samples.row("to the client's socket, aiohttp, memory", "aiohttp", "sdk", 0.10),
+        samples.row(_NAMES[0], "httpx2", "sdk", 0.20, least="least, httpx2"),
+        samples.row(_NAMES[1], "aiohttp", "sdk", 0.10, least="least, aiohttp"),
         samples.row("(to the client's socket, httpx2, SQLite)", "SQLite", "sdk"),
         samples.row("(SQLite beside memory)", "SQLite", "httpx2"),
+        samples.row("(the least, httpx2: bytes passed on as they are)", "least, httpx2", "sdk"),
+        samples.row("(the least, aiohttp)", "least, aiohttp", "sdk"),
     ]
 
 
@@ -142,9 +163,9 @@ async def live(scale: Scale) -> list[Row]:
             cases[name] = app.live(browsers, source, await stack.enter_async_context(serving(app)), scale)
         samples = await in_turns(cases, scale.rounds, warm_up=False)
     return [
-        samples.row("to the client's socket, httpx2, memory", "httpx2", "sdk", 0.50),
-        samples.row("to the client's socket, aiohttp, memory", "aiohttp", "sdk", 0.27),
-        samples.row("SQLite beside memory", "SQLite", "httpx2", 1.3),
+        samples.row(_NAMES[0], "httpx2", "sdk", 0.50, least="least, httpx2", margin=LIVE),
+        samples.row(_NAMES[1], "aiohttp", "sdk", 0.27, least="least, aiohttp", margin=LIVE),
+        samples.row("SQLite beside memory", "SQLite", "httpx2", 1.3, margin=LIVE),
         samples.row("(the least, httpx2: bytes passed on as they are)", "least, httpx2", "sdk"),
         samples.row("(the least, aiohttp)", "least, aiohttp", "sdk"),
         samples.row("(memory beside the least, httpx2)", "httpx2", "least, httpx2"),

@@ -37,7 +37,16 @@ def test_every_row_has_a_verdict_only_where_there_is_a_budget() -> None:
         Row("b", 1.4, 1.3).verdict,
         Row("c", 5.0).verdict,
         Row("d", 5.0, 4.0, at_least=True).verdict,
-    ] == ["ok", "MISS", "", "ok"]
+    ] == ["met", "missed", "", "met"]
+
+
+def test_a_verdict_tells_what_is_missed_from_what_may_be_and_what_nobody_could_keep() -> None:
+    assert [
+        Row("a", 0.55, 0.5, margin=0.25).verdict,
+        Row("b", 0.65, 0.5, margin=0.25, floor=0.4).verdict,
+        Row("c", 0.65, 0.5, margin=0.25, floor=0.52).verdict,
+        Row("d", 0.55, 0.5).verdict,
+    ] == ["within ± 25%", "missed", "missed, as is the floor", "missed"]
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
@@ -51,7 +60,7 @@ def test_the_report_has_every_row_in_each_form(tmp_path: Path) -> None:
     for text in (as_json(results), as_page(results), as_text("Title", results["Title"])):
         assert "first" in text
         assert "second" in text
-    assert json.loads(as_json(results))["benchmarks"]["Title"][0]["verdict"] == "ok"
+    assert json.loads(as_json(results))["benchmarks"]["Title"][0]["verdict"] == "met"
 
 
 def test_an_unknown_name_is_refused_with_those_that_there_are() -> None:
