@@ -30,6 +30,7 @@ from streamchat import (
     errors,
 )
 from streamchat.adapters.asgi import asgi_app
+from streamchat.buffers.redis import RedisEventBuffer
 from streamchat.buffers.sql import SQLEventBuffer
 from streamchat.core.fold import RunState, StepState
 from streamchat.core.lifecycle import BARRIERS, CALL, HELD, RUN, diagram
@@ -294,6 +295,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "asgi-app": lambda: arguments(asgi_app),
     "memory-buffer": lambda: arguments(MemoryEventBuffer),
     "sql-buffer": lambda: arguments(SQLEventBuffer),
+    "redis-buffer": lambda: arguments(RedisEventBuffer),
     "chat-model": lambda: arguments(OpenAIChatModel),
     "responses-model": lambda: arguments(OpenAIResponsesModel),
     "fallback-model": lambda: arguments(FallbackModel),

@@ -1,4 +1,4 @@
-"""What is looked at when a buffer is opened: is this a server that runs can be entrusted to?"""
+"""What is looked at when a buffer is opened: whether this server is one that runs can be entrusted to."""
 
 from __future__ import annotations
 

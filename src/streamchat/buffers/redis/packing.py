@@ -8,7 +8,7 @@ private data (0: there is none); behind these 4-byte numbers all names, all data
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from streamchat.errors import BufferError
 
@@ -22,27 +22,20 @@ _HEAD = struct.Struct("<BII")
 
 
 def pack(events: Sequence[PackedEvent]) -> bytes:
-    """Return the entry of a batch."""
-    types: dict[str, int] = {}
-    indexes = [types.setdefault(event_type, len(types)) for event_type, _, _ in events]
+    """Return the entry of a batch, which has at least one event."""
+    kinds, data, private = zip(*events, strict=True)
+    types = dict.fromkeys(kinds)
+    for index, kind in enumerate(types):
+        types[kind] = index
     names = [name.encode("utf-8", "surrogatepass") for name in types]
-    data = [event[1] for event in events]
-    private = [event[2] for event in events]
-    numbers = [
-        *map(len, names),
-        *indexes,
-        *map(len, data),
-        *(0 if one is None else len(one) + 1 for one in private),
-    ]
-    head = _HEAD.pack(_VERSION, len(names), len(events))
-    parts: Iterable[bytes] = (
-        head,
-        struct.pack(f"<{len(numbers)}I", *numbers),
-        *names,
-        *data,
-        *filter(None, private),
-    )
-    return b"".join(parts)
+    numbers = [*map(len, names), *map(types.__getitem__, kinds), *map(len, data)]
+    if any(private):
+        numbers += [0 if one is None else len(one) + 1 for one in private]
+        data += tuple(filter(None, private))
+    else:
+        numbers += [int(one is not None) for one in private]
+    head = _HEAD.pack(_VERSION, len(names), len(kinds))
+    return b"".join((head, struct.pack(f"<{len(numbers)}I", *numbers), *names, *data))
 
 
 def unpack(packed: bytes) -> list[PackedEvent]:

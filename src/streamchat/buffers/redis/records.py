@@ -147,8 +147,10 @@ def pack_batch(payloads: Payloads, events: Sequence[NewEvent]) -> bytes:
     """Return a batch as its stream entry; empty for no events."""
     if not events:
         return b""
-    put, put_optional = payloads.put, payloads.put_optional
-    return pack([(event.type, put(event.data), put_optional(event.private)) for event in events])
+    put = payloads.put
+    return pack(
+        [(kind, put(data), None if private is None else put(private)) for kind, data, private in events]
+    )
 
 
 def stored_batch(
