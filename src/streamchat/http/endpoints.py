@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
 from streamchat.errors import StreamChatError
-from streamchat.http import conversations, description, health, retrying, runs
+from streamchat.http import answers, conversations, description, health, retrying, runs
 from streamchat.http.bodies import B, read_json
 from streamchat.http.cors import CORS, check_origin
 from streamchat.http.errors import HTTPError, error_response, not_allowed
@@ -64,6 +64,7 @@ class Endpoints:
         self.routes = (
             *runs.ROUTES,
             *retrying.ROUTES,
+            *answers.ROUTES,
             *conversations.ROUTES,
             *health.ROUTES,
             *description.ROUTES,
@@ -85,6 +86,13 @@ class Endpoints:
         if not self._opened:
             await self.chat.open()
             self._opened = True
+
+    def find(self, method: str, path: str) -> Route | None:
+        """Return the route that would answer, None where there is none."""
+        try:
+            return self._router.find(path)[0].get(method)
+        except HTTPError:
+            return None
 
     async def handle(self, request: Request) -> Response:
         """Answer one request. Raises `ClientGone` where there is nobody left to answer, and nothing else.

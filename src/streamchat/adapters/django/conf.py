@@ -1,0 +1,101 @@
+"""The setting ``STREAMCHAT``, and the endpoints that it describes.
+
+::
+
+    STREAMCHAT = {
+        "CHAT": "mysite.chat.chat",             # a StreamChat, or a function that makes it
+        "PRINCIPAL": "mysite.chat.principal",   # request -> Principal or None (sync or async);
+                                                # without it, the session's user
+        "HTTP": {"heartbeat": 15.0},            # fields of HTTPOptions
+        "CORS": {"origins": ["https://…"]},     # arguments of CORS
+    }
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.http import HttpRequest
+from django.utils.module_loading import import_string
+
+from streamchat.http import CORS, Endpoints, HTTPOptions
+from streamchat.principal import Principal
+from streamchat.service.chat import StreamChat
+
+__all__ = ["chat", "endpoints", "session_user"]
+
+_KEYS = {"CHAT", "PRINCIPAL", "HTTP", "CORS"}
+
+
+async def session_user(request: HttpRequest) -> Principal | None:
+    """Return the session's user as a principal, None for nobody."""
+    ask = getattr(request, "auser", None)
+    if ask is None:
+        raise ImproperlyConfigured(
+            "STREAMCHAT has no PRINCIPAL, so the session's user asks: add "
+            "django.contrib.auth.middleware.AuthenticationMiddleware to MIDDLEWARE"
+        )
+    user = await ask()
+    return Principal(str(user.pk)) if user.is_authenticated else None
+
+
+def _setting() -> Mapping[str, Any]:
+    given = getattr(settings, "STREAMCHAT", None)
+    if not isinstance(given, Mapping) or "CHAT" not in given:
+        raise ImproperlyConfigured('set STREAMCHAT = {"CHAT": "mysite.chat.chat"}: the path of a StreamChat')
+    unknown = given.keys() - _KEYS
+    if unknown:
+        raise ImproperlyConfigured(
+            f"STREAMCHAT knows {', '.join(sorted(_KEYS))}, not {', '.join(sorted(map(str, unknown)))}"
+        )
+    return given
+
+
+def _imported(key: str, value: Any) -> Any:
+    try:
+        return import_string(value) if isinstance(value, str) else value
+    except ImportError as error:
+        raise ImproperlyConfigured(f"STREAMCHAT[{key!r}] = {value!r} cannot be imported: {error}") from error
+
+
+@functools.cache
+def chat() -> StreamChat:
+    """Return the project's service, made once. Raises ``ImproperlyConfigured``."""
+    found = _imported("CHAT", _setting()["CHAT"])
+    made = found if isinstance(found, StreamChat) else found() if callable(found) else found
+    if not isinstance(made, StreamChat):
+        raise ImproperlyConfigured(
+            f"STREAMCHAT['CHAT'] is {made!r:.200}: it must be, or return, a StreamChat"
+        )
+    return made
+
+
+@functools.cache
+def endpoints() -> Endpoints:
+    """Return the project's endpoints, made once. Raises ``ImproperlyConfigured``."""
+    given = _setting()
+    principal = _imported("PRINCIPAL", given.get("PRINCIPAL", session_user))
+    cors = given.get("CORS")
+    try:
+        return Endpoints(
+            chat(),
+            principal=lambda request: principal(request.native),
+            options=HTTPOptions(**given.get("HTTP", {})),
+            cors=None if cors is None else CORS(**cors),
+        )
+    except TypeError as error:
+        raise ImproperlyConfigured(f"STREAMCHAT['HTTP'] or ['CORS']: {error}") from error
+
+
+def _forget(*, setting: str, **_: Any) -> None:
+    if setting == "STREAMCHAT":  # a test has changed it
+        chat.cache_clear()
+        endpoints.cache_clear()
+
+
+setting_changed.connect(_forget)

@@ -1,0 +1,85 @@
+"""The one view behind all endpoints: asynchronous under ASGI, on the service's own thread under WSGI."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Mapping
+from typing import cast
+
+from django.core.handlers.asgi import ASGIRequest
+from django.db import transaction
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+
+from streamchat.adapters.django import conf
+from streamchat.adapters.django.hosting import Host
+from streamchat.adapters.django.responses import release_connections, to_django
+from streamchat.http import ClientGone, Endpoints, HTTPError, Request, Response
+from streamchat.http.errors import error_response
+from streamchat.http.openapi import operation_of
+
+__all__ = ["endpoint"]
+
+_PIECE = 64 * 1024
+
+
+def _request(request: HttpRequest, path: str) -> Request:
+    path = "/" + path
+    return Request(
+        method=(request.method or "GET").upper(),
+        path=path,
+        query=request.META.get("QUERY_STRING", ""),
+        headers={name.lower(): value for name, value in cast("Mapping[str, str]", request.headers).items()},
+        body=_body(request),
+        mount=request.path.rstrip("/").removesuffix(path.rstrip("/")),
+        native=request,
+    )
+
+
+async def _body(request: HttpRequest) -> AsyncIterator[bytes]:
+    # Django has read it whole, and bounded it only where a form was expected.
+    if hasattr(request, "_body"):
+        yield request.body
+        return
+    while piece := request.read(_PIECE):
+        yield piece
+
+
+async def _answer(request: HttpRequest, path: str) -> HttpResponseBase:
+    endpoints = conf.endpoints()
+    try:
+        response = await endpoints.handle(_request(request, path))
+    except ClientGone:
+        response = Response(499)
+    if not isinstance(response.body, bytes):
+        await release_connections()
+    return to_django(response, endpoints.options)
+
+
+@functools.cache
+def _host(endpoints: Endpoints) -> Host:
+    return Host(endpoints.chat)
+
+
+async def _answer_whole(request: HttpRequest, path: str) -> HttpResponseBase:
+    """Answer under WSGI: what would stream is refused before anything is begun."""
+    endpoints = conf.endpoints()
+    ours = _request(request, path)
+    route = endpoints.find(ours.method, ours.path)
+    if route is not None and operation_of(route).events:
+        refusal = HTTPError(
+            501, "streaming_unavailable", "This server cannot stream. Use /runs/reply, or /runs/{id}/events."
+        )
+        return to_django(error_response(refusal, f"{ours.method} {ours.path!r:.200}"), endpoints.options)
+    return to_django(await _host(endpoints).run(endpoints.handle(ours)), endpoints.options)
+
+
+@transaction.non_atomic_requests
+async def endpoint(request: HttpRequest, path: str = "") -> HttpResponseBase:
+    """Serve all endpoints; ``path`` is what stands behind the prefix.
+
+    CSRF protection is the project's: with sessions, pages send the token in ``X-CSRFToken``.
+    """
+    if isinstance(request, ASGIRequest):
+        return await _answer(request, path)
+    return await _answer_whole(request, path)

@@ -1,0 +1,32 @@
+"""The project's URLs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import JsonResponse
+from django.middleware.csrf import get_token
+from django.urls import include, path
+
+from streamchat.adapters.django import event_response
+from streamchat.orchestrator import orchestrate
+from streamchat.testing import ScriptedModel
+
+
+def token(request: Any) -> Any:
+    return JsonResponse({"token": get_token(request)})
+
+
+async def bare(request: Any) -> Any:
+    return event_response(orchestrate(ScriptedModel.text("Hi."), [{"role": "user", "content": "Hi"}]))
+
+
+def connections_open(request: Any) -> Any:
+    return JsonResponse({})
+
+
+urlpatterns = [
+    path("token/", token),
+    path("bare/", bare),
+    path("chat/", include("streamchat.adapters.django.urls")),
+]

@@ -1,0 +1,242 @@
+"""The Django adapter in a project with sessions, users and middleware of its own, under ASGI and WSGI."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import pytest
+
+from streamchat.core.sse import SSEDecoder
+from streamchat.testing import Stall
+from tests.adapters.serving import Connection, fetch, read_until, request, serve
+
+pytest.importorskip("django")
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The project, set up once; yields the session cookies of its users."""
+    os.environ["DJANGO_TEST_DB"] = str(tmp_path_factory.mktemp("django") / "db.sqlite3")
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.adapters.django_project.settings"
+    import django
+    from django.core.management import call_command
+
+    django.setup()
+    call_command("migrate", verbosity=0)
+    from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+    from django.contrib.auth.models import User
+    from django.contrib.sessions.backends.db import SessionStore
+    from django.db import connections
+
+    cookies = {}
+    for name in ("ann", "bob"):
+        user = User.objects.create_user(name)
+        session = SessionStore()
+        session[SESSION_KEY] = str(user.pk)
+        session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"
+        session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+        session.save()
+        cookies[name] = f"sessionid={session.session_key}"
+    connections.close_all()
+    yield cookies
+    connections.close_all()
+
+
+@asynccontextmanager
+async def site() -> AsyncIterator[tuple[int, Stall]]:
+    """The project on a server, with a service of its own, as Django's ASGI knows no lifespan."""
+    from django.core.asgi import get_asgi_application
+
+    from streamchat.adapters.django import conf
+    from tests.adapters.django_project import chat
+
+    chat.stall = Stall()
+    conf.chat.cache_clear()
+    conf.endpoints.cache_clear()
+    async with serve(get_asgi_application(), lifespan="off") as port:
+        try:
+            yield port, chat.stall
+        finally:
+            await conf.chat().drain(0)
+    await conf.chat().close()
+
+
+async def csrf(port: int, cookie: str) -> dict[str, str]:
+    """The headers of a page that is signed in and knows its CSRF token."""
+    async with request(port, "GET", "/token/", Cookie=cookie) as connection:
+        token = (await connection.body()).decode().split('"')[3]
+        own = connection.headers["set-cookie"].partition(";")[0]
+    return {"Cookie": f"{cookie}; {own}", "X_CSRFToken": token}
+
+
+async def test_a_signed_in_page_starts_streams_resumes_and_is_told_when_it_has_all(
+    project: dict[str, str],
+) -> None:
+    async with site() as (port, stall):
+        page = await csrf(port, project["ann"])
+        status, started = await fetch(port, "POST", "/chat/runs", {"message": "Hi"}, **page)
+        assert status == 201
+        url = started["stream_url"]
+        assert url == f"/chat/runs/{started['run_id']}/stream"
+        async with request(port, "GET", url, Accept_Encoding="gzip", **page) as connection:
+            assert connection.headers["content-encoding"] == "identity"
+            assert connection.headers["x-seen"] == "yes"
+            blocks = connection.blocks()
+            got = await read_until(blocks, b"text_delta")
+            # Quiet, but alive; and what was sent has arrived while the run is at work.
+            await read_until(blocks, b": heartbeat")
+            stall.release()
+            got += await read_until(blocks, b"event: finalized")
+        frames = [frame for frame in SSEDecoder().feed(got) if frame.data]
+        async with request(port, "GET", url, Last_Event_ID=frames[2].id, **page) as connection:
+            rest = SSEDecoder().feed(await connection.body())
+        assert [frame.id for frame in rest if frame.data][-1] == frames[-1].id
+        async with request(port, "GET", url, Last_Event_ID=frames[-1].id, **page) as connection:
+            assert connection.status == 204
+
+
+async def test_who_is_not_signed_in_or_another_gets_nothing(project: dict[str, str]) -> None:
+    async with site() as (port, stall):
+        stall.release()
+        ann, bob = await csrf(port, project["ann"]), await csrf(port, project["bob"])
+        _, reply = await fetch(port, "POST", "/chat/runs/reply", {"message": "Hi"}, **ann)
+        run = f"/chat/runs/{reply['run_id']}"
+        assert (await fetch(port, "GET", run, Cookie=project["ann"]))[0] == 200
+        assert (await fetch(port, "GET", run))[0] == 401
+        foreign = await fetch(port, "GET", run, **bob)
+        unknown = await fetch(port, "GET", "/chat/runs/none", **bob)
+        assert foreign[0] == unknown[0] == 404
+        assert foreign[1]["error"]["message"] == unknown[1]["error"]["message"]
+        # Another site's page has the cookie, but not the token.
+        async with request(
+            port, "POST", "/chat/runs", {"message": "Hi"}, Cookie=project["ann"]
+        ) as connection:
+            assert connection.status == 403
+
+
+async def test_bad_requests_are_answered_as_everywhere(project: dict[str, str]) -> None:
+    async with site() as (port, _):
+        page = await csrf(port, project["ann"])
+        status, answer = await fetch(port, "POST", "/chat/runs", {"messag": "Hi"}, **page)
+        assert (status, answer["error"]["field"]) == (422, "message")
+        status, answer = await fetch(port, "POST", "/chat/runs", {"message": "x" * 3_000_000}, **page)
+        assert status == 413
+        assert (await fetch(port, "GET", "/chat/nothing", **page))[0] == 404
+        assert (await fetch(port, "GET", "/chat/health/ready"))[0] == 200
+
+
+async def test_a_client_that_leaves_is_noticed_and_no_database_connection_is_held(
+    project: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from streamchat.adapters.django import conf
+
+    closed: list[int] = []
+    close = BaseDatabaseWrapper.close
+
+    def counted(self: Any) -> None:
+        if self.connection is not None:
+            closed.append(threading.get_ident())
+        close(self)
+
+    monkeypatch.setattr(BaseDatabaseWrapper, "close", counted)
+    async with site() as (port, stall):
+        page = await csrf(port, project["ann"])
+        _, started = await fetch(port, "POST", "/chat/runs", {"message": "Hi"}, **page)
+        await stall.reached()
+        endpoints = conf.endpoints()
+        for abort in (False, True):
+            closed.clear()
+            connection = await Connection.open(port)
+            await connection.send("GET", started["stream_url"], b"", **page)
+            await connection.head()
+            await read_until(connection.blocks(), b"text_delta")
+            assert closed, "the session's connection is still open, although CONN_MAX_AGE would keep it"
+            assert endpoints.open_streams == 1
+            await connection.close(abort=abort)
+            while endpoints.open_streams:
+                await asyncio.sleep(0.001)
+        stall.release()
+
+
+async def test_a_bare_generator_is_streamed_from_an_async_view(project: dict[str, str]) -> None:
+    async with site() as (port, _), request(port, "GET", "/bare/") as connection:
+        assert SSEDecoder().feed(await connection.body())[-1].event == "finalized"
+
+
+def test_under_wsgi_all_but_streams_works(project: dict[str, str]) -> None:
+    from django.core.wsgi import get_wsgi_application
+
+    from streamchat.adapters.django import conf
+    from tests.adapters.django_project import chat
+
+    class Quiet(WSGIRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    chat.stall = Stall()
+    chat.stall.release()
+    conf.chat.cache_clear()
+    conf.endpoints.cache_clear()
+    server = make_server("127.0.0.1", 0, cast(Any, get_wsgi_application()), handler_class=Quiet)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    try:
+
+        async def talk() -> None:
+            port = server.server_port
+            page = await csrf(port, project["ann"])
+            status, reply = await fetch(port, "POST", "/chat/runs/reply", {"message": "Hi"}, **page)
+            assert (status, reply["status"]) == (200, "success")
+            run = f"/chat/runs/{reply['run_id']}"
+            status, log = await fetch(port, "GET", f"{run}/events", **page)
+            assert log["events"][-1]["type"] == "finalized"
+            for method, path in (("GET", f"{run}/stream"), ("POST", "/chat/runs/stream")):
+                status, answer = await fetch(
+                    port, method, path, {"message": "Hi"} if method == "POST" else None, **page
+                )
+                assert (status, answer["error"]["code"]) == (501, "streaming_unavailable")
+            listed = await fetch(port, "GET", "/chat/conversations", **page)
+            assert len(listed[1]["conversations"]) == 1
+
+        asyncio.run(talk())
+    finally:
+        server.shutdown()
+        serving.join()
+        server.server_close()
+
+
+def test_the_system_check_says_what_is_wrong_with_the_setting(project: dict[str, str]) -> None:
+    from django.core.management import call_command
+    from django.core.management.base import SystemCheckError
+    from django.test import override_settings
+
+    call_command("check")
+    for setting, said in (
+        ({}, "STREAMCHAT = "),
+        ({"CHAT": "nowhere.chat"}, "cannot be imported"),
+        ({"CHAT": "tests.adapters.django_project.chat.stall"}, "a StreamChat"),
+        ({"CHAT": "tests.adapters.django_project.chat.make_chat", "CHATS": 1}, "CHATS"),
+        ({"CHAT": "tests.adapters.django_project.chat.make_chat", "HTTP": {"hartbeat": 1}}, "hartbeat"),
+    ):
+        with override_settings(STREAMCHAT=setting), pytest.raises(SystemCheckError, match=said):
+            call_command("check")
+    with override_settings(ASGI_APPLICATION=None), pytest.raises(SystemCheckError, match="streamchat\\.W001"):
+        call_command("check", fail_level="WARNING")
+
+
+def test_the_applications_name_is_free_of_the_packages(project: dict[str, str]) -> None:
+    from django.apps import apps
+    from django.urls import reverse
+
+    assert apps.get_app_config("streamchat").name == "streamchat.adapters.django"
+    assert reverse("streamchat:endpoint", kwargs={"path": "runs"}) == "/chat/runs"
+    assert Path(os.environ["DJANGO_TEST_DB"]).exists()
