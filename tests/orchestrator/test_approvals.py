@@ -449,10 +449,14 @@ async def test_whether_a_second_answer_is_the_same_is_left_to_the_store():
 
 
 async def test_what_ended_without_an_answer_takes_none():
-    desk = Bank().desk(calls(pay("p")), options=RunOptions(approval_timeout=1))
+    tools = ToolRegistry()
+    tools.add(lambda: None, name="p", requires_approval=True, approval_timeout=1)
+    tools.add(lambda: None, name="q", requires_approval=True)
+    desk = Desk(ScriptedModel([calls("p", "q"), "Done."]), tools)
     await desk.live()
     desk.now += 1000
     await desk.live()
+    assert desk.waits == [("approval", "q")]
     with pytest.raises(AnswerConflict, match="'denied'"):
         check_answer(desk.state, desk.tools, Answer("approval", "p", {"approved": True}))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -14,6 +14,7 @@ from pydantic import (
     StringConstraints,
     Tag,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import ErrorDetails, from_json
 
@@ -21,7 +22,16 @@ from streamchat.http.errors import HTTPError
 from streamchat.http.limits import read_body
 from streamchat.http.requests import Request
 
-__all__ = ["CancelBody", "RetryBody", "StartBody", "parse_body", "read_json"]
+__all__ = [
+    "ApprovalBody",
+    "CancelBody",
+    "JobBody",
+    "RetryBody",
+    "StartBody",
+    "ToolResultBody",
+    "parse_body",
+    "read_json",
+]
 
 # No data: of any kind runs in a page or reaches the provider's own network by these.
 _URL = r"^(https?://|data:)"
@@ -144,7 +154,49 @@ class RetryBody(_Body):
     call_id: Name | None = None
 
 
+JSONValue: TypeAlias = Annotated[Any, AfterValidator(_finite)]
+Words: TypeAlias = Annotated[str, StringConstraints(max_length=10_000)]
+
+
+class ApprovalBody(_Body):
+    """A person's decision on a call; ``arguments`` take the place of the model's."""
+
+    call_id: Name
+    approved: bool
+    reason: Words | None = None
+    arguments: JSONObject | None = None
+
+
+class ToolResultBody(_Body):
+    """What a tool that the page runs came to: ``output``, or ``error`` (text for the model)."""
+
+    call_id: Name
+    output: JSONValue = None
+    error: Words | None = None
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        return _refuse_both(self, "output")
+
+
+class JobBody(_Body):
+    """What a background job came to: ``result``, or ``error`` (text for the model)."""
+
+    result: JSONValue = None
+    error: Words | None = None
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        return _refuse_both(self, "result")
+
+
 B = TypeVar("B", bound=BaseModel)
+
+
+def _refuse_both(body: B, name: str) -> B:
+    if (name in body.model_fields_set) == (getattr(body, "error", None) is not None):
+        raise ValueError(f"give either {name} or error")
+    return body
 
 
 async def read_json(

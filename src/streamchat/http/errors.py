@@ -24,6 +24,7 @@ from streamchat.errors import (
     RunNotFound,
     RunOver,
     StreamChatError,
+    WaitNotFound,
 )
 from streamchat.http.requests import Response, json_response
 
@@ -63,7 +64,8 @@ _TABLE: dict[type[StreamChatError], tuple[int, str]] = {
     ConversationNotFound: (404, "There is no such conversation."),
     NotAuthorized: (403, "This is not allowed."),
     ConversationBusy: (409, "The conversation is being answered. Wait for the end, or cancel that run."),
-    AnswerConflict: (409, "This was answered before, and differently."),
+    AnswerConflict: (409, "This was answered before and differently, or it is too late to answer."),
+    WaitNotFound: (404, "Nothing of the sort was asked."),
     RunOver: (409, "The run has ended."),
     NotRetryable: (409, "This cannot be done again as it is."),
     IdempotencyConflict: (422, "The idempotency key was used before, with another request."),

@@ -9,14 +9,23 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from streamchat.http.bodies import CancelBody, RetryBody, StartBody
+from streamchat.http.bodies import (
+    ApprovalBody,
+    CancelBody,
+    JobBody,
+    RetryBody,
+    StartBody,
+    ToolResultBody,
+)
 from streamchat.http.routing import Route
 from streamchat.http.schemas import (
+    AnswerAccepted,
     CancelAccepted,
     Conversations,
     ErrorAnswer,
     EventsPage,
     Health,
+    JobAccepted,
     Messages,
     RunAnswer,
     RunPresence,
@@ -126,6 +135,7 @@ _PAGE = (
     Parameter("limit", "How many at most.", type="integer"),
 )
 _STARTING = (401, 404, 408, 409, 413, 415, 422, 429, 503)
+_ANSWERING = (401, 404, 408, 409, 413, 415, 422, 503)
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/runs"): Operation(
@@ -184,6 +194,29 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         body_required=False,
         parameters=_START[:1],
         errors=_STARTING,
+    ),
+    ("POST", "/runs/{id}/approvals"): Operation(
+        "Decide on a call that waits for approval; the same again changes nothing",
+        AnswerAccepted,
+        202,
+        ApprovalBody,
+        errors=_ANSWERING,
+    ),
+    ("POST", "/runs/{id}/tool-results"): Operation(
+        "Bring the result of a tool that the page runs; the same again changes nothing",
+        AnswerAccepted,
+        202,
+        ToolResultBody,
+        errors=_ANSWERING,
+    ),
+    ("POST", "/jobs/{id}"): Operation(
+        "Bring the result of a background job; the same again changes nothing",
+        JobAccepted,
+        202,
+        JobBody,
+        parameters=(Parameter("X-Job-Secret", "The job's own secret; a wrong one is 404.", "header"),),
+        errors=(404, 408, 409, 413, 415, 422, 503),
+        tag="jobs",
     ),
     ("GET", "/conversations"): Operation(
         "The principal's conversations",

@@ -16,6 +16,7 @@ from streamchat.messages import ContentPart, Usage
 
 __all__ = [
     "WIRE_EVENTS",
+    "AnswerAccepted",
     "CancelAccepted",
     "Connected",
     "Conversation",
@@ -24,6 +25,7 @@ __all__ = [
     "EventsPage",
     "Health",
     "HistoryReset",
+    "JobAccepted",
     "Message",
     "Messages",
     "RunAnswer",
@@ -95,6 +97,18 @@ class CancelAccepted(_Answer):
     """The cancel was posted; it takes effect wherever the run is worked on."""
 
     run_id: str
+
+
+class AnswerAccepted(_Answer):
+    """The answer was stored; the run takes it wherever it is worked on."""
+
+    run_id: str
+
+
+class JobAccepted(_Answer):
+    """The job's result was stored; the run takes it wherever it is worked on."""
+
+    job_id: str
 
 
 class Connected(_Answer):

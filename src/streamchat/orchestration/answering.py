@@ -96,8 +96,9 @@ def check_answer(
     """Check an answer against what the run asked for, before it is left for the run to take. Pure.
 
     ``state`` is the fold of the stored log, ``most`` the run's limit on outputs in bytes, ``now`` the time in
-    milliseconds (None: no expiry is looked at). Returns for an answer that fits an open wait, and for one to
-    a wait that was answered before: whether it is the same is for the store to say (`EventBuffer.post`).
+    milliseconds (None: no expiry is looked at). Returns for an answer that fits an open wait; for one to a
+    wait that was answered before, and where the run is over, whether it is the same is for the store to say
+    (`EventBuffer.post`).
 
     Raises `WaitNotFound` for what was never asked, `AnswerConflict` for a wait that ended without an answer
     or whose time is over, and `InvalidInput` (with ``field``) for a body of another shape, for arguments that
@@ -109,7 +110,7 @@ def check_answer(
         raise WaitNotFound(
             f"run {state.run_id}: call {answer.call_id!r} never waited for an answer of kind {answer.kind!r}"
         )
-    if _ended_unanswered(call, answer.kind):
+    if not state.over and _ended_unanswered(call, answer.kind):
         raise AnswerConflict(
             f"run {state.run_id}: call {call.call_id!r} no longer waits for an answer: "
             f"it came to {call.outcome!r}"

@@ -16,7 +16,9 @@ __all__ = ["Action", "Authorize", "Gate", "Resource", "owns"]
 
 log = logging.getLogger("streamchat.service")
 
-Action: TypeAlias = Literal["start", "read", "cancel", "retry", "list", "delete"]
+Action: TypeAlias = Literal[
+    "start", "read", "cancel", "retry", "approve", "submit_tool_result", "complete_job", "list", "delete"
+]
 
 
 @dataclass(frozen=True, slots=True)

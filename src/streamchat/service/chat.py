@@ -30,6 +30,7 @@ from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import RunOptions
 from streamchat.principal import Principal
 from streamchat.service.access import Authorize, Gate, owns
+from streamchat.service.answers import AnsweringVerbs
 from streamchat.service.deleting import Deleter
 from streamchat.service.delivering import NOTE as MESSAGES
 from streamchat.service.delivering import Delivery, MessageStore
@@ -54,7 +55,7 @@ __all__ = ["ServiceLimits", "StreamChat"]
 log = logging.getLogger("streamchat.service")
 
 
-class StreamChat(ReadingVerbs):
+class StreamChat(ReadingVerbs, AnsweringVerbs):
     """Runs, conversations and their readers over one `EventBuffer`.
 
     ``authorize(principal, action, resource)`` is asked on every verb (`streamchat.service.access`); what it
@@ -68,7 +69,8 @@ class StreamChat(ReadingVerbs):
 
     ``on_disconnect`` says what becomes of a run when its last reader, in any process, has left: ``continue``,
     ``cancel``, or seconds in which one may come back. What was never read, or is suspended, goes on. With
-    ``work=False`` runs are left to other processes (``streamchat worker``).
+    ``work=False`` runs are left to other processes (``streamchat worker``). From ``job_secret``, the same in
+    every process, each background job's own secret is made, for ``POST /jobs/{job_id}``.
 
     Use it as an async context manager, or call `open` and `close`; both are idempotent. It works for one
     event loop.
@@ -95,6 +97,7 @@ class StreamChat(ReadingVerbs):
         streaming: bool | Callable[[Principal | None], bool] = True,
         work: bool = True,
         worker: str | None = None,
+        job_secret: str | None = None,
         lease_ttl: float = 15.0,
     ) -> None:
         if authorize is None and not allow_anonymous:
@@ -105,6 +108,7 @@ class StreamChat(ReadingVerbs):
         if on_busy != "reject":
             raise InvalidInput(f"on_busy={on_busy!r}: this version knows 'reject'")
         self._grace = grace_of(on_disconnect)
+        self._job_key = job_secret.encode() if job_secret else None
         self.model = model
         self.tools = tools or ToolRegistry()
         self.buffer: EventBuffer = buffer if buffer is not None else MemoryEventBuffer()
@@ -156,8 +160,9 @@ class StreamChat(ReadingVerbs):
 
     # Its own life.
 
-    async def open(self, *, work: bool | None = None) -> Self:
-        """Open the buffer and begin to work; ``work`` takes the place of what was given at construction.
+    async def open(self, *, work: bool | None = None, look_every: float | None = None) -> Self:
+        """Open the buffer and begin to work; ``work`` and ``look_every`` (`ServiceLimits`) take the place of
+        what was given at construction.
 
         Raises `BufferUnavailable` with what to do.
         """
@@ -173,7 +178,7 @@ class StreamChat(ReadingVerbs):
                     lease_ttl=lease_ttl,
                     max_runs=self.limits.max_runs,
                     max_queue=self.limits.max_queue,
-                    look_every=self.limits.look_every or min(5.0, lease_ttl / 2),
+                    look_every=look_every or self.limits.look_every or min(5.0, lease_ttl / 2),
                     working=self._works if work is None else work,
                 )
                 self._supervisor.start()

@@ -23,7 +23,6 @@ from streamchat.buffers.base import (
     Appended,
     Claim,
     EventBuffer,
-    Input,
     Lease,
     MessageRecord,
     NewEvent,
@@ -31,19 +30,13 @@ from streamchat.buffers.base import (
 )
 from streamchat.concurrency import Wakeup
 from streamchat.core.conclude import conclude
-from streamchat.core.history import private_of
 from streamchat.core.lifecycle import BARRIERS
-from streamchat.errors import BufferUnavailable, LeaseLost, RunNotFound
-from streamchat.events import (
-    MessageCompleted,
-    ModelCompleted,
-    StoredEvent,
-    StreamEvent,
-    Suspended,
-    dump_json,
-)
+from streamchat.errors import BufferUnavailable, InputsPending, LeaseLost, RunNotFound
+from streamchat.events import ModelCompleted, StoredEvent, StreamEvent, Suspended
 from streamchat.orchestration.context import RunContext
+from streamchat.service.inbox import Inbox
 from streamchat.service.pending import DELTAS, Pending
+from streamchat.service.rows import final_rows, row_so_far
 from streamchat.service.summary import RunSummary, SummaryBuilder
 from streamchat.service.waiting import when_it_waits
 
@@ -135,7 +128,8 @@ class Driver:
         self._closing = False
         self._renew_due = False
         self._extras: dict[int, dict[str, Any]] = {}
-        self._read_inputs: dict[str, Input] = {}
+        self._inbox = Inbox(buffer, claim.run.run_id, context)
+        self._stays_awake = False  # it was about to be suspended when something came
         self._outcome: Outcome | None = None
         self._appended_at = self._held_at = time.monotonic()
 
@@ -145,7 +139,7 @@ class Driver:
 
     async def conclude(self, events: Sequence[StreamEvent]) -> None:
         """Append the end of a run in which there is no work; raises `LeaseLost`, `BufferUnavailable`."""
-        await self._look_for_inputs()
+        await self._inbox.look()
         await self._append(events)
 
     async def drive(self) -> RunSummary:
@@ -197,11 +191,19 @@ class Driver:
     # Taking events from the orchestrator.
 
     async def _pull(self) -> None:
-        # A cancel may have come while the run was queued.
-        await self._patiently(self._look_for_inputs)
-        history = await self._patiently(lambda: read_log(self._buffer, self.run.run_id))
-        for stored in history:
-            self._note_extras(stored.event)
+        while True:
+            # A cancel, or an answer, may have come while nobody looked.
+            await self._patiently(self._inbox.look)
+            history = await self._patiently(lambda: read_log(self._buffer, self.run.run_id))
+            for stored in history:
+                self._note_extras(stored.event)
+            await self._pull_from(history)
+            if not self._stays_awake:
+                return
+            self._stays_awake = False
+            self._context.resumed = None  # the log it goes on with is its own
+
+    async def _pull_from(self, history: Sequence[StoredEvent]) -> None:
         pending, context, options = self._pending, self._context, self._options
         async with aclosing(await self._make_events(history)) as events:
             while True:
@@ -285,10 +287,25 @@ class Driver:
     async def _append(self, events: Sequence[StreamEvent]) -> None:
         """Write one batch, with what belongs into the same transaction, and tell those who watch.
 
-        It is tried again, unchanged, while the store is away, for as long as the lease lasts.
+        It is tried again, unchanged, while the store is away, for as long as the lease lasts. A suspension is
+        left out when something came meanwhile that the run has not read.
         """
-        batch = [NewEvent.of(event) for event in events]
         with_it = self._what_goes_with(events)
+        if with_it.get("then") != "suspend":
+            await self._send(events, with_it)
+            return
+        so_far = await self._patiently(lambda: read_log(self._buffer, self.run.run_id))
+        with_it["messages"] = [row_so_far(self.run, self._user_message_id, [*so_far, *events])]
+        try:
+            await self._send(events, with_it)
+        except InputsPending:
+            self._stays_awake = True
+            before = [event for event in events if event.type != "suspended"]
+            if before:
+                await self._send(before, self._what_goes_with(before))
+
+    async def _send(self, events: Sequence[StreamEvent], with_it: _WithEvents) -> None:
+        batch = [NewEvent.of(event) for event in events]
         wait = _FIRST_WAIT
         appended: Appended | None = None
         while appended is None:
@@ -297,6 +314,7 @@ class Driver:
             except BufferUnavailable as error:
                 wait = await self._wait_for_store(wait, error)
         self._note_appended(appended)
+        self._inbox.forget(with_it.get("consumed", ()))
         then = with_it.get("then", "hold")
         if then != "hold":
             self._outcome = "over" if then == "over" else "suspended"
@@ -315,15 +333,16 @@ class Driver:
             if event.type in DELTAS:
                 continue
             self._note_extras(event)
-            if event.type == "cancelled":
-                with_it["consumed"] = list(self._read_inputs)
-            elif event.type == "finalized":
-                messages = self._messages(events)
-                with_it |= {"then": "over", "consumed": list(self._read_inputs), "messages": messages}
+            if event.type == "finalized":
+                rows = final_rows(self.run, self._user_message_id, events, self._extras)
+                with_it |= {"then": "over", "messages": rows}
             elif isinstance(event, Suspended):
                 times = [wait.expires_at for wait in event.waits if wait.expires_at is not None]
                 keep_slot = any(wait.kind != "job" for wait in event.waits)
                 with_it |= {"then": "suspend", "wake_at": min(times, default=None), "keep_slot": keep_slot}
+        consumed = self._inbox.consumed_by(events)
+        if consumed:
+            with_it["consumed"] = consumed
         return with_it
 
     async def _wait_for_store(self, seconds: float, error: BufferUnavailable) -> float:
@@ -335,25 +354,6 @@ class Driver:
         log.warning("run %s: the store is asked again in %.2f s: %s", self.run.run_id, seconds, error)
         await asyncio.sleep(seconds)
         return min(seconds * 2, _LONGEST_WAIT)
-
-    def _messages(self, events: Sequence[StreamEvent]) -> list[MessageRecord]:
-        """The assistant's message as the conversation keeps it."""
-        kinds = {event.type for event in events}
-        private = private_of(self._extras)
-        return [
-            MessageRecord(
-                message_id=self.run.message_id,
-                conversation_id=self.run.conversation_id,
-                run_id=self.run.run_id,
-                role="assistant",
-                parent_id=self._user_message_id,
-                status="error" if "error" in kinds else "cancelled" if "cancelled" in kinds else "complete",
-                content=dump_json([part.model_dump(exclude_none=True) for part in event.content]),
-                private=None if private is None else dump_json(private),
-            )
-            for event in events
-            if isinstance(event, MessageCompleted)
-        ]
 
     # Holding on to the lease, and hearing what was posted.
 
@@ -372,20 +372,13 @@ class Driver:
             if self._poked.is_set() or quiet:
                 self._poked.clear()
                 try:
-                    await self._look_for_inputs()
+                    await self._inbox.look()
                 except BufferUnavailable as error:
                     log.warning("run %s: inputs cannot be read: %s", self.run.run_id, error)
             if now >= renew_at:
                 renew_at = now + third
                 self._renew_due = True
                 self._work.set()
-
-    async def _look_for_inputs(self) -> None:
-        for posted in await self._buffer.inputs(self.run.run_id):
-            if posted.input_id not in self._read_inputs:
-                self._read_inputs[posted.input_id] = posted
-                if posted.kind == "cancel":
-                    self._context.stop(posted.body.get("reason"), by=posted.by)
 
     # Letting go.
 

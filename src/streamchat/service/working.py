@@ -90,7 +90,7 @@ class RunWorker:
         await self._tell(came_to)
 
     def _context(self, claim: Claim) -> RunContext:
-        run = claim.run
+        run, clock = claim.run, _clock_of(claim, self.driver_options.lease_ttl)
         return RunContext(
             run_id=run.run_id,
             conversation_id=run.conversation_id,
@@ -100,14 +100,20 @@ class RunWorker:
             fence=claim.lease.fence,
             worker=self.name,
             resumed=_why(claim),
-            age=max(0.0, time.time() - run.created_at / 1000),
+            age=max(0, clock() - run.created_at) / 1000,
+            clock=clock,
         )
 
     def _driver(
         self, claim: Claim, context: RunContext, summary: SummaryBuilder, request: RunRequest | None
     ) -> Driver:
+        made = False
+
         async def make_events(history: Sequence[StoredEvent]) -> AsyncGenerator[StreamEvent, None]:
-            await self._make_deps(context)
+            nonlocal made
+            if not made:
+                await self._make_deps(context)
+            made = True
             return orchestrate(
                 self._model,
                 request.messages if request is not None else (),
@@ -207,6 +213,12 @@ class RunWorker:
                 await answer
         except Exception:
             log.exception("run %s: on_run_finished raised", summary.run_id)
+
+
+def _clock_of(claim: Claim, ttl: float) -> Callable[[], int]:
+    """The store's clock, as far as it can be told from here: what expires is compared with what it said."""
+    claimed_at, began = claim.lease.expires_at - round(ttl * 1000), time.monotonic()
+    return lambda: claimed_at + int((time.monotonic() - began) * 1000)
 
 
 def _why(claim: Claim) -> ResumeReason:
