@@ -11,6 +11,8 @@ from streamchat.service.hub import HistoryReset, Subscription
 
 __all__ = ["Attachment"]
 
+_SOON = 1.0
+
 
 class Attachment:
     """A run about to be read; nothing happens before it is used, and it is used once.
@@ -46,6 +48,7 @@ class Attachment:
             while not subscription.finished:
                 got = await subscription.next()
                 if got is None:
+                    subscription.returning = _SOON
                     raise Busy(
                         f"run {subscription.run_id}: this process is shutting down; go on elsewhere "
                         f"from the cursor {subscription.cursor}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ class Supervisor:
         self._active: Counter[str] = Counter()
         self._being_created = 0
         self._drained: asyncio.Task[None] | None = None
+        self._drain_until = math.inf
+        self._patience: asyncio.Timeout | None = None
         self._drivers: dict[str, Driver] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wakeup = asyncio.Event()
@@ -114,23 +117,29 @@ class Supervisor:
     async def drain(self, seconds: float) -> None:
         """Take nothing more, let what runs finish for at most ``seconds``, then hand the rest over.
 
-        Called again while it is under way, it waits for the first; cancelled, it finishes all the same.
+        Called again while it is under way, it waits for the first, which ends sooner where less time is
+        given; cancelled, it finishes all the same.
         """
         self.draining = True
+        self._drain_until = min(self._drain_until, asyncio.get_running_loop().time() + seconds)
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(self._drain_until)
         if self._drained is None:
-            self._drained = asyncio.create_task(self._drain(seconds), name="streamchat drain")
+            self._drained = asyncio.create_task(self._drain(), name="streamchat drain")
         await asyncio.shield(self._drained)
 
-    async def _drain(self, seconds: float) -> None:
+    async def _drain(self) -> None:
         loop, self._loop = self._loop, None
         if loop is not None:
             # Not cancelled: a claim that the store grants at this moment must be begun, and so handed over.
             self._wakeup.set()
             await asyncio.wait({loop})
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(self._drain_until) as self._patience:
                 await self._idle.wait()
+                self._patience = None
         except TimeoutError:
+            self._patience = None
             log.info("%d runs are handed over to other workers", len(self._tasks))
         tasks = set(self._tasks)
         for task in tasks:
