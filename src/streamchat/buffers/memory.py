@@ -51,10 +51,8 @@ from streamchat.buffers.shared import (
 from streamchat.core.append_rule import (
     Decision,
     blocked_by_inputs,
-    decide_append,
     decide_post,
     frees_slot,
-    judge_append,
     ready_at,
     status_after_post,
 )
@@ -211,16 +209,7 @@ class MemoryEventBuffer(LocalNotes):
         for event in events:
             if event.type == TERMINAL:
                 return None
-        decision = decide_append(
-            stored_generation=run.generation,
-            stored_head=run.head_seq,
-            stored_held=run.owner is not None,
-            lease_generation=lease.generation,
-            lease_head=lease.head_seq,
-            batch=len(events),
-            keeps=True,
-        )
-        if decision != "write":
+        if run.decide(lease, len(events)) != "write":
             return None
         written = run.write(events, self._now())
         self._state.grow(run, events)
@@ -388,16 +377,7 @@ class MemoryEventBuffer(LocalNotes):
         return conversation
 
     def _judge(self, run: Run, lease: Lease, events: Sequence[NewEvent], *, keeps: bool) -> Decision:
-        return judge_append(
-            stored_generation=run.generation,
-            stored_head=run.head_seq,
-            stored_held=run.owner is not None,
-            lease_generation=lease.generation,
-            lease_head=lease.head_seq,
-            events=events,
-            keeps=keeps,
-            written=lambda: run.slice(lease.head_seq, run.head_seq),
-        )
+        return run.judge(lease, events, keeps=keeps)
 
     def _give_up(
         self, run: Run, status: RunStatus, then: Then, now: int, *, wake_at: int | None, keep_slot: bool

@@ -3,7 +3,7 @@ room."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from streamchat.buffers import refusals
@@ -19,7 +19,13 @@ from streamchat.buffers.base import (
     Segment,
 )
 from streamchat.buffers.shared import event_bytes, owner_and_tenant, same_run
-from streamchat.core.append_rule import claimable_since, idempotency_slot
+from streamchat.core.append_rule import (
+    Decision,
+    claimable_since,
+    decide_append,
+    idempotency_slot,
+    judge_append,
+)
 from streamchat.events import StoredEvent
 from streamchat.principal import Principal
 
@@ -65,6 +71,31 @@ class Run:
             self.events += written
             self.updated_at = now
         return written
+
+    def decide(self, lease: Lease, batch: int) -> Decision:
+        """Decide about a batch of so many events whose sender wants to remain the holder."""
+        return decide_append(
+            stored_generation=self.generation,
+            stored_head=self.head_seq,
+            stored_held=self.owner is not None,
+            lease_generation=lease.generation,
+            lease_head=lease.head_seq,
+            batch=batch,
+            keeps=True,
+        )
+
+    def judge(self, lease: Lease, events: Sequence[NewEvent], *, keeps: bool) -> Decision:
+        """Decide about a batch, and compare it where it may have been written before."""
+        return judge_append(
+            stored_generation=self.generation,
+            stored_head=self.head_seq,
+            stored_held=self.owner is not None,
+            lease_generation=lease.generation,
+            lease_head=lease.head_seq,
+            events=events,
+            keeps=keeps,
+            written=lambda: self.slice(lease.head_seq, self.head_seq),
+        )
 
     def slice(self, after: int, until: int) -> list[StoredEvent]:
         """Return what is stored with after < seq <= until."""
