@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import shutil
 import tempfile
 import warnings
@@ -188,6 +189,13 @@ class Agreement(RuleBasedStateMachine):
             model.generation, model.held, model.newest = claim.lease.generation, True, None
             self.holders.append(Holder(claim.lease))
             del self.holders[:-6]
+        elif run_id is not None:
+            # Nobody is refused what waits.
+            record = self.both(lambda buffer: buffer.get(run_id))
+            until = {"running": record.lease_until, "suspended": record.wake_at}
+            assert record.over or (
+                record.status in until and (until[record.status] or math.inf) > self.clock.now
+            )
 
     @rule(milliseconds=st.sampled_from([1, 400, 1001]))
     def time_passes(self, milliseconds: int) -> None:
@@ -235,10 +243,40 @@ class Agreement(RuleBasedStateMachine):
         keep_slot: bool,
         acknowledged: bool,
     ) -> None:
+        """Any holder, also one that was taken over from; what it may not write, the store must refuse."""
         holder = self.pick(self.holders, which)
-        if holder.frozen is not None and (size == 0 or self.may_write(holder)):
-            # What was sent and not acknowledged may be what readers have, though the store forgot it: only
-            # that may follow. Another batch, with a text of its own, is tried where the store must refuse it.
+        self.write(holder, size, then, consume, wake_in, keep_slot, acknowledged)
+
+    @precondition(lambda self: self.holders)
+    @rule(size=st.integers(1, 3), acknowledged=st.booleans())
+    def the_newest_holder_writes(self, size: int, acknowledged: bool) -> None:
+        self.write(self.holders[-1], size, "hold", False, None, True, acknowledged)
+
+    @precondition(lambda self: self.holders)
+    @rule(
+        then=st.sampled_from(["queue", "suspend", "suspend", "over"]),
+        consume=st.booleans(),
+        keep_slot=st.booleans(),
+        acknowledged=st.booleans(),
+    )
+    def the_newest_holder_gives_up_its_lease(
+        self, then: Then, consume: bool, keep_slot: bool, acknowledged: bool
+    ) -> None:
+        self.write(self.holders[-1], 1, then, consume, 500, keep_slot, acknowledged)
+
+    def write(
+        self,
+        holder: Holder,
+        size: int,
+        then: Then,
+        consume: bool,
+        wake_in: int | None,
+        keep_slot: bool,
+        acknowledged: bool,
+    ) -> None:
+        """Let a holder send its next batch, or the last one again while it does not know what became of it:
+        that may be what readers have, though the store forgot it."""
+        if holder.frozen is not None:
             self.send(holder, acknowledged)
             return
         last = {"suspend": suspended(), "over": ending()}.get(then, [])
@@ -261,6 +299,23 @@ class Agreement(RuleBasedStateMachine):
     def send_the_same_batch_again(self, which: int, acknowledged: bool) -> None:
         self.send(self.pick([holder for holder in self.holders if holder.frozen], which), acknowledged)
 
+    @precondition(lambda self: any(self.may_be_written(holder) for holder in self.holders))
+    @rule(which=st.integers(0, 5))
+    def another_batch_of_its_length_is_not_taken_for_the_one_that_was_written(self, which: int) -> None:
+        holder = self.pick([holder for holder in self.holders if self.may_be_written(holder)], which)
+        assert holder.frozen is not None
+        rest = holder.frozen["events"][1:]
+        other = deltas(f"text {next(self.texts)}")
+        self.send(Holder(holder.lease, {**holder.frozen, "events": [*other, *rest]}), True)
+
+    def may_be_written(self, holder: Holder) -> bool:
+        """Say whether a holder waits for the acknowledgement of a text, and all else must be refused."""
+        return (
+            holder.frozen is not None
+            and any(event.type == "text_delta" for event in holder.frozen["events"][:1])
+            and not self.may_write(holder)
+        )
+
     def send(self, holder: Holder, acknowledged: bool) -> None:
         """Send a holder's batch; without its acknowledgement, the holder knows no more than before."""
         assert holder.frozen is not None
@@ -278,7 +333,7 @@ class Agreement(RuleBasedStateMachine):
         except LeaseLost:
             assert not allowed
             assert not written_before
-            self.holders.remove(holder)
+            self.holders = [other for other in self.holders if other is not holder]
             return
         except InputsPending:
             assert allowed
@@ -302,6 +357,9 @@ class Agreement(RuleBasedStateMachine):
             if appended.events:
                 model.last_batch = appended.events[0].seq
             model.held = batch["then"] == "hold"
+            if batch["then"] == "suspend":
+                # Nobody sleeps over an answer that is there.
+                assert self.both(lambda buffer: buffer.inputs(lease.run_id)) == []
             model.over = batch["then"] == "over"
             self.remember(appended.events)
         holder.unsure = not acknowledged
