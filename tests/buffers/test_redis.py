@@ -188,6 +188,23 @@ async def test_cancelled_calls_leave_no_answer_behind_for_others(store: Valkey) 
                 group.create_task(look(number, number % 3 == 0))
 
 
+async def test_a_claim_that_is_cancelled_while_the_buffer_closes_holds_nothing(store: Valkey) -> None:
+    async with store.open() as theirs:
+        bench = bench_of(theirs)
+        for steps in range(12):
+            run = await bench.created()
+            buffer = await store.make().open()
+            claim = asyncio.ensure_future(buffer.claim("w-1", 1e6, run.run_id))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            closing = asyncio.ensure_future(buffer.close())
+            claim.cancel()
+            await closing
+            if not isinstance((await asyncio.gather(claim, return_exceptions=True))[0], BaseException):
+                continue
+            assert await theirs.claim("w-2", 60.0, run.run_id) is not None
+
+
 async def test_a_page_is_bounded_by_bytes_and_brings_at_least_one_event(store: Valkey) -> None:
     async with store.open() as buffer:
         lease = await bench_of(buffer).held()

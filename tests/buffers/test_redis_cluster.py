@@ -46,10 +46,6 @@ def nodes() -> Iterator[list[RedisServer]]:
         yield servers
 
 
-PREFIXES = ["chat", "demo"]
-"""Of these, each node holds one."""
-
-
 async def works(buffer: RedisEventBuffer) -> None:
     """Go once through a run's life."""
     bench = Bench(buffer, None, None, 60.0)
@@ -67,20 +63,18 @@ async def works(buffer: RedisEventBuffer) -> None:
     assert await buffer.delete(conversation_id=run.conversation_id) == 1
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
-@pytest.mark.parametrize("through", [0, 1])
+@pytest.mark.parametrize("prefix", ["chat", "demo"])  # of these, each node holds one
 async def test_a_url_of_any_node_leads_to_the_one_that_holds_the_prefix(
-    nodes: list[RedisServer], prefix: str, through: int
+    nodes: list[RedisServer], prefix: str
 ) -> None:
-    buffer = await RedisEventBuffer(nodes[through].url, prefix=prefix).open()
+    buffer = await RedisEventBuffer(nodes[0].url, prefix=prefix).open()
     await works(buffer)
     await buffer.close()
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
-async def test_a_cluster_client_stays_the_callers(nodes: list[RedisServer], prefix: str) -> None:
+async def test_a_cluster_client_stays_the_callers(nodes: list[RedisServer]) -> None:
     async with redis.asyncio.RedisCluster.from_url(nodes[0].url) as client:
-        buffer = await RedisEventBuffer(client, prefix=prefix).open()
+        buffer = await RedisEventBuffer(client, prefix="chat").open()
         await works(buffer)
         await buffer.close()
         assert await client.set("a", "1")

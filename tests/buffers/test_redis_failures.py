@@ -37,7 +37,7 @@ from tests.services.redis import RedisServer, start_redis
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module", params=["valkey", "redis"])
+@pytest.fixture(scope="module", params=["valkey", pytest.param("redis", marks=pytest.mark.slow)])
 def own(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """A server whose settings a test may change, if it puts them back."""
     try:

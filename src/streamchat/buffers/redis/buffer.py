@@ -58,6 +58,7 @@ __all__ = ["RedisEventBuffer"]
 
 _TRIM_TOGETHER = 100
 _READ_LINKS = 2
+_READ_TOGETHER = 16
 
 
 @dataclass(slots=True)
@@ -134,7 +135,12 @@ class RedisEventBuffer(RedisReading, RedisNotes):
                 server, self._prefix, links=1, timeout=self._timeout, name="streamchat-redis-writer"
             )
             reads = Lane(
-                server, self._prefix, links=_READ_LINKS, timeout=self._timeout, name="streamchat-redis-reader"
+                server,
+                self._prefix,
+                links=_READ_LINKS,
+                timeout=self._timeout,
+                name="streamchat-redis-reader",
+                together=_READ_TOGETHER,
             )
             listener = Listener(server, reads, self._followers, self._prefix, self._timeout)
             opened = _Opened(server, writes, reads, listener)
@@ -226,8 +232,9 @@ class RedisEventBuffer(RedisReading, RedisNotes):
             optional(run_id),
             *sorted(log_versions),
         ]
-        call = Call(scripts.CLAIM, self._arguments(arguments), undo=lambda: self._give_back(token))
-        answer = await self._lanes().writes.do(call)
+        writes = self._lanes().writes
+        call = Call(scripts.CLAIM, self._arguments(arguments), undo=lambda: self._give_back(writes, token))
+        answer = await writes.do(call)
         if answer is None:
             if not call.again:
                 self._tokens.give_back(token)
@@ -246,12 +253,10 @@ class RedisEventBuffer(RedisReading, RedisNotes):
         )
         return Claim(lease, record, cast(RunStatus, text(was)))
 
-    def _give_back(self, token: str) -> None:
+    def _give_back(self, writes: Lane, token: str) -> None:
         """Queue the run again that a claim has taken whose answer nobody got."""
-        opened = self._opened
-        if opened is not None:
-            with contextlib.suppress(StreamChatError):  # closed: the lease runs out
-                opened.writes.send(Call(scripts.RELEASE, self._arguments([token, RUN_PART])))
+        with contextlib.suppress(StreamChatError):  # closed: the lease runs out
+            writes.send(Call(scripts.RELEASE, self._arguments([token, RUN_PART])), late=True)
 
     async def append(
         self,

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from streamchat.errors import InvalidInput
@@ -75,6 +76,8 @@ class SingleServer:
         self._cluster: ClusterServer | None = None
         options = pool.connection_kwargs
         address = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+        if isinstance(pool, SentinelConnectionPool):
+            address = f"the primary of {pool.service_name!r}"
         self._where = f"{address}/{options.get('db') or 0}"
 
     @property

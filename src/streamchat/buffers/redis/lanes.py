@@ -26,7 +26,6 @@ __all__ = ["Argument", "Call", "Lane", "Link"]
 
 Argument = str | bytes | int
 _TOGETHER_BYTES = 1024 * 1024
-_TOGETHER_CALLS = 256
 _BIG_CALL = 256 * 1024
 """A call with more bytes than this does not share its round trip."""
 
@@ -147,11 +146,15 @@ class Link:
 class Lane:
     """A queue of calls and the tasks that carry them out, each on a link of its own."""
 
-    def __init__(self, server: Server, prefix: str, *, links: int, timeout: float, name: str) -> None:
+    def __init__(
+        self, server: Server, prefix: str, *, links: int, timeout: float, name: str, together: int = 256
+    ) -> None:
+        """``together`` is how many calls may share a round trip."""
         self._key = f"{{{prefix}}}:".encode()
         self._prefix = prefix
         self._links = [Link(server, timeout) for _ in range(links)]
         self._name = name
+        self._together = together
         self._waiting: deque[Call] = deque()
         self._idle: list[Wakeup] = []
         self._tasks: list[OwnedTask] = []
@@ -198,9 +201,9 @@ class Lane:
                 call.undo()
             raise
 
-    def send(self, call: Call) -> None:
-        """Queue a call."""
-        if not self._open:
+    def send(self, call: Call, *, late: bool = False) -> None:
+        """Queue a call; a ``late`` one also while the lane is about to end, if it has not ended yet."""
+        if not self._open and not (late and not all(task.done for task in self._tasks)):
             raise BufferUnavailable("the buffer is not open: await its open() first")
         if call.future.get_loop() is not self._loop:
             raise StreamChatError("the buffer was opened on another event loop: open one for each loop")
@@ -231,7 +234,7 @@ class Lane:
         calls: list[Call] = []
         size = 0
         waiting = self._waiting
-        while waiting and len(calls) < _TOGETHER_CALLS and size < _TOGETHER_BYTES:
+        while waiting and len(calls) < self._together and size < _TOGETHER_BYTES:
             if waiting[0].future.cancelled():
                 waiting.popleft()
                 continue
