@@ -413,3 +413,25 @@ def test_a_warning_of_the_sqlite_version_is_one_line_and_only_where_sqlite_is_us
     (line,) = said(f"sqlite:///{tmp_path / 'demo.db'}")
     assert line.startswith("streamchat: warning: SQLite 3.45.0 has the WAL-reset bug")
     assert said("memory:") == []
+
+
+def test_an_email_is_asked_for_and_sent_once_by_the_demo_that_was_started_again(start_demo: Start) -> None:
+    first = start_demo()
+    asked = httpx2.post(f"{first.url}/chat/runs/reply", json={"message": "Email bob@example.org"}, timeout=30)
+    assert asked.json()["status"] == "suspended"
+    run_id, [wait] = asked.json()["run_id"], asked.json()["waits"]
+    first.kill()
+    second = start_demo()
+    decided = httpx2.post(
+        f"{second.url}/chat/runs/{run_id}/approvals", json={"call_id": wait["call_id"], "approved": True}
+    )
+    assert decided.status_code == 202
+    log = events_of(raw_get(second, f"/chat/runs/{run_id}/stream", None))
+    assert check_log(parse_event(event) for event in log) == "over"
+    assert [event["message"] for event in log if event["type"] == "approval_requested"] == [
+        "Send this email to bob@example.org?"
+    ]
+    assert [event["type"] for event in log].count("tool_started") == 1
+    state = fold(parse_event(event) for event in log)
+    assert state.status == "success"
+    assert "sent to bob@example.org" in state.text

@@ -84,7 +84,7 @@ def make_tools(render_seconds: float = 10.0) -> ToolRegistry:
         yield Progress("encoded", 1.0)
         yield {"url": f"https://videos.example/{title.lower().replace(' ', '-')}.mp4", "length": "8 s"}
 
-    @tools.tool
+    @tools.tool(requires_approval=lambda ctx, arguments: f"Send this email to {arguments['to']}?")
     async def send_email(to: str, subject: str, body: str, ctx: ToolContext) -> str:
         """Send an email. Nothing leaves this machine: the demo only says that it did.
 
