@@ -1,0 +1,168 @@
+"""Deletion: workers and tools are told first, then nothing is left, here or in the store."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from streamchat import (
+    EventBuffer,
+    Principal,
+    RunSummary,
+    ServiceLimits,
+    StreamChat,
+    Subscription,
+    ToolRegistry,
+)
+from streamchat.errors import ConversationNotFound, InvalidInput, NotAuthorized, RunNotFound
+from streamchat.testing import Call, ScriptedModel, Stall, Step
+
+from .support import WatchedBuffer, drain
+
+pytestmark = pytest.mark.anyio
+
+ADA, BOB = Principal("ada", "acme"), Principal("bob", "acme")
+
+
+def service(buffer: EventBuffer, model: ScriptedModel, **more: Any) -> StreamChat:
+    watched: Any = WatchedBuffer(buffer)
+    return StreamChat(model=model, buffer=watched, **{"allow_anonymous": True, **more})
+
+
+async def test_a_deleted_conversation_stops_its_run_and_its_tool_first(buffer: EventBuffer) -> None:
+    tools, began, told = ToolRegistry(), asyncio.Event(), asyncio.Event()
+
+    @tools.tool
+    async def work() -> str:
+        """Work."""
+        began.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            told.set()
+        return "done"
+
+    summaries: asyncio.Queue[RunSummary] = asyncio.Queue()
+    model = ScriptedModel([Step(calls=[Call("work")])])
+    async with service(buffer, model, tools=tools, on_run_finished=summaries.put_nowait) as chat:
+        started = await chat.start(None, "go", ADA)
+        await began.wait()
+        assert await chat.delete(started.conversation_id, ADA) == 1
+        assert told.is_set()
+        assert (await summaries.get()).outcome == "cancelled"
+        for refused in (chat.status, chat.presence, chat.cancel):
+            with pytest.raises(RunNotFound):
+                await refused(started.run_id, ADA)
+        with pytest.raises(RunNotFound):
+            await chat.attach(started.run_id, principal=ADA)
+        with pytest.raises(ConversationNotFound):
+            await chat.history(started.conversation_id, ADA)
+        assert await chat.conversations(ADA) == []
+        # The id is buried: nobody gets it again.
+        with pytest.raises(ConversationNotFound):
+            await chat.start(started.conversation_id, "again", ADA)
+
+
+async def read_on(subscription: Subscription) -> None:
+    while True:
+        await subscription.next()
+
+
+async def test_what_does_not_stop_in_time_is_deleted_all_the_same(buffer: EventBuffer) -> None:
+    model = ScriptedModel([Step("Hello", stall_after=0)], repeat=True)
+    async with service(buffer, model, limits=ServiceLimits(delete_seconds=0.0)) as chat:
+        started = await chat.start(None, "go")
+        subscription = await chat.attach(started.run_id)
+        assert await chat.delete(run_id=started.run_id) == 1
+        # It may have seen the end before the rows went.
+        with pytest.raises((RunNotFound, StopAsyncIteration)):
+            await read_on(subscription)
+        await subscription.close()
+        # Its worker finds out by itself, and nothing of it stays in this process.
+        supervisor = chat._supervisor
+        assert supervisor is not None
+        while supervisor.active:
+            await asyncio.sleep(0.01)
+        assert chat.hub._topics == {}
+        assert chat.hub._fed == set()
+
+
+async def test_a_deleted_run_goes_alone(buffer: EventBuffer) -> None:
+    async with service(buffer, ScriptedModel.text("Hi.", repeat=True)) as chat:
+        first = await chat.reply(None, "one")
+        second = await chat.reply(first.conversation_id, "two")
+        assert await chat.delete(run_id=second.run_id) == 1
+        assert [record.run_id for record in await chat.history(first.conversation_id)] == [first.run_id] * 2
+        with pytest.raises(RunNotFound):
+            await chat.delete(run_id=second.run_id)
+        await chat.reply(first.conversation_id, "three")
+
+
+async def test_what_is_anothers_cannot_be_deleted_and_looks_unknown(buffer: EventBuffer) -> None:
+    async with service(buffer, ScriptedModel.text("Hi.", repeat=True)) as chat:
+        mine = await chat.reply(None, "one", ADA)
+        for conversation_id in (mine.conversation_id, "unknown"):
+            with pytest.raises(ConversationNotFound):
+                await chat.delete(conversation_id, BOB)
+        with pytest.raises(RunNotFound):
+            await chat.delete(principal=BOB, run_id=mine.run_id)
+        with pytest.raises(NotAuthorized):
+            await chat.delete_principal(ADA, BOB)
+        with pytest.raises(InvalidInput):
+            await chat.delete(mine.conversation_id, ADA, run_id=mine.run_id)
+        with pytest.raises(InvalidInput):
+            await chat.delete(principal=ADA)
+        assert (await chat.status(mine.run_id, ADA)).status == "success"
+
+
+async def test_all_of_a_principal_is_deleted_and_nothing_of_others(buffer: EventBuffer) -> None:
+    stall = Stall()
+    model = ScriptedModel([Step("a"), Step("b"), Step("c"), Step("d e", stall_after=1, stall=stall)])
+    namesake = Principal("ada", "other")
+    async with service(buffer, model) as chat:
+        old = await chat.reply(None, "one", ADA)
+        others = [await chat.reply(None, "two", BOB), await chat.reply(None, "three", namesake)]
+        active = await chat.start(None, "four", ADA)
+        await stall.reached()
+        assert await chat.delete_principal(ADA, ADA) == 2
+        for gone in (old.run_id, active.run_id):
+            with pytest.raises(RunNotFound):
+                await chat.status(gone, ADA)
+        assert await chat.conversations(ADA) == []
+        assert (await chat.status(others[0].run_id, BOB)).status == "success"
+        assert (await chat.status(others[1].run_id, namesake)).status == "success"
+        assert await chat.delete_principal(ADA, ADA) == 0
+
+
+async def test_authorize_decides_on_deletions(buffer: EventBuffer) -> None:
+    asked: list[tuple[str, str | None, str | None]] = []
+
+    def authorize(principal: Principal | None, action: str, resource: Any) -> bool:
+        asked.append((action, resource.conversation_id, resource.owner))
+        return action != "delete" or principal == BOB  # an administrator
+
+    async with service(buffer, ScriptedModel.text("Hi."), authorize=authorize) as chat:
+        mine = await chat.reply(None, "one", ADA)
+        with pytest.raises(ConversationNotFound):
+            await chat.delete(mine.conversation_id, ADA)
+        assert await chat.delete_principal(ADA, BOB) == 1
+        assert asked[-1] == ("delete", None, "ada")
+
+
+async def test_a_reader_behind_the_background_trim_gets_one_reset_with_the_whole_message(
+    buffer: EventBuffer,
+) -> None:
+    text = " ".join(f"word{number}" for number in range(40))
+    async with service(buffer, ScriptedModel.text(text), limits=ServiceLimits(retention=0.0)) as chat:
+        answer = await chat.reply(None, "go")
+        while (page := await buffer.read(answer.run_id)).first_seq == 1:
+            await asyncio.sleep(0.02)
+        assert page.closed
+        async with chat.attach(answer.run_id) as subscription:
+            reset = await subscription.next()
+            assert getattr(reset, "reason", None) == "trimmed"
+            assert subscription.finished
+        assert (await chat.status(answer.run_id)).text == text
+        assert await drain(chat, answer.run_id, page.events[0].id) == list(page.events[1:])
