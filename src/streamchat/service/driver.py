@@ -48,6 +48,8 @@ T = TypeVar("T")
 Outcome: TypeAlias = Literal["over", "suspended", "handed_over", "lost"]
 
 
+_OUTCOMES: dict[Then, Outcome] = {"over": "over", "suspend": "suspended", "queue": "handed_over"}
+
 _FIRST_WAIT = 0.05
 _LONGEST_WAIT = 1.0
 """Seconds between tries while the store is away."""
@@ -131,6 +133,8 @@ class Driver:
         self._inbox = Inbox(buffer, claim.run.run_id, context)
         self._stays_awake = False  # it was about to be suspended when something came
         self._outcome: Outcome | None = None
+        self._unsure = False
+        """Whether a try of the batch that is being sent may have been written."""
         self._appended_at = self._held_at = time.monotonic()
 
     def poke(self) -> None:
@@ -288,7 +292,8 @@ class Driver:
         """Write one batch, with what belongs into the same transaction, and tell those who watch.
 
         It is tried again, unchanged, while the store is away, for as long as the lease lasts. A suspension is
-        left out when something came meanwhile that the run has not read.
+        left out when something came meanwhile that the run has not read; if its fate was unknown before that,
+        the run is let go.
         """
         with_it = self._what_goes_with(events)
         if with_it.get("then") != "suspend":
@@ -299,6 +304,10 @@ class Driver:
         try:
             await self._send(events, with_it)
         except InputsPending:
+            if self._unsure:
+                # A try may have been written, read, and lost by the store: nothing else may have its ids.
+                await self._send([], {"then": "queue"})
+                return
             self._stays_awake = True
             before = [event for event in events if event.type != "suspended"]
             if before:
@@ -312,12 +321,14 @@ class Driver:
             try:
                 appended = await self._buffer.append(self._lease, batch, **with_it)
             except BufferUnavailable as error:
+                self._unsure = True
                 wait = await self._wait_for_store(wait, error)
+        self._unsure = False
         self._note_appended(appended)
         self._inbox.forget(with_it.get("consumed", ()))
         then = with_it.get("then", "hold")
         if then != "hold":
-            self._outcome = "over" if then == "over" else "suspended"
+            self._outcome = _OUTCOMES[then]
 
     def _note_appended(self, appended: Appended) -> None:
         """Tell those who watch of a batch that is durable now."""
