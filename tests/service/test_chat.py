@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -23,7 +24,9 @@ from streamchat import (
     check_log,
     fold,
 )
+from streamchat.buffers.base import NewEvent, NewRun
 from streamchat.errors import (
+    BufferUnavailable,
     Busy,
     ConversationBusy,
     ConversationNotFound,
@@ -339,6 +342,63 @@ async def test_a_full_queue_refuses_with_a_time_and_writes_nothing(buffer: Event
             await drain_as(chat, started.run_id, ADA)
 
 
+async def test_a_request_that_comes_again_is_answered_with_its_run_however_busy_the_service_is(
+    buffer: EventBuffer,
+) -> None:
+    stall = Stall()
+    model = ScriptedModel([Step("one", stall_after=0, stall=stall)], repeat=True)
+    async with service(buffer, model, limits=ServiceLimits(max_runs=1, max_queue=1)) as chat:
+        first = await chat.start(None, "a", ADA, idempotency_key="key")
+        await stall.reached()
+        second = await chat.start("chosen", "b", ADA, idempotency_key="other")
+        for _ in ("full", "draining"):
+            again = await chat.start(None, "a", ADA, idempotency_key="key")
+            assert (again.run_id, again.message_id, again.new) == (first.run_id, first.message_id, False)
+            again = await chat.start("chosen", "b", ADA, idempotency_key="other")
+            assert (again.run_id, again.conversation_id, again.new) == (second.run_id, "chosen", False)
+            with pytest.raises(IdempotencyConflict):
+                await chat.start(None, "another body", ADA, idempotency_key="key")
+            for who, key in ((ADA, "new"), (BOB, "key"), (ADA, None)):
+                with pytest.raises(Busy):
+                    await chat.start(None, "a", who, idempotency_key=key)
+            await chat.drain(0)
+
+
+async def test_after_it_was_closed_a_service_is_busy_and_not_broken(buffer: EventBuffer) -> None:
+    chat = service(buffer, ScriptedModel.text("hi", repeat=True))
+    async with chat:
+        answer = await chat.reply(None, "hello")
+    for call in (
+        chat.start(None, "hello"),
+        chat.status(answer.run_id),
+        chat.cancel(answer.run_id),
+        chat.attach(answer.run_id).__aenter__(),
+    ):
+        with pytest.raises(Busy, match="closed"):
+            await call
+    async with chat:
+        assert (await chat.reply(None, "hello")).text == "hi"
+
+
+async def test_a_run_of_an_unknown_log_version_is_left_alone_and_told_of_once(
+    buffer: EventBuffer, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = NewEvent("run_started", b'{"type":"run_started","run_id":"newer"}')
+    newer = NewRun("newer", "conversation", "message", begun, log_version=99)
+    await buffer.create(newer)
+    limits = ServiceLimits(look_every=0.01)
+    async with service(buffer, ScriptedModel.text("hi", repeat=True), limits=limits) as chat:
+        for _ in range(3):
+            await chat.reply(None, "hello")
+            assert (await chat.status("newer")).status == "queued"
+        await chat.cancel("newer")
+    run = await buffer.get("newer")
+    assert (run.status, run.fence, run.head_seq) == ("queued", 0, 1)
+    told = [record.getMessage() for record in caplog.records if "log version 99" in record.getMessage()]
+    assert len(told) == 1
+    assert "run newer" in told[0]
+
+
 async def test_starts_at_the_same_moment_do_not_overrun_the_queue(buffer: EventBuffer) -> None:
     stall = Stall()
     model = ScriptedModel([Step("one", stall_after=0, stall=stall), *["ok"] * 2])
@@ -398,6 +458,27 @@ async def test_cancel_while_queued_ends_the_run_without_asking_the_model(buffer:
         stall.release()
         await drain(chat, running.run_id)
     assert len(model.requests) == 1
+
+
+async def test_a_cancel_whose_batch_may_have_been_written_sends_no_other_in_its_place(
+    buffer: EventBuffer,
+) -> None:
+    watched: Any = WatchedBuffer(buffer)
+    sent: list[tuple[str, ...]] = []
+
+    def answer_is_lost(events: Sequence[NewEvent]) -> None:
+        raise BufferUnavailable("the answer was lost on the way")
+
+    async with StreamChat(
+        model=ScriptedModel(), buffer=watched, allow_anonymous=True, work=False, lease_ttl=0.1
+    ) as chat:
+        queued = await chat.start(None, "hi")
+        watched.before = lambda events: sent.append(tuple(event.type for event in events))
+        watched.after = answer_is_lost
+        await chat.cancel(queued.run_id)
+        assert len(set(sent)) == 1
+        assert sent[0][-1] == "finalized"
+        assert (await chat.status(queued.run_id)).status == "cancelled"
 
 
 async def test_cancel_in_a_tool_gives_each_call_one_result_and_the_next_turn_works(
