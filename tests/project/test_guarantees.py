@@ -17,7 +17,7 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
 @cache
-def tests_in(path: Path) -> frozenset[str]:
+def names_in(path: Path) -> frozenset[str]:
     """The names of the functions and classes of a file."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -38,7 +38,7 @@ def test_each_test_that_a_page_names_exists(page: Path) -> None:
     for path, name in NAMED.findall(page.read_text(encoding="utf-8")):
         file = ROOT / path
         assert file.is_file(), f"{page.name} names {path}"
-        assert not name or name in tests_in(file), f"{page.name} names {path}::{name}"
+        assert not name or name in names_in(file), f"{page.name} names {path}::{name}"
 
 
 def test_each_cell_has_a_test_or_the_word_untested() -> None:
@@ -53,5 +53,5 @@ def test_each_cell_has_a_test_or_the_word_untested() -> None:
 
 
 def test_a_test_that_is_not_there_is_noticed() -> None:
-    assert "test_each_test_that_a_page_names_exists" in tests_in(Path(__file__))
-    assert "test_that_nobody_wrote" not in tests_in(Path(__file__))
+    assert "test_each_test_that_a_page_names_exists" in names_in(Path(__file__))
+    assert "test_that_nobody_wrote" not in names_in(Path(__file__))
