@@ -52,11 +52,11 @@ class Redis(Backend):
             for key in keys_of(client, self.prefix):
                 client.delete(key)
 
-    def save(self, buffer: Any) -> dict[bytes, bytes]:
+    def save(self, buffer: Any) -> dict[bytes, Any]:
         with redis.Redis.from_url(self.server) as client:
             return {key: client.dump(key) for key in keys_of(client, self.prefix)}
 
-    def restore(self, buffer: Any, saved: dict[bytes, bytes]) -> None:
+    def restore(self, buffer: Any, saved: dict[bytes, Any]) -> None:
         self.clear()
         with redis.Redis.from_url(self.server) as client:
             for key, value in saved.items():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
 import redis.asyncio
+from redis.crc import key_slot
 
 from streamchat.buffers.redis import RedisEventBuffer
 from streamchat.errors import BufferUnavailable
@@ -90,7 +91,7 @@ async def test_a_client_of_one_node_is_told_that_it_is_one(nodes: list[RedisServ
 async def test_a_prefix_whose_slot_moved_is_found_again(nodes: list[RedisServer]) -> None:
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(redis.Redis.from_url(node.url)) for node in nodes]
-        slot = int(clients[0].execute_command("CLUSTER", "KEYSLOT", "{moves}:"))
+        slot = key_slot(b"{moves}:")
         ids = [client.execute_command("CLUSTER", "MYID") for client in clients]
         buffer = await RedisEventBuffer(nodes[0].url, prefix="moves").open()
         await works(buffer)
@@ -98,10 +99,10 @@ async def test_a_prefix_whose_slot_moved_is_found_again(nodes: list[RedisServer]
         for target in (1 - holder, holder):
             # Empty slots move at once; those with keys are the operator's to move, with the workers stopped.
             for client in clients:
-                for key in client.execute_command("CLUSTER", "GETKEYSINSLOT", str(slot), "1000"):
+                keys: Any = client.execute_command("CLUSTER", "GETKEYSINSLOT", str(slot), "1000")
+                for key in keys:
                     client.delete(key)
             for client in clients:
                 client.execute_command("CLUSTER", "SETSLOT", str(slot), "NODE", ids[target])
-            await asyncio.sleep(0)
             await works(buffer)
         await buffer.close()

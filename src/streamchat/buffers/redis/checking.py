@@ -26,7 +26,10 @@ def check_server(info: str, where: str) -> None:
     Raises `BufferUnavailable` for one that is too old or a replica; warns (`RedisEvictionWarning`) of one
     that evicts.
     """
-    said = dict(line.partition(":")[::2] for line in info.splitlines() if ":" in line)
+    said: dict[str, str] = {}
+    for line in info.splitlines():
+        name, _, value = line.partition(":")
+        said[name] = value
     version = tuple(int(number) for number in re.findall(r"\d+", said.get("redis_version", ""))[:2])
     if version and version < OLDEST:
         raise BufferUnavailable(

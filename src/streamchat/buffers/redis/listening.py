@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import Any
 
 from redis import exceptions as wrong
 from redis.asyncio.connection import AbstractConnection
@@ -152,7 +153,7 @@ class Listener:
 
     async def _hear(self, connection: AbstractConnection) -> None:
         while True:
-            message = await connection.read_response()
+            message: Any = await connection.read_response()
             self._heard = time.monotonic()
             if message[0] in (b"message", b"subscribe"):
                 run_id = text(message[1][len(self._channels) :])

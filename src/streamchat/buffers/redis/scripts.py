@@ -53,7 +53,7 @@ class Script:
 
 def part(name: str) -> bytes:
     """Return the source of one file."""
-    return files(__package__).joinpath("lua", f"{name}.lua").read_bytes()
+    return files("streamchat.buffers.redis").joinpath("lua", f"{name}.lua").read_bytes()
 
 
 def _script(name: str, *parts: str) -> Script:
