@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -37,15 +38,16 @@ def start(scripted_provider: ScriptedProvider, port: int, tmp_path: Path) -> Ite
     """Starts an example in an empty directory."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(name: str) -> subprocess.Popen[str]:
+    def begin(name: str, *arguments: str, **more: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "OPENAI_API_KEY": "scripted", "PORT": str(port)}
         environment |= {"OPENAI_BASE_URL": scripted_provider.base_url, "PYTHONUNBUFFERED": "1"}
         # As a user runs them: without asyncio's debug mode, whose slow-callback notes go to stderr.
         environment["PYTHONASYNCIODEBUG"] = ""
         # The examples are about what they show, not about the SQLite that this Python was built with.
         environment["PYTHONWARNINGS"] = "ignore:SQLite"
+        environment |= more
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "examples" / name)],
+            [sys.executable, str(ROOT / "examples" / name), *arguments],
             cwd=tmp_path,
             env=environment,
             text=True,
@@ -140,3 +142,29 @@ def test_an_interrupt_stops_the_answer_and_not_the_chat(
     assert not errors
     assert "[cancelled," in rest
     assert "Yes?" in rest
+
+
+def test_an_encrypted_store_tells_nobody_anything_and_survives_a_change_of_keys(
+    start: Start, scripted_provider: ScriptedProvider, tmp_path: Path
+) -> None:
+    scripted_provider.add(Step("Your cat is called Mimir."), Step("As I said: Mimir."))
+    first, second = (base64.b64encode(os.urandom(32)).decode() for _ in range(2))
+    said, errors = start("encrypted.py", "What is my cat called?", KEYS=f"one:{first}").communicate(
+        timeout=30
+    )
+    assert (said, errors) == ("Your cat is called Mimir.\n", "")
+    stored = b"".join(path.read_bytes() for path in tmp_path.glob("chat.db*"))
+    assert b"run_started" in stored  # types and ids are no secret
+    for secret in (b"Mimir", b"my cat"):
+        assert secret not in stored
+
+    keys = f"two:{second},one:{first}"
+    said, errors = start("encrypted.py", "Once more?", KEYS=keys).communicate(timeout=30)
+    assert (said, errors) == ("As I said: Mimir.\n", "")
+    history = [message["content"] for message in scripted_provider.requests[-1].messages]
+    assert history == ["What is my cat called?", "Your cat is called Mimir.", "Once more?"]
+
+    # Without the first key, the older half cannot be read, and the error says what is missing.
+    said, errors = start("encrypted.py", "And now?", KEYS=f"two:{second}").communicate(timeout=30)
+    assert said == ""
+    assert "the key 'one': add its codec to `older_codecs`" in errors
