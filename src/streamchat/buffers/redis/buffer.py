@@ -292,8 +292,7 @@ class RedisEventBuffer(RedisReading, RedisNotes):
                 f"it: send it again unchanged"
             )
         result = answers.appended(self._payloads, lease, events, messages, answer)
-        if not result.recovered:
-            self._followers.notify((lease.run_id,))
+        self._followers.notify((lease.run_id,))
         return result
 
     async def renew(self, lease: Lease, ttl: float) -> Lease:
