@@ -13,15 +13,17 @@ import json
 import signal
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
 from streamchat.service.driver import read_log
-from tests.chaos.report import as_row, as_text
+from tests.chaos.report import as_row, as_text, update_page
 from tests.chaos.run import Attack, Options, Outcome
 from tests.chaos.stores import DURABLE, private_store
 
 _SAVED_LOGS = 20
+_TOLD_EVERY = 30.0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -37,13 +39,28 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=default.rate, help="runs started a second")
     parser.add_argument("--keep", type=Path, default=None, help="a folder for the files of the attack")
     parser.add_argument("--json", type=Path, default=None, help="where to write the figures")
+    parser.add_argument("--page", type=Path, default=None, help="the documentation's page, for its table")
     return parser.parse_args(arguments)
+
+
+async def tell(outcome: Outcome) -> None:
+    """Say now and then how far it is."""
+    began = time.monotonic()
+    while True:
+        await asyncio.sleep(_TOLD_EVERY)
+        seconds = time.monotonic() - began
+        print(f"{seconds:4.0f} s: {outcome.kills} kills, {outcome.workers} workers", file=sys.stderr)
 
 
 async def attack(options: Options, folder: Path) -> Outcome:
     """Attack, and save the logs of the runs that broke a promise."""
     async with private_store(options.backend, folder) as store:
-        outcome = await Attack(options, store, folder).run()
+        attacking = Attack(options, store, folder)
+        telling = asyncio.create_task(tell(attacking.outcome))
+        try:
+            outcome = await attacking.run()
+        finally:
+            telling.cancel()
         broken = {run for run, _ in outcome.findings.violations if run}
         buffer = await store.make().open()
         try:
@@ -76,6 +93,8 @@ def main(arguments: list[str]) -> int:
     print(as_text(outcome))
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(as_row(outcome), indent=1) + "\n")
+    if chosen.page is not None:
+        update_page(chosen.page, as_row(outcome))
     if outcome.findings.violations:
         print(f"the files of this attack are in {folder}", file=sys.stderr)
         return 1

@@ -130,7 +130,8 @@ def check_effects(
     """
     by_call: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
-        by_call[entry["run"], entry["call"]].append(entry)
+        if entry["kind"] == "effect":
+            by_call[entry["run"], entry["call"]].append(entry)
     for (run, call), effects in by_call.items():
         findings.effects += len(effects)
         tools = {effect["tool"] for effect in effects}

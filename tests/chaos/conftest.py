@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.chaos.stores import DURABLE, SERVERS, Store, store_at
+from tests.chaos.scene import Cast
+from tests.chaos.stores import DURABLE, FIXTURES, SQL_SERVERS, Store, store_at
 
 pytest_warning = "ignore:SQLite .* has the WAL-reset bug"
 
 MakeStore = Callable[[Path], Store]
+
+_KINDS = {"kind": DURABLE, "server_kind": tuple(FIXTURES), "sql_kind": SQL_SERVERS}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,16 +26,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "kind" in metafunc.fixturenames:
-        chosen = metafunc.config.getoption("--backends", default=None)
-        kinds = [kind for kind in DURABLE if chosen is None or kind in chosen.split(",")]
-        metafunc.parametrize("kind", kinds)
+    chosen = metafunc.config.getoption("--backends", default=None)
+    for fixture, kinds in _KINDS.items():
+        if fixture in metafunc.fixturenames:
+            some = [kind for kind in kinds if chosen is None or kind in chosen.split(",")]
+            metafunc.parametrize(fixture, [_param(kind) for kind in some])
+
+
+def _param(kind: str) -> Any:
+    # What Valkey does, the oldest Redis does in the long run.
+    return pytest.param(kind, marks=pytest.mark.slow) if kind == "redis" else kind
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    """One loop for a module, so that its tests can share processes."""
+    return "asyncio", {"debug": True}
+
+
+@pytest.fixture(scope="module")
+async def cast(anyio_backend: object) -> AsyncIterator[Cast]:
+    """The provider, the zygote and the client, started once for a module."""
+    async with Cast.gathered() as cast:
+        yield cast
 
 
 @pytest.fixture
-def make_store(kind: str, request: pytest.FixtureRequest) -> MakeStore:
-    """Return a function that makes fresh stores of the kind, each with a folder of its own."""
-    fixture = SERVERS.get(kind)
+def make_store(request: pytest.FixtureRequest) -> MakeStore:
+    """Return a function that makes fresh stores of the test's kind, each with a folder of its own."""
+    kind = next(request.getfixturevalue(name) for name in _KINDS if name in request.fixturenames)
+    fixture = FIXTURES.get(kind)
     url = "" if fixture is None else str(request.getfixturevalue(fixture))
 
     def make(folder: Path) -> Store:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from streamchat.testing import Call, ProviderRequest, Reply, ScriptedProvider, Step
+from tests.chaos.tools import POISON
 
 __all__ = ["Plan", "answer"]
 
@@ -21,17 +22,22 @@ __all__ = ["Plan", "answer"]
 class Plan:
     """What an answer is made of: for each step the tools that it calls at once, and then ``words`` of text.
 
-    ``delay`` is seconds between two chunks. ``tag`` marks the run's texts.
+    ``delay`` is seconds between two chunks. ``tag`` marks the run's texts. With ``poison`` the answer's text
+    and the user's message hold what no store can be trusted with.
     """
 
     tag: str
     steps: tuple[tuple[str, ...], ...] = ()
     words: int = 40
     delay: float = 0.01
+    poison: bool = False
 
-    def encode(self) -> str:
+    def encode(self) -> str | list[dict[str, Any]]:
         """Write the plan as a user's message."""
-        return json.dumps(asdict(self))
+        text = json.dumps(asdict(self))
+        if not self.poison:
+            return text
+        return [{"type": "text", "text": text}, {"type": "text", "text": POISON}]
 
     @classmethod
     def decode(cls, text: str) -> Self:
@@ -42,7 +48,8 @@ class Plan:
     def text(self, step: int) -> str:
         """The text of a step, counted from 0; the last one has the most."""
         last = step >= len(self.steps)
-        return " ".join(f"{self.tag}-{step}-{word}" for word in range(self.words if last else 3))
+        words = [f"{self.tag}-{step}-{word}" for word in range(self.words if last else 3)]
+        return " ".join([*words, POISON] if self.poison else words)
 
 
 def answer(request: ProviderRequest) -> Reply:
@@ -63,7 +70,8 @@ def _where(messages: list[dict[str, Any]]) -> tuple[Plan, int]:
     steps = 0
     for message in reversed(messages):
         if message["role"] == "user":
-            return Plan.decode(message["content"]), steps
+            content = message["content"]
+            return Plan.decode(content if isinstance(content, str) else content[0]["text"]), steps
         if message["role"] == "assistant" and message.get("tool_calls"):
             steps += 1
     raise ValueError("no user's message")

@@ -24,7 +24,7 @@ from streamchat.core.state import RunState
 from streamchat.errors import BufferUnavailable
 from streamchat.events import TERMINAL, parse_event
 
-__all__ = ["Reading", "read_by_attaching", "read_over_http"]
+__all__ = ["Reading", "follow_over_http", "read_by_attaching", "read_over_http"]
 
 
 @dataclass(slots=True)
@@ -127,6 +127,17 @@ async def read_over_http(
                     await _take_frames(response, reading, random.randrange(1, 60))
         await asyncio.sleep(random.random() * 0.1)
     return reading
+
+
+async def follow_over_http(
+    response: aiohttp.ClientResponse, reading: Reading, count: int, reached: asyncio.Event
+) -> None:
+    """Read one response to its end; ``reached`` is set when ``count`` events were seen."""
+    async for id, fields in _frames(response):
+        reading.take(id, fields)
+        if len(reading.ids) >= count:
+            reached.set()
+    reached.set()
 
 
 async def _take_frames(response: aiohttp.ClientResponse, reading: Reading, stay: int) -> None:

@@ -1,15 +1,16 @@
-"""What an attack came to: for the terminal, as JSON, and as the page of the documentation."""
+"""What an attack came to: for the terminal, as JSON, and as a row of the documentation's page."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from tests.chaos.run import Outcome
 
-__all__ = ["as_row", "as_text"]
+__all__ = ["as_row", "as_text", "update_page"]
 
 _LABELS = {
     "runs": "runs",
@@ -32,6 +33,23 @@ _LABELS = {
     "violations": "violations",
     "seconds": "seconds",
 }
+
+_COLUMNS = (
+    "runs",
+    "kills",
+    "freezes",
+    "connections",
+    "acknowledged",
+    "lost",
+    "duplicated",
+    "effects",
+    "doubled",
+    "repeated",
+    "unknown",
+    "take_overs",
+    "p50",
+    "p99",
+)
 
 
 def as_row(outcome: Outcome) -> dict[str, Any]:
@@ -77,3 +95,22 @@ def as_text(outcome: Outcome) -> str:
     lines += [f"  {label:<32} {row[name]:>10}" for name, label in _LABELS.items()]
     lines += [f"VIOLATION {run}: {what}" for run, what in outcome.findings.violations[:20]]
     return "\n".join(lines)
+
+
+def update_page(page: Path, row: Mapping[str, Any]) -> None:
+    """Put the figures in place of the backend's row in the page's table, or behind the other rows."""
+    options = row["options"]
+    how = f"{options['seconds']:.0f} s, seed {options['seed']}, ttl {options['ttl']:g} s"
+    cells = [options["backend"], how, *(f"{row[name]:,}" for name in _COLUMNS)]
+    written = f"| {' | '.join(cells)} |"
+    lines = page.read_text(encoding="utf-8").splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith("| backend |"))
+    end = head + 2
+    while end < len(lines) and lines[end].startswith("|"):
+        end += 1
+    same = [n for n in range(head + 2, end) if lines[n].startswith(f"| {options['backend']} |")]
+    if same:
+        lines[same[0]] = written
+    else:
+        lines.insert(end, written)
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")

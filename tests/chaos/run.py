@@ -75,7 +75,7 @@ class Outcome:
 
 
 class Attack:
-    """One attack on a store; its files are kept in ``folder``."""
+    """One attack on a store; its files are kept in ``folder``. ``outcome`` grows while it lasts."""
 
     def __init__(self, options: Options, store: Store, folder: Path) -> None:
         self.options = options
@@ -83,7 +83,7 @@ class Attack:
         self._folder = folder
         self._random = random.Random(options.seed)
         self._scene: Scene = None  # type: ignore[assignment]
-        self._outcome = Outcome(options)
+        self.outcome = Outcome(options)
         self._deaths: dict[int, list[float]] = defaultdict(list)
         self._shot: set[Worker] = set()
         self._users: set[asyncio.Task[None]] = set()
@@ -92,7 +92,7 @@ class Attack:
     async def run(self) -> Outcome:
         """Attack, wait, and check."""
         began = time.monotonic()
-        outcome, findings = self._outcome, self._outcome.findings
+        outcome = self.outcome
         async with (
             Cast.gathered() as cast,
             Scene(cast, self._store, self._folder, self.options.ttl) as self._scene,
@@ -107,7 +107,7 @@ class Attack:
                 await self._wait_for_users()
                 self._over = True
                 await self._scene.stop_workers()
-            logs = await self._scene.check(findings)
+            logs = await self._scene.check(outcome.findings)
             outcome.take_overs = take_over_times(logs, self._scene.acknowledged(), self._deaths)
         outcome.runs = len(self._scene.runs)
         outcome.connections = sum(r.connections for run in self._scene.runs for r in run.readings)
@@ -119,16 +119,16 @@ class Attack:
     async def _keep_a_worker(self) -> None:
         """Have one worker at all times: where it ends, another begins."""
         while not self._over:
-            self._outcome.workers += 1
-            worker = await self._scene.start(f"w{self._outcome.workers}", kill=self._next_point())
+            self.outcome.workers += 1
+            worker = await self._scene.start(f"w{self.outcome.workers}", kill=self._next_point())
             await worker.exited.wait()
             if worker.status == -signal.SIGKILL:
-                self._outcome.kills += 1
+                self.outcome.kills += 1
                 if worker not in self._shot:
-                    self._outcome.at_points += 1
+                    self.outcome.at_points += 1
                     self._deaths[worker.pid].append(worker.exited_at)
             elif not self._over:
-                self._outcome.findings.wrong("", f"worker {worker.name} ended with {worker.status}")
+                self.outcome.findings.wrong("", f"worker {worker.name} ended with {worker.status}")
 
     def _next_point(self) -> str | None:
         if self._calm or self._random.random() >= self.options.points:
@@ -141,15 +141,15 @@ class Attack:
         began = time.monotonic()
         while (now := time.monotonic() - began) < options.seconds:
             # Some have ended themselves meanwhile.
-            left = max(1, options.kills - self._outcome.kills)
+            left = max(1, options.kills - self.outcome.kills)
             await asyncio.sleep(self._random.expovariate(left / (options.seconds - now)))
             serving = self._scene.serving()
-            if not serving or self._outcome.kills >= options.kills:
+            if not serving or self.outcome.kills >= options.kills:
                 continue
             worker = self._random.choice(serving)
             self._deaths[worker.pid].append(time.time())
             if self._random.random() < options.freezes:
-                self._outcome.freezes += 1
+                self.outcome.freezes += 1
                 worker.freeze()
                 seconds = options.ttl * (1.2 + self._random.random())
                 asyncio.get_running_loop().call_later(seconds, worker.thaw)
@@ -184,4 +184,4 @@ class Attack:
         for user in waiting:
             user.cancel()
         if waiting:
-            self._outcome.findings.wrong("", f"{len(waiting)} users still wait")
+            self.outcome.findings.wrong("", f"{len(waiting)} users still wait")

@@ -18,7 +18,6 @@ import aiohttp
 
 from streamchat import StoredEvent, StreamChat
 from streamchat.errors import BufferUnavailable, RunNotFound
-from streamchat.service.chat import ServiceLimits
 from streamchat.service.driver import read_log
 from streamchat.testing import ScriptedModel
 from tests.chaos.checks import (
@@ -83,12 +82,11 @@ class Scene:
         self.folder = folder
         self.runs: list[StartedRun] = []
         self.workers: list[Worker] = []
-        # A reader only: it works on nothing.
         self.chat = StreamChat(
             model=ScriptedModel(()),
             buffer=store.make(),
             allow_anonymous=True,
-            limits=ServiceLimits(max_runs=0),
+            work=False,
             worker="conductor",
         )
         self._spec = WorkerSpec("", store.url, store.prefix, str(folder), cast.provider, ttl=ttl, **spec)
@@ -178,6 +176,21 @@ class Scene:
     async def log(self, run: StartedRun) -> list[StoredEvent]:
         """Return what is stored of a run."""
         return await read_log(self.chat.buffer, run.run_id)
+
+    def appended(self) -> list[dict[str, Any]]:
+        """The batches of events that were acknowledged."""
+        return [e for e in self.acknowledged() if e["kind"] == "appended" and e["count"]]
+
+    async def until_appended(self, more: int) -> None:
+        """Wait until so many more batches were acknowledged."""
+        before = len(self.appended())
+        while len(self.appended()) < before + more:
+            await asyncio.sleep(0.01)
+
+    async def until_logged(self, words: str) -> None:
+        """Wait until a worker has logged that."""
+        while words not in (self.folder / "workers.log").read_text():
+            await asyncio.sleep(0.05)
 
     def acknowledged(self) -> list[dict[str, Any]]:
         """What the workers were told."""

@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from streamchat.buffers import buffer_for
 from streamchat.buffers.base import EventBuffer
-from streamchat.buffers.sql import SQLEventBuffer
+from tests.services.mariadb import start_mariadb
+from tests.services.postgres import start_postgres
+from tests.services.process import Server
+from tests.services.redis import start_redis
 
-__all__ = ["DURABLE", "SERVERS", "Store", "make_buffer", "private_store", "store_at"]
+__all__ = [
+    "DURABLE",
+    "FIXTURES",
+    "REDIS",
+    "SQL_SERVERS",
+    "Store",
+    "make_buffer",
+    "private_server",
+    "private_store",
+    "store_at",
+]
 
-DURABLE = ("sqlite",)
+FIXTURES = {
+    "postgres": "postgres_url",
+    "mariadb": "mariadb_url",
+    "redis": "redis_url",
+    "valkey": "valkey_url",
+}
+"""The stores that need a server, and the fixture that gives the URL of one which all tests share."""
+
+DURABLE = ("sqlite", *FIXTURES)
 """The kinds of stores that outlive a process, by the names that ``--backend`` takes."""
 
-SERVERS: dict[str, str] = {}
-"""Those that need a server, with the fixture that gives the URL of one which all tests share."""
+SQL_SERVERS = ("postgres", "mariadb")
+REDIS = ("redis", "valkey")
+
+_SERVERS: dict[str, Callable[[], Server]] = {
+    "postgres": start_postgres,
+    "mariadb": start_mariadb,
+    "redis": lambda: start_redis(flavour="redis", fsync="everysec"),
+    "valkey": lambda: start_redis(flavour="valkey", fsync="everysec"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +62,13 @@ class Store:
         return make_buffer(self.url, self.prefix)
 
 
-def make_buffer(url: str, prefix: str) -> EventBuffer:
-    """Make the buffer that a URL asks for, not opened yet; tables are made where they are missing."""
-    if url.startswith("sqlite:"):
-        return SQLEventBuffer(url, prefix=prefix)
-    more: dict[str, Any] = {"create_tables": True}
-    return SQLEventBuffer(url, prefix=prefix, **more)
+def make_buffer(url: str, prefix: str, silence: float = 10.0) -> EventBuffer:
+    """Make the buffer that a URL asks for, not opened yet; tables are made where they are missing.
+
+    ``silence`` is the seconds after which a server that says nothing is given up.
+    """
+    option = "timeout" if url.startswith("redis:") else "busy_seconds"
+    return buffer_for(url, prefix=prefix, create_tables=True, **{option: silence})
 
 
 def store_at(kind: str, url: str, folder: Path) -> Store:
@@ -49,8 +79,20 @@ def store_at(kind: str, url: str, folder: Path) -> Store:
 
 
 @contextlib.asynccontextmanager
+async def private_server(kind: str) -> AsyncIterator[Server]:
+    """Have a server of one's own, to do harm to. Raises `tests.services.process.Unavailable`."""
+    server = await asyncio.to_thread(_SERVERS[kind])
+    try:
+        yield server
+    finally:
+        await asyncio.to_thread(server.close)
+
+
+@contextlib.asynccontextmanager
 async def private_store(kind: str, folder: Path) -> AsyncIterator[Store]:
-    """Have a store of that kind, on a server of its own where it needs one."""
-    if kind != "sqlite":
-        raise ValueError(f"there is no store {kind!r}: {', '.join(DURABLE)}")
-    yield store_at(kind, "", folder)
+    """Have a fresh store of that kind, on a server of its own where it needs one."""
+    if kind == "sqlite":
+        yield store_at(kind, "", folder)
+        return
+    async with private_server(kind) as server:
+        yield store_at(kind, server.url, folder)

@@ -114,16 +114,16 @@ class Stage:
         self.problems: list[str] = []
 
     async def play(self, number: int, case: Case) -> None:
-        name = f"{number}-{case.point}-{case.plan.tag}"
+        name = f"{self._folder.name}/{number}-{case.point}-{case.plan.tag}"
         async with self._places:
-            folder = self._folder / name.replace(":", "-")
+            folder = self._folder / str(number)
             try:
                 async with (
                     asyncio.timeout(60),
                     Scene(self._cast, self._make_store(folder), folder, TTL) as scene,
                 ):
                     self.problems += [f"{name}: {what}" for what in await self._play(scene, name, case)]
-            except (AssertionError, TimeoutError) as error:
+            except (AssertionError, TimeoutError, ExceptionGroup) as error:
                 self.problems.append(f"{name}: {error!r}")
 
     async def _play(self, scene: Scene, name: str, case: Case) -> list[str]:
@@ -131,16 +131,14 @@ class Stage:
         points = [*([case.first] if case.first else []), case.point]
         doomed = [await scene.start(f"{name}/1", kill=points[0])]
         await doomed[0].ready.wait()
-        asked = asyncio.create_task(scene.post(case.plan, f"{name}:0", chance, to=doomed[0]))
-        try:
+        async with asyncio.TaskGroup() as group:
+            asked = group.create_task(scene.post(case.plan, f"{case.point}:0", chance, to=doomed[0]))
             await doomed[0].exited.wait()
             for point in points[1:]:
                 doomed.append(await scene.start(f"{name}/{len(doomed) + 1}", kill=point))
                 await doomed[-1].exited.wait()
             await scene.start_ready(f"{name}/heir")
-            run = await asked
-        finally:
-            asked.cancel()
+        run = asked.result()
         await scene.read(run, chance)
         await scene.stop_workers()
         findings = Findings()
@@ -167,12 +165,11 @@ def _compare(case: Case, scene: Scene, events: Sequence[Any]) -> list[str]:
     return problems
 
 
-async def play(cases: Sequence[Case], make_store: MakeStore, folder: Path) -> None:
-    async with Cast.gathered() as cast:
-        stage = Stage(cast, make_store, folder)
-        async with asyncio.TaskGroup() as group:
-            for number, case in enumerate(cases):
-                group.create_task(stage.play(number, case))
+async def play(cases: Sequence[Case], cast: Cast, make_store: MakeStore, folder: Path) -> None:
+    stage = Stage(cast, make_store, folder)
+    async with asyncio.TaskGroup() as group:
+        for number, case in enumerate(cases):
+            group.create_task(stage.play(number, case))
     assert not stage.problems, "\n".join(stage.problems)
 
 
@@ -182,17 +179,17 @@ def there(kind: str) -> list[Case]:
 
 
 async def test_killed_at_an_essential_point_the_answer_is_finished(
-    kind: str, make_store: MakeStore, tmp_path: Path
+    kind: str, cast: Cast, make_store: MakeStore, tmp_path: Path
 ) -> None:
     essential = [case for case in there(kind) if case.point in ESSENTIAL]
-    await play(essential, make_store, tmp_path)
+    await play(essential, cast, make_store, tmp_path)
 
 
 @pytest.mark.slow
 async def test_killed_at_any_point_the_answer_is_finished(
-    kind: str, make_store: MakeStore, tmp_path: Path
+    kind: str, cast: Cast, make_store: MakeStore, tmp_path: Path
 ) -> None:
-    await play(there(kind), make_store, tmp_path)
+    await play(there(kind), cast, make_store, tmp_path)
 
 
 def test_there_is_a_case_for_each_point() -> None:

@@ -11,46 +11,65 @@ from streamchat.tools import OutcomeUnknown, Return, ToolContext, ToolRegistry
 from tests.chaos.ledger import Ledger, read_ledger
 from tests.chaos.seams import KillPoints
 
-__all__ = ["IDEMPOTENT", "ONCE", "make_tools"]
+__all__ = ["BIG", "IDEMPOTENT", "ONCE", "POISON", "make_tools"]
 
-ONCE = ("charge", "pay", "report")
+ONCE = ("charge", "pay", "report", "big", "poison")
 """Tools whose effect may happen at most once for each call."""
 
 IDEMPOTENT = ("book",)
 """Tools whose effect may happen again, under the same key."""
 
+BIG = 8_000_000
+"""Bytes of what the tool ``big`` returns."""
+
+POISON = "before \0 and \ud800 and \udc00\ud800 after"
+"""Text that no store and no client can be trusted with: NUL, and halves of characters."""
+
+
+class _Doing:
+    """What a tool does: wait, take effect, wait."""
+
+    def __init__(self, effects: Path, points: KillPoints, pause: float) -> None:
+        self._ledger = Ledger(effects, sync=True)
+        self._points = points
+        self._pause = pause
+
+    async def __call__(self, ctx: ToolContext, amount: int) -> str:
+        about = {
+            "tool": ctx.name,
+            "run": ctx.run_id,
+            "call": ctx.call_id,
+            "key": ctx.idempotency_key,
+            "attempt": ctx.attempt,
+            "fence": ctx.fence,
+        }
+        try:
+            await asyncio.sleep(self._pause / 2)
+            self._points.hit("tool.before_effect")
+            self._ledger.write("effect", **about)
+            self._points.hit("tool.after_effect")
+            await asyncio.sleep(self._pause / 2)
+        except asyncio.CancelledError:
+            self._ledger.write("cancelled", **about)
+            raise
+        self._points.hit("tool.before_return")
+        return f"{ctx.name} {amount}"
+
 
 def make_tools(effects: Path, points: KillPoints, pause: float) -> ToolRegistry:
     """Return the registry; a tool takes about ``pause`` seconds, its effect in the middle."""
     tools = ToolRegistry()
-    ledger = Ledger(effects, sync=True)
+    do = _Doing(effects, points, pause)
 
-    async def effect(ctx: ToolContext, amount: int) -> str:
-        await asyncio.sleep(pause / 2)
-        points.hit("tool.before_effect")
-        ledger.write(
-            "effect",
-            tool=ctx.name,
-            run=ctx.run_id,
-            call=ctx.call_id,
-            key=ctx.idempotency_key,
-            attempt=ctx.attempt,
-            fence=ctx.fence,
-        )
-        points.hit("tool.after_effect")
-        await asyncio.sleep(pause / 2)
-        points.hit("tool.before_return")
-        return f"{ctx.name} {amount}"
-
-    @tools.tool(timeout=10.0)
+    @tools.tool(timeout=60.0)
     async def charge(amount: int, ctx: ToolContext) -> str:
         """Charge a card; doing it twice would be a disaster."""
-        return await effect(ctx, amount)
+        return await do(ctx, amount)
 
     @tools.tool(timeout=0.5, idempotent=True)
     async def book(amount: int, ctx: ToolContext) -> str:
         """Book under a key: the second time changes nothing."""
-        return await effect(ctx, amount)
+        return await do(ctx, amount)
 
     def look_up_payment(ctx: ToolContext, arguments: dict[str, Any]) -> str:
         done = any((e["run"], e["call"]) == (ctx.run_id, ctx.call_id) for e in read_ledger(effects))
@@ -59,17 +78,30 @@ def make_tools(effects: Path, points: KillPoints, pause: float) -> ToolRegistry:
             raise OutcomeUnknown("no payment is known")
         return f"pay {arguments['amount']}"
 
-    @tools.tool(timeout=10.0, reconcile=look_up_payment)
+    @tools.tool(timeout=60.0, reconcile=look_up_payment)
     async def pay(amount: int, ctx: ToolContext) -> str:
         """Pay; the bank can be asked afterwards."""
-        return await effect(ctx, amount)
+        return await do(ctx, amount)
 
-    @tools.tool(timeout=10.0)
+    @tools.tool(timeout=60.0)
     async def report(amount: int, ctx: ToolContext) -> AsyncIterator[Any]:
         """Write a report, and say how far it is."""
         for part in range(3):
             ctx.progress(f"part {part}", part / 3)
             await asyncio.sleep(pause / 4)
-        yield Return(await effect(ctx, amount))
+        yield Return(await do(ctx, amount))
+
+    @tools.tool(timeout=60.0)
+    async def big(amount: int, ctx: ToolContext) -> str:
+        """Return a book."""
+        await do(ctx, amount)
+        return "x" * BIG
+
+    @tools.tool(timeout=60.0)
+    async def poison(amount: int, ctx: ToolContext) -> dict[str, Any]:
+        """Return, and say on the way, what breaks stores."""
+        ctx.progress(POISON, data={POISON: [POISON]})
+        await do(ctx, amount)
+        return {POISON: POISON}
 
     return tools

@@ -39,7 +39,8 @@ __all__ = ["WorkerSpec", "make_options", "work"]
 class WorkerSpec:
     """What a worker is told: the store's ``url``, its names, the ``folder`` of the ledgers, the provider.
 
-    ``ttl`` and ``pause`` (how long a tool takes) are seconds; ``kill`` is a kill point as ``name@n``.
+    ``ttl``, ``pause`` (how long a tool takes) and ``silence`` (how long a server may be silent) are seconds;
+    ``kill`` is a kill point as ``name@n``.
     """
 
     name: str
@@ -49,6 +50,7 @@ class WorkerSpec:
     provider: str
     ttl: float = 1.0
     pause: float = 0.2
+    silence: float = 10.0
     kill: str | None = None
     max_runs: int = 50
 
@@ -104,7 +106,7 @@ async def work(spec: WorkerSpec, ready: Callable[[dict[str, Any]], None]) -> Non
     http = openai.DefaultAioHttpClient(verify=False)
     client = openai.AsyncOpenAI(base_url=spec.provider, api_key="scripted", http_client=http)
     async with client:
-        chat = make_chat(spec, make_buffer(spec.url, spec.prefix), client)
+        chat = make_chat(spec, make_buffer(spec.url, spec.prefix, spec.silence), client)
         async with chat, serve(asgi_app(chat), lifespan="off", access_log=False) as port:
             ready({"ready": spec.name, "pid": os.getpid(), "port": port})
             await stop.wait()
