@@ -245,7 +245,9 @@ class Server(ABC):
     def environment(self) -> dict[str, str]:
         """Little of ours: no locale, no settings for clients, no preloaded libraries."""
         path = os.environ.get("PATH", os.defpath)
-        return {"PATH": path, "LC_ALL": "C", "TZ": "UTC", "HOME": str(self.directory)}
+        # A directory for temporary files of its own: MariaDB removes those of others when it starts.
+        own = str(self.directory)
+        return {"PATH": path, "LC_ALL": "C", "TZ": "UTC", "HOME": own, "TMPDIR": own}
 
     def last_words(self) -> str:
         with contextlib.suppress(OSError):
