@@ -117,7 +117,7 @@ class Model:
             if made is not None:
                 after = state._replace(store=made, tokens=state.tokens + 1)
                 run = len(store.rows)
-                yield Step(("a client creates run", run), after, ("create", run, state.tokens))
+                yield Step(("a client creates run", run), after, ("create", run, made.rows[run].generation))
         for run, kind, body in self.world.posts:
             if run < len(store.rows) and _asked(state, run, kind):
                 yield from self._post(state, run, kind, body)
@@ -161,7 +161,7 @@ class Model:
                 tokens=number + 1,
                 left=state.left._replace(claims=state.left.claims - 1),
             )
-            yield Step(did, claimed, ("claim", run, number))
+            yield Step(did, claimed, ("claim", run, number, held.generation))
 
     # ------------------------------------------------------------------------------------------- holders
 

@@ -5,8 +5,10 @@ So the model is no opinion of its own on what a store does: whoever changes the 
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from streamchat.buffers.base import EventBuffer, Input, Lease, NewEvent, NewRun
@@ -48,18 +50,24 @@ def _one_clock_will_do(state: State, step: Step) -> bool:
 
 
 class Replay:
-    """Asks a buffer what the model asked its store; ``tokens`` is where the buffer takes its own from."""
+    """Asks a buffer what the model asked its store. Generations have other names there, one for each here."""
 
-    def __init__(self, buffer: EventBuffer, tokens: deque[str], backend: Backend) -> None:
+    def __init__(self, buffer: EventBuffer, backend: Backend) -> None:
         self._buffer = buffer
-        self._tokens = tokens
         self._backend = backend
+        self._names: dict[str, str] = {}
         self._saved: Any = None
+        self._copier = ThreadPoolExecutor(1)
+
+    async def close(self) -> None:
+        """Let go of the copy of the store."""
+        await self._forget()
+        self._copier.shutdown()
 
     async def run(self, world: World, start: State, steps: list[Step]) -> None:
         """Follow ``steps``; raises `AssertionError` at the first difference."""
         if not world.creates:
-            await self._create(0, 0)
+            await self._create(0, start.store.rows[0].generation)
         await self._same(Model(world), start.store)
         for step in steps:
             if step.call:
@@ -71,18 +79,18 @@ class Replay:
 
     # ----------------------------------------------------------------------------------------- the calls
 
-    async def _create(self, run: int, token: int) -> str:
-        self._tokens.extend([str(run) * 8, str(token)])
+    async def _create(self, run: int, generation: str) -> str:
         started = payload("run_started", "")
         new = NewRun(_id(run), CONVERSATION, f"m-{run}", NewEvent(started.type, started.data, None))
         made = await self._buffer.create(new)
         assert made.new
+        self._name(generation, made.run.generation)
         return ""
 
-    async def _claim(self, run: int, number: int) -> str:
-        self._tokens.append(str(number))
+    async def _claim(self, run: int, number: int, generation: str) -> str:
         claim = await self._buffer.claim(f"w{number}", TTL, _id(run))
         assert claim is not None, f"run {run} is not to be had"
+        self._name(generation, claim.lease.generation)
         return ""
 
     async def _append(self, sent: Sent) -> str:
@@ -90,7 +98,7 @@ class Replay:
         events = [payload(*event) for event in batch.events]
         try:
             appended = await self._buffer.append(
-                _lease(sent),
+                self._lease(sent),
                 [NewEvent(event.type, event.data, event.private) for event in events],
                 consumed=[f"{kind}:" for kind in batch.consumed],
                 then=batch.then,
@@ -105,7 +113,7 @@ class Replay:
 
     async def _renew(self, sent: Sent) -> str:
         try:
-            await self._buffer.renew(_lease(sent), TTL)
+            await self._buffer.renew(self._lease(sent), TTL)
         except LeaseLost:
             return "lease lost"
         return "written"
@@ -125,19 +133,37 @@ class Replay:
     async def _read(self, reader: Reader, limit: int) -> str:
         kept = reader.kept
         page = await self._buffer.read(_id(reader.run), len(kept), limit)
-        cursor = Cursor(kept[-1].generation, len(kept)) if kept else None
+        cursor = Cursor(self._names[kept[-1].generation], len(kept)) if kept else None
         verdict = resolve(cursor, page.segments, page.first_seq, page.last_seq)
         if isinstance(verdict, Reset):
             return f"is told to reset ({verdict.reason})"
         return f"reads up to seq {page.events[-1].seq}"
 
     async def _save_copy(self) -> str:
-        self._saved = self._backend.save(self._buffer)
+        await self._forget()
+        self._saved = await self._apart(self._backend.save, self._buffer)
         return ""
 
     async def _fail_over(self) -> str:
-        self._backend.restore(self._buffer, self._saved)
+        await self._apart(self._backend.restore, self._buffer, self._saved)
         return ""
+
+    def _name(self, generation: str, real: str) -> None:
+        assert real not in self._names.values(), "a generation is given once"
+        self._names[generation] = real
+
+    def _lease(self, sent: Sent) -> Lease:
+        generation = self._names[sent.generation]
+        return Lease(_id(sent.run), f"w{sent.number}", generation, sent.fence, sent.head, 0)
+
+    async def _forget(self) -> None:
+        if self._saved is not None:
+            await self._apart(self._backend.forget, self._saved)
+            self._saved = None
+
+    async def _apart(self, work: Callable[..., Any], *given: Any) -> Any:
+        """Copy in one thread, which runs no loop: a backend may run one of its own for it."""
+        return await asyncio.get_running_loop().run_in_executor(self._copier, work, *given)
 
     # ---------------------------------------------------------------------------------------- comparing
 
@@ -145,9 +171,7 @@ class Replay:
         for run, row in enumerate(store.rows):
             await self._same_run(run, row)
             if not model.store.claimable(row):
-                self._tokens.append("never")
                 assert await self._buffer.claim("nobody", TTL, _id(run)) is None
-                self._tokens.clear()
         if store.rows:
             conversation = await self._buffer.conversation(CONVERSATION)
             assert conversation.active_run_id == (None if store.slot is None else _id(store.slot))
@@ -155,13 +179,15 @@ class Replay:
     async def _same_run(self, run: int, row: Row) -> None:
         record = await self._buffer.get(_id(run))
         assert record.status == row.status
-        assert (record.generation, record.fence) == (row.generation, row.fence)
+        assert (record.generation, record.fence) == (self._names[row.generation], row.fence)
         assert (record.owner is not None, record.lease_until is not None) == (row.held, row.lease is not None)
         page = await self._buffer.read(_id(run))
         assert (page.first_seq, page.last_seq) == (row.first_seq, len(row.log))
-        assert tuple(tuple(segment) for segment in page.segments) == row.segments
+        segments = [(self._names[generation], seq) for generation, seq in row.segments]
+        assert [tuple(segment) for segment in page.segments] == segments
         expected = row.log[row.first_seq - 1 :]
-        assert [(e.generation, e.type) for e in page.events] == [(e.generation, e.type) for e in expected]
+        names = [(self._names[e.generation], e.type) for e in expected]
+        assert [(e.generation, e.type) for e in page.events] == names
         assert [e.data for e in page.events] == [payload(e.type, e.says).data for e in expected]
         unread = [Given(given.kind, given.body["said"]) for given in await self._buffer.inputs(_id(run))]
         assert unread == [given for given in row.inputs if not given.consumed]
@@ -169,7 +195,3 @@ class Replay:
 
 def _id(run: int) -> str:
     return f"run-{run}"
-
-
-def _lease(sent: Sent) -> Lease:
-    return Lease(_id(sent.run), f"w{sent.number}", sent.generation, sent.fence, sent.head, 0)

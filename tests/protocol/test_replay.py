@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import itertools
+import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from streamchat.buffers.base import EventBuffer
-from streamchat.buffers.memory import MemoryEventBuffer
-from streamchat.buffers.sql import SQLEventBuffer
-from tests.buffers.backends import Backend, Memory, SQLite
+from tests.buffers.backends import Backend, MariaDB, Memory, PostgreSQL, SQLite
+from tests.buffers.redis_backend import Redis, Valkey
 from tests.protocol.model import Model, World
 from tests.protocol.mutations import MUTATIONS
 from tests.protocol.replay import Replay, walk
@@ -20,50 +18,50 @@ from tests.protocol.state import Violation
 from tests.protocol.worlds import SMALL
 
 
-def _fresh(directory: Path) -> Path:
-    directory.mkdir()
-    return directory
+async def _follow(backend: Backend, world: World, model: Model, seed: int) -> None:
+    """Walk one random way through ``model`` on an empty store."""
+    async with backend.open() as buffer:
+        replay = Replay(buffer, backend)
+        try:
+            await replay.run(world, model.start(), walk(model, seed))
+        finally:
+            await replay.close()
 
 
-async def _follow(kind: type[Backend], directory: Path, world: World, model: Model, seed: int) -> None:
-    """Walk one random way through ``model`` on a store in a fresh directory."""
-    backend, tokens = kind(directory), deque[str]()
-    options: dict[str, Any] = {"clock": backend.clock, "token": tokens.popleft}
-    buffer: EventBuffer
-    if kind is Memory:
-        buffer = MemoryEventBuffer(retention=None, **options)
-    else:
-        buffer = SQLEventBuffer(f"sqlite:///{directory / 'chat.db'}", readers=1, **options)
-    await buffer.open()
-    try:
-        replay = Replay(buffer, tokens, backend)
-        await replay.run(world, model.start(), walk(model, seed))
-    finally:
-        await buffer.close()
+def _follow_all(kind: type[Backend], request: pytest.FixtureRequest, directory: Path, seeds: range) -> None:
+    server = request.getfixturevalue(kind.service) if kind.service is not None else ""
+    places = (directory / str(number) for number in itertools.count())
 
-
-def _follow_all(kind: type[Backend], directory: Path, seeds: range) -> None:
     async def follow_all() -> None:
         for seed in seeds:
-            for number, world in enumerate(SMALL.values()):
-                await _follow(kind, _fresh(directory / f"{seed}-{number}"), world, Model(world), seed)
+            for world in SMALL.values():
+                place = next(places)
+                os.mkdir(place)
+                await _follow(kind(place, server), world, Model(world), seed)
 
-    asyncio.run(follow_all())
+    with asyncio.Runner(debug=False) as runner:
+        runner.run(follow_all())
+
+
+WALKS = [(Memory, 60), (SQLite, 2), (PostgreSQL, 1), (MariaDB, 1), (Valkey, 2)]
+LONG = [(Memory, 2000), (SQLite, 100), (PostgreSQL, 40), (MariaDB, 40), (Valkey, 100), (Redis, 100)]
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("kind", "walks"), [(Memory, 60), (SQLite, 3)])
-def test_real_stores_answer_as_the_model_does(kind: type[Backend], walks: int, tmp_path: Path) -> None:
-    _follow_all(kind, tmp_path, range(walks))
+@pytest.mark.parametrize(("kind", "walks"), WALKS)
+def test_real_stores_answer_as_the_model_does(
+    kind: type[Backend], walks: int, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    _follow_all(kind, request, tmp_path, range(walks))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(("kind", "walks"), [(Memory, 2000), (SQLite, 200)])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("kind", "walks"), LONG)
 def test_real_stores_answer_as_the_model_does_at_length(
-    kind: type[Backend], walks: int, tmp_path: Path
+    kind: type[Backend], walks: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    _follow_all(kind, tmp_path, range(1000, 1000 + walks))
+    _follow_all(kind, request, tmp_path, range(1000, 1000 + walks))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +74,7 @@ def test_a_store_that_decides_otherwise_is_noticed(name: str, tmp_path: Path) ->
 
     async def follow_until_different() -> None:
         for seed in range(100):
-            await _follow(Memory, _fresh(tmp_path / str(seed)), mutation.world, model, seed)
+            await _follow(Memory(tmp_path), mutation.world, model, seed)
 
     with pytest.raises((AssertionError, Violation)):
         asyncio.run(follow_until_different())
