@@ -32,7 +32,7 @@ async def test_a_suspension_that_is_refused_after_it_was_read_and_lost_lets_go_o
         return "paid"
 
     inner = MemoryEventBuffer(retention=None)
-    watched = WatchedBuffer(inner)
+    watched: Any = WatchedBuffer(inner)
     read: list[StoredEvent] = []
     earlier: list[Any] = []
 
