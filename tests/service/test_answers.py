@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,13 +23,31 @@ from streamchat import (
     owns,
 )
 from streamchat.buffers.base import NewEvent
+from streamchat.buffers.shared import now_ms
 from streamchat.errors import AnswerConflict, InvalidInput, RunNotFound, RunOver, WaitNotFound
 from streamchat.testing import Call, ScriptedModel, Step
 from streamchat.tools import Deferred
+from tests.buffers.backends import BACKENDS, Backend
+from tests.buffers.redis_backend import Valkey
 
 from .support import WatchedBuffer, drain, log_of
 
 pytestmark = pytest.mark.anyio
+
+STORES: dict[str, type[Backend]] = {
+    **{name: BACKENDS[name] for name in ("memory", "sqlite", "postgresql")},
+    "valkey": Valkey,
+}
+
+
+@pytest.fixture(params=STORES)
+async def buffer(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EventBuffer]:
+    """What wakes a run is the store's doing, so these tests run over one of each sort."""
+    kind = STORES[request.param]
+    backend = kind(tmp_path, request.getfixturevalue(kind.service) if kind.service else "")
+    backend.clock = now_ms if request.param == "memory" else None
+    async with backend.open() as made:
+        yield made
 
 
 class Shop:
