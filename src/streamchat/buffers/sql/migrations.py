@@ -35,7 +35,18 @@ from streamchat.buffers.sql.columns import PAYLOAD, Exact
 from streamchat.buffers.sql.schema import SCHEMA_VERSION, Schema
 from streamchat.errors import BufferUnavailable
 
-__all__ = ["MIGRATIONS", "Migration", "Plan", "Step", "check_version", "plan", "prepare", "render", "upgrade"]
+__all__ = [
+    "MIGRATIONS",
+    "Migration",
+    "Plan",
+    "Step",
+    "check_version",
+    "lock_name",
+    "plan",
+    "prepare",
+    "render",
+    "upgrade",
+]
 
 LOCK_SECONDS = 60
 """How long one process waits for another's migration."""
@@ -201,16 +212,14 @@ def _recorded(schema: Schema, version: int) -> list[Any]:
 def _alone(connection: Connection, schema: Schema) -> Iterator[None]:
     """Keep out who would change the same tables; on SQLite the transaction does so."""
     kind = connection.dialect.name
-    # The same for all processes, and for nobody else who uses such locks on the server.
     database = connection.engine.url.database or ""
-    name = hashlib.sha256(f"streamchat migrations\0{database}\0{schema.prefix}".encode()).digest()
     if kind == "postgresql":
         # Until the end of the transaction: before, others would not see what it made.
-        number = int.from_bytes(name[:8], "big", signed=True)
+        number = int(lock_name(database, schema.prefix)[-15:], 16)
         connection.execute(select(func.pg_advisory_xact_lock(number)))
         yield
     elif kind in ("mysql", "mariadb"):
-        lock = f"streamchat_{name.hex()[:32]}"
+        lock = lock_name(database, schema.prefix)
         if connection.execute(select(func.get_lock(lock, LOCK_SECONDS))).scalar() != 1:
             raise BufferUnavailable(
                 f"another process has been changing the tables {schema.prefix}* for {LOCK_SECONDS} s: "
@@ -225,3 +234,9 @@ def _alone(connection: Connection, schema: Schema) -> Iterator[None]:
                 connection.execute(select(func.release_lock(lock)))
     else:
         yield
+
+
+def lock_name(database: str, prefix: str) -> str:
+    """Return a name that is the same for all processes, and for nobody else who uses such locks there."""
+    digest = hashlib.sha256(f"streamchat migrations\0{database}\0{prefix}".encode()).hexdigest()
+    return f"streamchat_{digest[:32]}"

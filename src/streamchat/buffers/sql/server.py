@@ -7,7 +7,7 @@ transaction of its own on one of a few connections, and reads on a few more. The
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import URL
@@ -119,17 +119,23 @@ class ServerBackend:
 
     async def read(self, body: Callable[[Tx], R]) -> R:
         """Run ``body`` in a transaction that sees one moment."""
-        try:
-            return await self._sessions.look(body)
-        except StreamChatError:
-            raise
-        except Exception as error:
-            raise self._translate(error) from error
+        return await self._reading(lambda: self._sessions.look(body))
 
     async def read_page(self, run_id: str, after: int, limit: int) -> Page:
         """Return a page of the log."""
+        return await self._reading(lambda: self._sessions.page(run_id, after, limit))
+
+    async def _reading(self, attempt: Callable[[], Awaitable[R]]) -> R:
+        """Read, and once more where the server turns out to have closed the connection meanwhile."""
         try:
-            return await self._sessions.page(run_id, after, limit)
+            return await attempt()
+        except StreamChatError:
+            raise
+        except Exception as error:
+            if self._dialect.fault(error) != "gone":
+                raise self._translate(error) from error
+        try:
+            return await attempt()
         except StreamChatError:
             raise
         except Exception as error:
