@@ -24,6 +24,7 @@ from streamchat.core.accumulator import (
     ToolCall,
     ToolCallAccumulator,
 )
+from streamchat.core.answers import Answer
 from streamchat.core.conclude import conclude
 from streamchat.core.fold import RunState, fold
 from streamchat.core.lifecycle import check_log
@@ -43,11 +44,13 @@ from streamchat.service.limits import ServiceLimits
 from streamchat.service.presence import Presence
 from streamchat.service.status import RunStatus, Started
 from streamchat.service.summary import RunSummary
-from streamchat.tools import ToolContext, ToolError, ToolRegistry
+from streamchat.tools import Deferred, ToolContext, ToolError, ToolRegistry
 
 __all__ = [
+    "Answer",
     "ChatCompletionAccumulator",
     "Completion",
+    "Deferred",
     "EventBuffer",
     "HistoryReset",
     "Hooks",

@@ -305,6 +305,33 @@ async def test_a_cancel_while_it_waits_ends_it_and_the_next_turn_is_taken_by_a_s
     assert shop.paid == []
 
 
+async def test_an_answer_posted_by_another_process_reaches_the_holder_at_work(buffer: EventBuffer) -> None:
+    shop = Shop()
+    gate = asyncio.Event()
+
+    @shop.tools.tool
+    async def slow() -> str:
+        await gate.wait()
+        return "slow"
+
+    async with (
+        shop.chat(WatchedBuffer(buffer), asks(PAY, Call("slow"))) as holder,
+        shop.chat(WatchedBuffer(buffer), work=False) as other,
+    ):
+        run_id = (await holder.start(None, "pay")).run_id
+        async with holder.attach(run_id) as reading:
+            while not any(event.type == "approval_requested" for event in await reading.next() or ()):
+                pass
+        await other.resolve_approval(run_id, "p", True)
+        while not shop.paid:
+            await asyncio.sleep(0.01)
+        gate.set()
+        assert await until_over(holder, run_id) == "success"
+        log = await log_of(holder, run_id)
+    assert "suspended" not in [event.type for event in log], "it never paused"
+    assert shop.paid == [7]
+
+
 async def test_a_cancel_and_an_answer_at_once_leave_nothing_open(buffer: EventBuffer) -> None:
     shop = Shop()
     async with shop.chat(buffer, asks(PAY)) as chat:
