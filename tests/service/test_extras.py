@@ -88,7 +88,7 @@ async def test_thought_signatures_of_a_chat_provider_go_back_with_their_call(buf
             b"data: [DONE]\n\n",
         ]
     )
-    replies = [Reply(body=body), Step("Wet."), Step("As I said.")]
+    replies: list[Step | Reply] = [Reply(body=body), Step("Wet."), Step("As I said.")]
     async with ScriptedProvider(replies) as provider, provider.client() as client:
         model = OpenAIChatModel(client, "gemini")
         watched: Any = WatchedBuffer(buffer)

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from streamchat import MemoryEventBuffer, Principal, StoredEvent, StreamChat, ToolRegistry, fold, owns
-from streamchat.errors import ConversationBusy, IdempotencyConflict, InvalidInput, NotRetryable, RunNotFound
+from streamchat.errors import (
+    Busy,
+    ConversationBusy,
+    IdempotencyConflict,
+    InvalidInput,
+    NotRetryable,
+    RunNotFound,
+)
 from streamchat.testing import Call, ScriptedModel, Stall, Step
 
 pytestmark = pytest.mark.anyio
@@ -150,6 +157,11 @@ async def test_a_retry_that_is_asked_for_twice_under_one_key_is_one() -> None:
         assert (again.run_id, again.new) == (first.run_id, False)
         with pytest.raises(IdempotencyConflict):
             await chat.retry(run_id, ANN, from_step=1, idempotency_key="k")
+        await chat.drain(0)  # who repeats a request takes no room
+        again = await chat.retry(run_id, ANN, idempotency_key="k")
+        assert (again.run_id, again.new) == (first.run_id, False)
+        with pytest.raises(Busy):
+            await chat.retry(run_id, ANN, idempotency_key="other")
 
 
 async def test_over_http_a_refusal_has_its_reason() -> None:

@@ -12,10 +12,7 @@ from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from streamchat.buffers.base import (
-    EventBuffer,
-    Input,
-)
+from streamchat.buffers.base import EventBuffer, Input, MessageRecord, NewEvent, NewRun
 from streamchat.buffers.memory import MemoryEventBuffer
 from streamchat.buffers.notes import LocalNotes, notes_of
 from streamchat.errors import (
@@ -31,7 +28,7 @@ from streamchat.orchestration.options import RunOptions
 from streamchat.principal import Principal
 from streamchat.service.access import Authorize, Gate, owns
 from streamchat.service.answers import AnsweringVerbs
-from streamchat.service.deleting import Deleter
+from streamchat.service.deleting import Deleter, DeletingVerbs
 from streamchat.service.delivering import NOTE as MESSAGES
 from streamchat.service.delivering import Delivery, MessageStore
 from streamchat.service.driver import DriverOptions
@@ -40,7 +37,6 @@ from streamchat.service.hub import HistoryReset, Hub
 from streamchat.service.limits import ServiceLimits
 from streamchat.service.presence import NOTE as PRESENCE
 from streamchat.service.presence import OnDisconnect, PresenceKeeper, grace_of
-from streamchat.service.reading import ReadingVerbs
 from streamchat.service.request import user_content
 from streamchat.service.retrying import retry_of
 from streamchat.service.starting import Instructions, PrepareMessages, Turn, TurnMaker
@@ -55,7 +51,7 @@ __all__ = ["ServiceLimits", "StreamChat"]
 log = logging.getLogger("streamchat.service")
 
 
-class StreamChat(ReadingVerbs, AnsweringVerbs):
+class StreamChat(DeletingVerbs, AnsweringVerbs):
     """Runs, conversations and their readers over one `EventBuffer`.
 
     ``authorize(principal, action, resource)`` is asked on every verb (`streamchat.service.access`); what it
@@ -295,21 +291,12 @@ class StreamChat(ReadingVerbs, AnsweringVerbs):
         try:
             with supervisor.room():
                 known = await self._gate.conversation_to_start_in(conversation_id, principal)
-                run, messages = await self._turns.make(turn, known)
-                await self._delivery.announce(run.run_id)
-                created = await self.buffer.create(run, messages)
-                if created.new:
-                    supervisor.submit(created.run.run_id)
-                    self._delivery.begun(created.run.run_id)
+                return await self._create(supervisor, *await self._turns.make(turn, known))
         except Busy:
-            if idempotency_key is None:
-                raise
-            # What was begun before takes no room.
-            before = await self.buffer.created(principal, idempotency_key, turn.digest())
+            before = await self._begun_before(principal, idempotency_key, turn.digest())
             if before is None:
                 raise
-            return Started.of(before, new=False)
-        return Started.of(created.run, new=created.new)
+            return before
 
     async def retry(
         self,
@@ -328,21 +315,45 @@ class StreamChat(ReadingVerbs, AnsweringVerbs):
         """
         supervisor = self._opened()
         parent = await self._gate.run(run_id, principal, "retry")
-        with supervisor.room():
-            run, messages, kept = await retry_of(
-                self.buffer,
-                parent,
-                self.model.name,
-                from_step=from_step,
-                call_id=call_id,
-                idempotency_key=idempotency_key,
-            )
-            await self._delivery.announce(run.run_id)
-            created = await self.buffer.create(run, messages, kept)
-            if created.new:
-                supervisor.submit(created.run.run_id)
-                self._delivery.begun(created.run.run_id)
+        run, messages, kept = await retry_of(
+            self.buffer,
+            parent,
+            self.model.name,
+            from_step=from_step,
+            call_id=call_id,
+            idempotency_key=idempotency_key,
+        )
+        try:
+            with supervisor.room():
+                return await self._create(supervisor, run, messages, kept)
+        except Busy:
+            before = await self._begun_before(run.principal, idempotency_key, run.digest)
+            if before is None:
+                raise
+            return before
+
+    async def _create(
+        self,
+        supervisor: Supervisor,
+        run: NewRun,
+        messages: Sequence[MessageRecord],
+        kept: Sequence[NewEvent] = (),
+    ) -> Started:
+        await self._delivery.announce(run.run_id)
+        created = await self.buffer.create(run, messages, kept)
+        if created.new:
+            supervisor.submit(created.run.run_id)
+            self._delivery.begun(created.run.run_id)
         return Started.of(created.run, new=created.new)
+
+    async def _begun_before(
+        self, principal: Principal | None, key: str | None, digest: str | None
+    ) -> Started | None:
+        """What an earlier request of this key began: it takes no room."""
+        if key is None or digest is None:
+            return None
+        run = await self.buffer.created(principal, key, digest)
+        return None if run is None else Started.of(run, new=False)
 
     # Reading.
 
@@ -405,38 +416,6 @@ class StreamChat(ReadingVerbs, AnsweringVerbs):
             supervisor.poke(run_id)
         else:
             await self._worker.cancel_unheld(run_id, posted)
-
-    # Deleting.
-
-    async def delete(
-        self,
-        conversation_id: str | None = None,
-        principal: Principal | None = None,
-        *,
-        run_id: str | None = None,
-    ) -> int:
-        """Delete a conversation with all that is in it, or one run and its messages; returns how many runs
-        went.
-
-        What is active is cancelled first, and waited for at most the limits' ``delete_seconds``. Readers are
-        ended, ids are never used again. Raises `ConversationNotFound`, `RunNotFound` (also for another's),
-        `InvalidInput` where not exactly one is named.
-        """
-        if run_id is not None and conversation_id is None:
-            gone = await self._deleter.run(self._gate, run_id, principal)
-        elif conversation_id is not None and run_id is None:
-            gone = await self._deleter.conversation(self._gate, conversation_id, principal)
-        else:
-            raise InvalidInput("delete() takes a conversation_id or a run_id, one of them")
-        return gone
-
-    async def delete_principal(self, owner: Principal, principal: Principal | None = None) -> int:
-        """Delete all conversations of ``owner`` (id and tenant) as `delete` does; returns how many runs went.
-
-        ``principal`` is who asks: `authorize` must say yes to ``delete`` of a resource that names only the
-        owner; `NotAuthorized` otherwise. See to it that the owner starts nothing meanwhile.
-        """
-        return await self._deleter.owner(self._gate, owner, principal)
 
     def _opened(self) -> Supervisor:
         if self._supervisor is None:

@@ -7,11 +7,12 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 
 from streamchat.buffers.base import EventBuffer, Input
-from streamchat.errors import NotAuthorized, RunNotFound
+from streamchat.errors import InvalidInput, NotAuthorized, RunNotFound
 from streamchat.principal import Principal
 from streamchat.service.access import Gate, Resource
+from streamchat.service.reading import ReadingVerbs
 
-__all__ = ["Deleter"]
+__all__ = ["Deleter", "DeletingVerbs"]
 
 log = logging.getLogger("streamchat.service")
 
@@ -85,3 +86,39 @@ class Deleter:
             pass
         finally:
             await follower.close()
+
+
+class DeletingVerbs(ReadingVerbs):
+    """The part of `StreamChat` that deletes; that class sets what stands here."""
+
+    _deleter: Deleter
+
+    async def delete(
+        self,
+        conversation_id: str | None = None,
+        principal: Principal | None = None,
+        *,
+        run_id: str | None = None,
+    ) -> int:
+        """Delete a conversation with all that is in it, or one run and its messages; returns how many runs
+        went.
+
+        What is active is cancelled first, and waited for at most the limits' ``delete_seconds``. Readers are
+        ended, ids are never used again. Raises `ConversationNotFound`, `RunNotFound` (also for another's),
+        `InvalidInput` where not exactly one is named.
+        """
+        if run_id is not None and conversation_id is None:
+            gone = await self._deleter.run(self._gate, run_id, principal)
+        elif conversation_id is not None and run_id is None:
+            gone = await self._deleter.conversation(self._gate, conversation_id, principal)
+        else:
+            raise InvalidInput("delete() takes a conversation_id or a run_id, one of them")
+        return gone
+
+    async def delete_principal(self, owner: Principal, principal: Principal | None = None) -> int:
+        """Delete all conversations of ``owner`` (id and tenant) as `delete` does; returns how many runs went.
+
+        ``principal`` is who asks: `authorize` must say yes to ``delete`` of a resource that names only the
+        owner; `NotAuthorized` otherwise. See to it that the owner starts nothing meanwhile.
+        """
+        return await self._deleter.owner(self._gate, owner, principal)
