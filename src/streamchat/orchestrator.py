@@ -32,11 +32,13 @@ async def orchestrate(
     ``messages`` is text (one user message), Chat Completions messages or `ModelMessage`s. ``history`` is what
     the run's log already holds: the generator folds it and goes on from there, without yielding it again; ids
     that stand in it are taken into ``context``. The first event is ``run_started`` (``run_resumed`` when
-    there is a history of more than that), the last ``finalized``.
+    there is a history of more than that), the last ``finalized``; or ``suspended``, where all that is left to
+    do waits for an approval, a client's tool or a job. Then call it again with what it has yielded as
+    ``history`` and the answers in ``context.inputs``.
 
     A tool runs only when the event after its ``tool_started`` is asked for. Failures of the model, of tools
-    and of limits are events, not exceptions. Raises `InvalidInput` at the first event for messages or tools
-    that cannot be used. ``context.stop()`` ends the run cleanly. A hard end (cancellation, ``aclose``, an
+    and of limits are events, not exceptions. Raises `InvalidInput` at the first event for messages that
+    cannot be used. ``context.stop()`` ends the run cleanly. A hard end (cancellation, ``aclose``, an
     exception in the consumer) cannot yield: tools are cancelled and awaited for at most ``options.grace``
     seconds, the provider's response is closed, and whoever keeps the log appends what
     `streamchat.core.conclude` says. Use ``contextlib.aclosing``; after a bare ``break`` the same happens, a

@@ -240,3 +240,12 @@ def test_the_applications_name_is_free_of_the_packages(project: dict[str, str]) 
     assert apps.get_app_config("streamchat").name == "streamchat.adapters.django"
     assert reverse("streamchat:endpoint", kwargs={"path": "runs"}) == "/chat/runs"
     assert Path(os.environ["DJANGO_TEST_DB"]).exists()
+
+
+async def test_a_jobs_worker_needs_no_csrf_token_but_the_jobs_secret(project: dict[str, str]) -> None:
+    async with site() as (port, _):
+        status, answer = await fetch(port, "POST", "/chat/jobs/run:call", {"result": 1})
+        assert status == 404
+        assert answer["error"]["code"] == "job_not_found", "our answer, not Django's page"
+        async with request(port, "POST", "/chat/runs", {"message": "Hi"}) as refused:
+            assert refused.status == 403
