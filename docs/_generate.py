@@ -38,6 +38,8 @@ from streamchat.events import EVENT_TYPES, FinishedPart, Wait
 from streamchat.http import CORS, HTTPOptions
 from streamchat.http.errors import error_response
 from streamchat.messages import (
+    CallApproval,
+    CallJob,
     FilePart,
     ReasoningPart,
     RefusalPart,
@@ -54,7 +56,7 @@ DOCS = Path(__file__).resolve().parent
 COMMAND = "python docs/_generate.py"
 _PART = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
 _PARTS = (TextPart, ReasoningPart, RefusalPart, ToolCallPart, SourcePart, FilePart)
-_SHAPES = (*_PARTS, FinishedPart, Wait, Usage)
+_SHAPES = (*_PARTS, CallApproval, CallJob, FinishedPart, Wait, Usage)
 _WORDS: dict[Any, str] = {
     int: "integer",
     float: "number",
