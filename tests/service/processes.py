@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from streamchat import RunOptions, ServiceLimits, StreamChat, ToolContext, ToolRegistry
-from streamchat.buffers.sql import SQLEventBuffer
+from streamchat.buffers import buffer_for
 from streamchat.orchestration.options import Limits
 from streamchat.testing import Call, ScriptedModel, Step
 
@@ -57,11 +57,12 @@ def answer(request: Any) -> Step:
 
 
 def chat_over(url: str, **more: Any) -> StreamChat:
-    """A service as each of the processes has it."""
+    """A service as each of the processes has it; what stands behind a # in ``url`` is the prefix."""
+    where, _, prefix = url.partition("#")
     return StreamChat(
         model=ScriptedModel(answer),
         tools=tools(),
-        buffer=SQLEventBuffer(url),
+        buffer=buffer_for(where, prefix=prefix or None, create_tables=True),
         allow_anonymous=True,
         options=RunOptions(limits=Limits(max_takeovers=1), grace=0.2),
         limits=more.pop("limits", ServiceLimits(look_every=0.1, presence_ttl=1.0, drain_seconds=0.2)),

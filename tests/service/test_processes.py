@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import pytest
 from streamchat import HistoryReset, ServiceLimits, StreamChat, check_log, fold
 from streamchat.buffers.notes import notes_of
 from streamchat.errors import Busy
+from tests.services.databases import database
 
 from .processes import chat_over, process, said
 from .support import drain, log_of
@@ -21,9 +23,22 @@ from .support import drain, log_of
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:SQLite .* has the WAL-reset bug")]
 
 
+def on(*always: str) -> pytest.MarkDecorator:
+    """Run a test on these stores, and in the long run on the others."""
+    stores = ("sqlite", "postgres", "valkey")
+    slow = [pytest.param(name, marks=pytest.mark.slow) for name in stores if name not in always]
+    return pytest.mark.parametrize("url", [*always, *slow], indirect=True)
+
+
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'chat.db'}"
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    if request.param == "postgres":
+        async with database(request.getfixturevalue("postgres_url")) as new:
+            yield new
+    elif request.param == "valkey":
+        yield f"{request.getfixturevalue('valkey_url')}#{secrets.token_hex(4)}"
+    else:
+        yield f"sqlite:///{tmp_path / 'chat.db'}"
 
 
 @asynccontextmanager
@@ -40,6 +55,7 @@ async def over(chat: StreamChat, run_id: str) -> str:
     return run.status
 
 
+@on("sqlite", "postgres")
 async def test_what_one_process_takes_another_answers_and_the_first_streams_it(url: str) -> None:
     async with two(url) as (web, worker):
         started = await web.start(None, "hello")
@@ -50,6 +66,7 @@ async def test_what_one_process_takes_another_answers_and_the_first_streams_it(u
         assert events == await drain(worker, started.run_id)
 
 
+@on("sqlite", "postgres")
 async def test_a_cancel_in_one_process_stops_the_tool_in_another(url: str) -> None:
     async with process(url, "work") as worker, chat_over(url, work=False) as web:
         started = await web.start(None, "wait")
@@ -61,6 +78,7 @@ async def test_a_cancel_in_one_process_stops_the_tool_in_another(url: str) -> No
         assert [event.reason for event in ending] == ["enough"]
 
 
+@on("sqlite")
 async def test_presence_tells_of_connections_to_other_processes(url: str) -> None:
     async with two(url) as (web, worker):
         started = await web.start(None, "wait", client_id="phone")
@@ -79,6 +97,7 @@ async def test_presence_tells_of_connections_to_other_processes(url: str) -> Non
         await over(web, started.run_id)
 
 
+@on("sqlite", "postgres")
 async def test_the_last_reader_of_all_processes_decides(url: str) -> None:
     async with two(url, on_disconnect=0.3) as (web, worker):
         started = await web.start(None, "wait")
@@ -98,6 +117,7 @@ async def test_the_last_reader_of_all_processes_decides(url: str) -> None:
         assert cancelled.reason == "disconnected"
 
 
+@on("sqlite")
 async def test_a_run_may_have_a_policy_of_its_own(url: str) -> None:
     async with two(url, on_disconnect="cancel") as (web, _):
         kept = await web.start(None, "wait", on_disconnect="continue")
@@ -111,6 +131,7 @@ async def test_a_run_may_have_a_policy_of_its_own(url: str) -> None:
         await over(web, kept.run_id)
 
 
+@on("sqlite")
 async def test_the_readers_of_a_process_that_is_killed_have_left(url: str) -> None:
     async with chat_over(url, on_disconnect="cancel") as chat:
         started = await chat.start(None, "wait")
@@ -122,6 +143,7 @@ async def test_the_readers_of_a_process_that_is_killed_have_left(url: str) -> No
         assert await over(chat, started.run_id) == "cancelled"
 
 
+@on("sqlite")
 async def test_a_run_that_kills_its_workers_is_given_up_after_max_takeovers(url: str) -> None:
     async with chat_over(url, work=False) as web:
         started = await web.start(None, "poison")
@@ -144,6 +166,7 @@ async def test_a_run_that_kills_its_workers_is_given_up_after_max_takeovers(url:
     assert check_log(log) == "over"
 
 
+@on("sqlite")
 async def test_a_worker_that_slept_past_its_lease_ends_its_local_work(url: str) -> None:
     async with process(url, "work") as worker, chat_over(url, work=False) as web:
         started = await web.start(None, "wait")
@@ -161,6 +184,7 @@ async def test_a_worker_that_slept_past_its_lease_ends_its_local_work(url: str) 
         assert len([event for event in log if event.type == "tool_started"]) == 1
 
 
+@on("sqlite")
 async def test_a_process_that_does_not_work_takes_any_number_until_it_drains(url: str) -> None:
     limits = ServiceLimits(max_runs=1, max_queue=1)
     async with chat_over(url, work=False, limits=limits) as web:
