@@ -17,6 +17,7 @@ from streamchat.buffers.memory import MemoryEventBuffer
 from streamchat.buffers.notes import LocalNotes, notes_of
 from streamchat.errors import (
     Busy,
+    ConversationBusy,
     InvalidInput,
     RunOver,
     StreamChatError,
@@ -41,6 +42,7 @@ from streamchat.service.request import user_content
 from streamchat.service.retrying import retry_of
 from streamchat.service.starting import Instructions, PrepareMessages, Turn, TurnMaker
 from streamchat.service.status import RunStatus, Started
+from streamchat.service.stopping import OnBusy, Stopper, known_policy
 from streamchat.service.summary import RunSummary
 from streamchat.service.supervisor import Supervisor
 from streamchat.service.working import RunWorker
@@ -64,7 +66,9 @@ class StreamChat(DeletingVerbs, AnsweringVerbs):
     ``message_store`` is the application's own table of messages (`MessageStore`).
 
     ``on_disconnect`` says what becomes of a run when its last reader, in any process, has left: ``continue``,
-    ``cancel``, or seconds in which one may come back. What was never read, or is suspended, goes on. With
+    ``cancel``, or seconds in which one may come back. What was never read, or is suspended, goes on.
+    ``on_busy`` says what becomes of a message to a conversation that is being answered: ``reject`` refuses it
+    (`ConversationBusy`), ``interrupt`` cancels the run that is at work, or waits for somebody, first. With
     ``work=False`` runs are left to other processes (``streamchat worker``). From ``job_secret``, the same in
     every process, each background job's own secret is made, for ``POST /jobs/{job_id}``.
 
@@ -88,7 +92,7 @@ class StreamChat(DeletingVerbs, AnsweringVerbs):
         on_run_finished: Callable[[RunSummary], Any] | None = None,
         message_store: MessageStore | None = None,
         on_disconnect: OnDisconnect = "continue",
-        on_busy: str = "reject",
+        on_busy: OnBusy = "reject",
         allow_system_message: bool = False,
         streaming: bool | Callable[[Principal | None], bool] = True,
         work: bool = True,
@@ -101,8 +105,7 @@ class StreamChat(DeletingVerbs, AnsweringVerbs):
                 "StreamChat needs to know who may do what: pass authorize= "
                 "(streamchat.owns for the usual case), or allow_anonymous=True"
             )
-        if on_busy != "reject":
-            raise InvalidInput(f"on_busy={on_busy!r}: this version knows 'reject'")
+        self._on_busy = known_policy(on_busy)
         self._grace = grace_of(on_disconnect)
         self._job_key = job_secret.encode() if job_secret else None
         self.model = model
@@ -144,7 +147,8 @@ class StreamChat(DeletingVerbs, AnsweringVerbs):
             on_run_finished=on_run_finished,
             deliver=self._delivery.deliver,
         )
-        self._deleter = Deleter(self.buffer, self._cancel, self.limits.delete_seconds)
+        self._stopper = Stopper(self.buffer, self._cancel)
+        self._deleter = Deleter(self.buffer, self._stopper, self.limits.delete_seconds)
         self._works = work
         self._allow_system_message = allow_system_message
         self._streaming = streaming
@@ -267,10 +271,12 @@ class StreamChat(DeletingVerbs, AnsweringVerbs):
         system_message: str | None = None,
         client_id: str | None = None,
         on_disconnect: OnDisconnect | None = None,
+        on_busy: OnBusy | None = None,
     ) -> Started:
         """Make the user's message, the assistant's placeholder and the run durable, and answer at once.
 
-        Without ``conversation_id`` a conversation is made. ``on_disconnect`` is this run's own policy.
+        Without ``conversation_id`` a conversation is made. ``on_disconnect`` and ``on_busy`` are this run's
+        own policies. An interrupted run is waited for, for at most the limits' ``interrupt_seconds``.
         Raises `InvalidInput` (with ``field``), `Busy`,
         `ConversationBusy`, `ConversationNotFound` (also for another's), `IdempotencyConflict`,
         `BufferUnavailable`; nothing is written then.
@@ -290,13 +296,32 @@ class StreamChat(DeletingVerbs, AnsweringVerbs):
         )
         try:
             with supervisor.room():
-                known = await self._gate.conversation_to_start_in(conversation_id, principal)
-                return await self._create(supervisor, *await self._turns.make(turn, known))
+                return await self._start(supervisor, turn, known_policy(on_busy or self._on_busy))
         except Busy:
             before = await self._begun_before(principal, idempotency_key, turn.digest())
             if before is None:
                 raise
             return before
+
+    async def _start(self, supervisor: Supervisor, turn: Turn, on_busy: OnBusy) -> Started:
+        """Create the turn's run, if need be in the place of one that is interrupted."""
+        principal, interrupted = turn.principal, None
+        while True:
+            known = await self._gate.conversation_to_start_in(turn.conversation_id, principal)
+            # Made anew each time: what the interrupted run has said is part of the history.
+            run, messages = await self._turns.make(turn, known)
+            try:
+                return await self._create(supervisor, run, messages)
+            except ConversationBusy as busy:
+                # One that took the place meanwhile was sent after this message.
+                if on_busy != "interrupt" or interrupted not in (None, busy.active_run_id):
+                    raise
+                interrupted = busy.active_run_id
+                by = principal.id if principal is not None else None
+                if not await self._stopper.stop(
+                    interrupted, "interrupted", by, self.limits.interrupt_seconds
+                ):
+                    raise
 
     async def retry(
         self,

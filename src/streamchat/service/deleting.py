@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 
-from streamchat.buffers.base import EventBuffer, Input
-from streamchat.errors import InvalidInput, NotAuthorized, RunNotFound
+from streamchat.buffers.base import EventBuffer
+from streamchat.errors import InvalidInput, NotAuthorized
 from streamchat.principal import Principal
 from streamchat.service.access import Gate, Resource
 from streamchat.service.reading import ReadingVerbs
+from streamchat.service.stopping import Stopper
 
 __all__ = ["Deleter", "DeletingVerbs"]
 
@@ -18,18 +19,15 @@ log = logging.getLogger("streamchat.service")
 
 _PAGE = 200
 _AT_ONCE = 16
-_LOOK_EVERY = 0.5
 
 
 class Deleter:
-    """Deletes for a principal. ``cancel`` posts a cancel to a run; ``seconds`` is how long a run may take to
-    stop before it is deleted all the same: its worker then loses the lease, and ends its tools itself."""
+    """Deletes for a principal. ``seconds`` is how long a run may take to stop before it is deleted all the
+    same: its worker then loses the lease, and ends its tools itself."""
 
-    def __init__(
-        self, buffer: EventBuffer, cancel: Callable[[str, Input], Awaitable[None]], seconds: float
-    ) -> None:
+    def __init__(self, buffer: EventBuffer, stopper: Stopper, seconds: float) -> None:
         self._buffer = buffer
-        self._cancel = cancel
+        self._stopper = stopper
         self._seconds = seconds
 
     async def run(self, gate: Gate, run_id: str, principal: Principal | None) -> int:
@@ -73,19 +71,10 @@ class Deleter:
                 group.create_task(stop(run_id))
 
     async def _stop_one(self, run_id: str, principal: Principal | None) -> None:
-        posted = Input("cancel", body={"reason": "deleted"}, by=principal.id if principal else None)
-        follower = await self._buffer.follow(run_id)
-        try:
-            async with asyncio.timeout(self._seconds):
-                await self._cancel(run_id, posted)
-                while not (await self._buffer.get(run_id)).over:
-                    await follower.wait(_LOOK_EVERY)
-        except TimeoutError:
+        if not await self._stopper.stop(
+            run_id, "deleted", principal.id if principal else None, self._seconds
+        ):
             log.warning("run %s: it is deleted before it stopped", run_id)
-        except RunNotFound:
-            pass
-        finally:
-            await follower.close()
 
 
 class DeletingVerbs(ReadingVerbs):

@@ -15,7 +15,8 @@ class ServiceLimits:
     """What a process takes on, and what a client may send; times are seconds.
 
     ``max_runs`` are at work at once, ``max_queue`` wait in this process. ``drain_seconds`` is how long
-    `close` lets runs finish, ``delete_seconds`` how long a deletion waits for an active run to stop.
+    `close` lets runs finish, ``delete_seconds`` how long a deletion waits for an active run to stop, and
+    ``interrupt_seconds`` a message that interrupts one.
     ``max_body_bytes`` and ``max_message_chars`` bound a request. Of a long conversation the model is given
     the newest ``max_history_messages``.
 
@@ -28,6 +29,7 @@ class ServiceLimits:
     max_queue: int = 1000
     drain_seconds: float = 5.0
     delete_seconds: float = 5.0
+    interrupt_seconds: float = 10.0
     max_body_bytes: int = 1_000_000
     max_message_chars: int = 200_000
     max_history_messages: int = 1000
