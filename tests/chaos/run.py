@@ -170,7 +170,7 @@ class Attack:
 
     async def _use(self, number: int, random: random.Random) -> None:
         """Be a user: ask, read the answer in two windows, sometimes cancel; then ask again, sometimes."""
-        plan = Plan(f"r{number}", random.choice(_PLANS), random.randrange(10, 80), random.random() * 0.03)
+        plan = Plan(f"r{number}", random.choice(_PLANS), random.randrange(10, 50), random.random() * 0.02)
         for turn in range(2 if random.random() < 0.3 else 1):
             run = await self._scene.post(plan, f"c{self.options.seed}-{number}:{turn}", random)
             async with asyncio.TaskGroup() as group:

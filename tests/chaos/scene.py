@@ -104,9 +104,11 @@ class Scene:
 
     # ------------------------------------------------------------------------------------------- the workers
 
-    async def start(self, name: str, *, kill: str | None = None, **changes: Any) -> Worker:
+    async def start(
+        self, name: str, *, kill: str | None = None, fleet: Fleet | None = None, **changes: Any
+    ) -> Worker:
         """Start a worker; names are shared with all scenes of the cast."""
-        worker = await self.cast.fleet.start(self._spec, name, kill=kill, **changes)
+        worker = await (fleet or self.cast.fleet).start(self._spec, name, kill=kill, **changes)
         self.workers.append(worker)
         return worker
 
