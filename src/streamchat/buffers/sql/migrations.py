@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import (
     BigInteger,
@@ -194,8 +194,8 @@ def render(todo: Plan, schema: Schema, dialect: Dialect) -> Iterator[str]:
     for step in todo.steps:
         yield f"-- version {step.version}: {step.why}"
         for statement in (*step.statements, *_recorded(schema, step.version)):
-            compiled: Any = statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
-            yield str(compiled).strip() + ";"
+            text = cast(Any, statement).compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+            yield f"{str(text).strip()};"
 
 
 def _take(connection: Connection, schema: Schema, todo: Plan) -> None:
