@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 import uuid
@@ -49,8 +48,6 @@ from streamchat.service.working import RunWorker
 from streamchat.tools import ToolRegistry
 
 __all__ = ["ServiceLimits", "StreamChat"]
-
-log = logging.getLogger("streamchat.service")
 
 
 class StreamChat(DeletingVerbs, AnsweringVerbs):
