@@ -111,15 +111,17 @@ def _native(
         ticks = max(2, deliveries // connections // batch)
         stretches = [feed.prepare(batch) for _ in range(ticks)]
         topic = chat.hub._topics[run_id]
-        run = _paced(
-            deliveries,
-            connections,
-            batch,
-            lambda tick: feed.publish(stretches[tick]),
-            lambda: len(topic._waiters),
-        )
-        while len(topic._waiters) < connections:
+        while len(topic._followers.get(NATIVE, ())) < connections:
             await asyncio.sleep(0.01)
+        followers = list(topic._followers[NATIVE])
+
+        def ready() -> int:
+            for follower in followers:
+                if follower.waiter.done():
+                    return 0
+            return connections
+
+        run = _paced(deliveries, connections, batch, lambda tick: feed.publish(stretches[tick]), ready)
         done = await run(clock)
         await browsers.close()
         return done

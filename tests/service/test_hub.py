@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -17,6 +18,8 @@ from streamchat.testing import ScriptedModel, Stall, Step
 from .support import WatchedBuffer, drain
 
 pytestmark = pytest.mark.anyio
+
+Read: TypeAlias = Callable[[Subscription, Any], Coroutine[Any, Any, bytes]]
 
 WORDS = " ".join(f"word{n}" for n in range(60))
 
@@ -47,15 +50,36 @@ async def read_bytes(subscription: Subscription, lines: Lines) -> bytes:
     return out
 
 
+async def pull_bytes(subscription: Subscription, lines: Lines) -> bytes:
+    """The same, as streams do it."""
+    out = b""
+    async with subscription:
+        while not subscription.finished:
+            given = subscription.pull(lines)
+            if isinstance(given, asyncio.Future):
+                result = await given
+                out += result if isinstance(result, bytes) else b""
+            elif given is None:
+                out += await subscription.next_bytes(lines) or b""
+            else:
+                out += given
+    return out
+
+
+both_ways = pytest.mark.parametrize("read", [read_bytes, pull_bytes])
+
+
+@both_ways
 async def test_many_readers_of_a_run_at_work_cost_no_reads_and_no_encoding_of_their_own(
     buffer: EventBuffer,
+    read: Read,
 ) -> None:
     watched, lines, stall = WatchedBuffer(buffer), Lines(), Stall()
     async with service(watched, ScriptedModel([Step(WORDS, stall_after=0, stall=stall)])) as chat:
         started = await chat.start(None, "go")
         await stall.reached()
         subscriptions = [await chat.attach(started.run_id) for _ in range(50)]
-        readers = [asyncio.create_task(read_bytes(each, lines)) for each in subscriptions]
+        readers = [asyncio.create_task(read(each, lines)) for each in subscriptions]
         reads = watched.reads
         stall.release()
         got = await asyncio.gather(*readers)
@@ -91,14 +115,17 @@ def buffer_of(buffer: EventBuffer) -> WatchedBuffer:
     return WatchedBuffer(buffer)
 
 
-async def test_a_reader_in_another_process_follows_by_the_store_alone(buffer: EventBuffer) -> None:
+@both_ways
+async def test_a_reader_in_another_process_follows_by_the_store_alone(
+    buffer: EventBuffer, read: Read
+) -> None:
     stall = Stall()
     other = Hub(buffer, poll=0.05)
     async with service(buffer_of(buffer), ScriptedModel([Step(WORDS, stall_after=5, stall=stall)])) as chat:
         started = await chat.start(None, "go")
         await stall.reached()
         subscription = await other.subscribe(started.run_id)
-        reading = asyncio.create_task(read_bytes(subscription, Lines()))
+        reading = asyncio.create_task(read(subscription, Lines()))
         stall.release()
         await drain(chat, started.run_id)
         log = await read_log(buffer, started.run_id)
@@ -144,6 +171,100 @@ async def test_closing_a_subscription_ends_a_wait_on_it(buffer: EventBuffer) -> 
             await waiting
         stall.release()
         await drain(chat, started.run_id)
+
+
+async def quiet(
+    chat: StreamChat, run_id: str, lines: Any
+) -> tuple[Subscription, asyncio.Future[bool | bytes]]:
+    """A subscription that has all that there is, and what it waits for."""
+    subscription = await chat.attach(run_id)
+    while await subscription.next_bytes(lines, 0.05) is not None:
+        pass
+    waiting = subscription.pull(lines)
+    assert isinstance(waiting, asyncio.Future)
+    return subscription, waiting
+
+
+async def test_who_waits_for_bytes_is_given_them_by_whoever_publishes(buffer: EventBuffer) -> None:
+    stall = Stall()
+    model = ScriptedModel([Step("one two", stall_after=1, stall=stall)])
+    async with service(buffer_of(buffer), model) as chat:
+        started = await chat.start(None, "go")
+        await stall.reached()
+        lines = Lines()
+        subscription, waiting = await quiet(chat, started.run_id, lines)
+        before = subscription.cursor
+        assert not waiting.done()
+        stall.release()
+        given = await waiting
+        assert isinstance(given, bytes)
+        assert given.splitlines()[-1] == subscription.cursor.encode() != before.encode()
+        rest = await pull_bytes(subscription, lines)
+        ids = [event.id.encode() for event in await read_log(buffer, started.run_id)]
+        assert ids[ids.index(before.encode()) + 1 :] == (given + rest).splitlines()
+
+
+async def test_nudged_or_closed_what_is_waited_for_holds_no_bytes(buffer: EventBuffer) -> None:
+    stall = Stall()
+    model = ScriptedModel([Step("one two", stall_after=1, stall=stall)])
+    async with service(buffer_of(buffer), model) as chat:
+        started = await chat.start(None, "go")
+        await stall.reached()
+        lines = Lines()
+        subscription, waiting = await quiet(chat, started.run_id, lines)
+        subscription.nudge()
+        assert await waiting is False
+        again = subscription.pull(lines)
+        assert isinstance(again, asyncio.Future)
+        await subscription.close()
+        assert await again is True
+        assert subscription.pull(lines) is None
+        stall.release()
+        await drain(chat, started.run_id)
+
+
+async def test_an_encoder_that_fails_hurts_its_readers_and_nobody_else(buffer: EventBuffer) -> None:
+    class Fails(Lines):
+        broken = False
+
+        def event(self, event: StoredEvent) -> bytes:
+            if self.broken:
+                raise ValueError("a bug")
+            return super().event(event)
+
+    stall = Stall()
+    model = ScriptedModel([Step("one two", stall_after=1, stall=stall)])
+    async with service(buffer_of(buffer), model) as chat:
+        started = await chat.start(None, "go")
+        await stall.reached()
+        fails, lines = Fails(), Lines()
+        hurt, waiting = await quiet(chat, started.run_id, fails)
+        other = asyncio.create_task(pull_bytes(await chat.attach(started.run_id), lines))
+        fails.broken = True
+        stall.release()
+        assert await waiting is True
+        with pytest.raises(ValueError, match="a bug"):
+            hurt.pull(fails)
+        await hurt.close()
+        log = await read_log(buffer, started.run_id) if await other else []
+        assert await other == b"".join(b"%s\n" % event.id.encode() for event in log)
+        assert log[-1].type == "finalized"
+
+
+async def test_waits_that_were_given_up_are_not_kept(buffer: EventBuffer) -> None:
+    stall = Stall()
+    model = ScriptedModel([Step("one two", stall_after=1, stall=stall)])
+    async with service(buffer_of(buffer), model) as chat:
+        started = await chat.start(None, "go")
+        await stall.reached()
+        subscription, _ = await quiet(chat, started.run_id, Lines())
+        topic = chat.hub._topics[started.run_id]
+        for _ in range(100):
+            assert await subscription.next(0) is None
+        assert len(topic._waiters) < 5
+        await subscription.close()
+        assert not any(topic._followers.values())
+        stall.release()
 
 
 async def test_a_cursor_behind_the_trim_gets_a_snapshot_and_goes_on_from_it() -> None:

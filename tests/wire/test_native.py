@@ -43,6 +43,16 @@ def test_any_event_is_one_frame_that_carries_its_public_json_however_it_is_split
     assert SECRET.encode() not in frame
 
 
+@given(stored_logs(), st.sampled_from(["g-1", "100%d}", "%b."]))
+def test_several_events_at_once_come_out_as_one_by_one(log: list[StoredEvent], other: str) -> None:
+    mixed = [
+        StoredEvent(event.seq, event.at, None, other, type=event.type, data=event.data) for event in log[::2]
+    ]
+    odd = StoredEvent(9, 9, None, "g", type="of_later", data=b'{"type":"of_later",\n"x":1}')
+    for several in (log, mixed, [*log, odd, *mixed], []):
+        assert NATIVE.events(several) == [NATIVE.event(event) for event in several]
+
+
 @given(stored_logs())
 def test_a_log_comes_out_whole_with_each_event_under_its_own_id(log: list[StoredEvent]) -> None:
     frames = decode(b"".join(map(NATIVE.event, log)))

@@ -16,9 +16,9 @@ __all__ = ["HTTPOptions", "StreamCount", "read_body"]
 class HTTPOptions:
     """How the endpoints behave; times are seconds.
 
-    ``heartbeat`` is how long a stream is quiet before a comment keeps it open; the first one fills
-    ``padding`` bytes, which pushes it through a proxy's buffer. Clients that are cut off come back after
-    ``retry``, after ``suspended_retry`` where a run waits for a person: its stream stays for
+    ``heartbeat`` is how long a stream is quiet at most: then, or after half of it, a comment keeps it open;
+    the first one fills ``padding`` bytes, which pushes it through a proxy's buffer. Clients that are cut off
+    come back after ``retry``, after ``suspended_retry`` where a run waits for a person: its stream stays for
     ``suspended_linger`` and then closes. Each of these delays is spread by half of itself, so that many
     clients do not come back at once. ``stream_lifetime`` ends a stream of any kind in between events (None:
     never), which makes a client show its credentials again.

@@ -22,7 +22,12 @@ class ClientGone(StreamChatError):
 
 
 class ByteStream(Protocol):
-    """A response body that comes in pieces. Whoever iterates it also closes it, whether it began or not."""
+    """A response body that comes in pieces. Whoever iterates it also closes it, whether it began or not.
+
+    It may also have ``pull() -> bytes | Future | None``: the next piece if it is there, a future for it, or
+    None where only ``__anext__`` can tell. The future is awaited before anything else is asked; if its result
+    is not bytes, ask again.
+    """
 
     def __aiter__(self) -> Self: ...
 

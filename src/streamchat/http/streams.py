@@ -14,6 +14,7 @@ from streamchat.errors import BufferUnavailable, RunNotFound
 from streamchat.http.errors import correlation_id
 from streamchat.http.limits import HTTPOptions, StreamCount
 from streamchat.http.requests import Response
+from streamchat.http.rounds import rounds
 from streamchat.service.hub import Encoder, Subscription
 from streamchat.wire.native import padding
 
@@ -66,15 +67,16 @@ class EventStream:
     """
 
     __slots__ = (
-        "_beat_at",
         "_begun",
         "_count",
         "_draining",
+        "_due",
         "_end_at",
         "_ended",
-        "_loop",
+        "_lingering",
         "_options",
         "_padded",
+        "_seen",
         "_subscription",
         "_suspended_until",
         "_timer",
@@ -97,66 +99,101 @@ class EventStream:
         self._draining = draining
         self._count: StreamCount | None = count
         self._who = who
-        self._loop = asyncio.get_running_loop()
-        self._begun = self._ended = self._padded = False
-        # Loop times at which something is due, if nothing happens before.
-        self._beat_at = 0.0
+        self._begun = self._ended = self._padded = self._lingering = False
+        # The place at the last visit, if nothing else was sent since.
+        self._seen = -1
+        # Whether more is to be looked at than what the subscription has: always, before and after its life.
+        self._due = True
+        # Loop times; most streams need neither, nor the timer.
         self._suspended_until = self._end_at = math.inf
         self._timer: asyncio.TimerHandle | None = None
 
     def __aiter__(self) -> Self:
         return self
 
+    def pull(self) -> bytes | asyncio.Future[bool | bytes] | None:
+        """Return the next piece where it is there already, or a future for it; see `ByteStream`.
+
+        Nearly all events go this way, without a coroutine.
+        """
+        if self._due:
+            return None
+        subscription = self._subscription
+        try:
+            given = subscription.pull(self._wire)
+        except Exception:
+            return None  # raised again where it is dealt with
+        if subscription.suspended is not self._lingering:
+            self._linger()
+        return given
+
     async def __anext__(self) -> bytes:
         if not self._begun:
             return self._begin()
         if self._ended:
             raise StopAsyncIteration
-        if self._timer is None:
-            self._arm()
-        try:
-            data = await self._subscription.next_bytes(self._wire)
-        except StopAsyncIteration:
-            if self._subscription.finished:
-                raise
-            return self._farewell(self._options.retry)  # closed from behind: the service shuts down
-        except RunNotFound:
-            raise StopAsyncIteration from None  # deleted meanwhile; coming back will say so
-        except Exception as error:
-            return self._failed(error)
-        now = self._loop.time()
-        self._beat_at = now + self._options.heartbeat
+        subscription = self._subscription
+        data: bytes | None = None
+        if not self._due or not subscription.idle:
+            try:
+                data = await subscription.next_bytes(self._wire)
+            except StopAsyncIteration:
+                if subscription.finished:
+                    raise
+                return self._farewell(self._options.retry)  # closed from behind: the service shuts down
+            except RunNotFound:
+                raise StopAsyncIteration from None  # deleted meanwhile; coming back will say so
+            except Exception as error:
+                return self._failed(error)
+        self._due = False
         if data is None:
-            return self._quiet(now)
-        if self._subscription.suspended or self._suspended_until < math.inf:
-            self._linger(now)
-        return data if now < self._end_at else data + self._farewell(_SOON)
+            self._seen = -1
+            return self._quiet(asyncio.get_running_loop().time())
+        if subscription.suspended is not self._lingering:
+            self._linger()
+        if self._end_at < math.inf and asyncio.get_running_loop().time() >= self._end_at:
+            return data + self._farewell(_SOON)
+        return data
 
     def _begin(self) -> bytes:
         self._begun = True
-        now = self._loop.time()
-        self._beat_at = now + self._options.heartbeat
+        self._due = False
         if self._options.stream_lifetime is not None:
-            self._end_at = now + spread(self._options.stream_lifetime)
-        self._linger(now)
+            self._end_at = asyncio.get_running_loop().time() + spread(self._options.stream_lifetime)
+            self._arm()
+        if self._subscription.suspended:
+            self._linger()
+        rounds(self._options.heartbeat / 2).join(self)
         # The id stands in a frame of its own, so that it is in force whatever a reader makes of the delay.
         return self._wire.begin(self._subscription.cursor) + self._wire.retry(spread(self._options.retry))
 
-    def _linger(self, now: float) -> None:
-        """Note whether the run is suspended: such a stream has not long to live."""
-        if self._subscription.suspended:
-            self._suspended_until = now + self._options.suspended_linger
-            self._disarm()  # it may be due before what the timer is set for
+    def visit(self) -> None:
+        """Send a heartbeat if nothing was sent since the last visit; there are two in the time for one."""
+        after = self._subscription.after
+        if self._seen != after:
+            self._seen = after
         else:
-            self._suspended_until = math.inf
+            self._wake()
 
-    # One timer that is set anew only when it has run out costs a busy stream nothing.
+    def _wake(self) -> None:
+        self._due = True
+        self._subscription.nudge()
 
-    def _due(self) -> float:
-        return min(self._beat_at, self._suspended_until, self._end_at)
+    def _linger(self) -> None:
+        """Note whether the run is suspended: such a stream has not long to live."""
+        self._lingering = self._subscription.suspended
+        self._suspended_until = math.inf
+        if self._lingering:
+            self._suspended_until = asyncio.get_running_loop().time() + self._options.suspended_linger
+        self._arm()
+
+    # A timer of its own has only a stream that is to end at some time.
 
     def _arm(self) -> None:
-        self._timer = self._loop.call_at(self._due(), self._tick)
+        self._disarm()
+        at = min(self._suspended_until, self._end_at)
+        if at < math.inf:
+            self._timer = asyncio.get_running_loop().call_at(at, self._tick)
 
     def _disarm(self) -> None:
         timer, self._timer = self._timer, None
@@ -164,11 +201,11 @@ class EventStream:
             timer.cancel()
 
     def _tick(self) -> None:
-        self._timer = None
-        if self._loop.time() < self._due():
-            self._arm()
+        if asyncio.get_running_loop().time() < min(self._suspended_until, self._end_at):
+            self._arm()  # clocks differ by a hair
         else:
-            self._subscription.nudge()
+            self._timer = None
+            self._wake()
 
     def _quiet(self, now: float) -> bytes:
         """What is sent when no event came in time."""
@@ -186,7 +223,7 @@ class EventStream:
         return beat
 
     def _farewell(self, seconds: float) -> bytes:
-        self._ended = True
+        self._ended = self._due = True
         self._subscription.returning = seconds
         return self._wire.retry(spread(seconds))
 
@@ -204,8 +241,9 @@ class EventStream:
         count, self._count = self._count, None
         if count is None:
             return
-        self._ended = self._begun = True
+        self._ended = self._begun = self._due = True
         self._disarm()
+        rounds(self._options.heartbeat / 2).leave(self)
         count.leave(self._who)
         try:
             await self._subscription.close()

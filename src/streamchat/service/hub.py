@@ -16,7 +16,7 @@ from streamchat.core.cursor import Cursor, Reset, owner_of, resolve
 from streamchat.core.fold import Folder
 from streamchat.events import TERMINAL, StoredEvent, dump_json
 from streamchat.service.driver import read_log
-from streamchat.service.topic import PAGE, Encoder, HistoryReset, Topic
+from streamchat.service.topic import PAGE, TELLING, Encoder, Follower, HistoryReset, Topic, encode_all
 
 __all__ = ["Encoder", "HistoryReset", "Hub", "Subscription"]
 
@@ -24,7 +24,7 @@ __all__ = ["Encoder", "HistoryReset", "Hub", "Subscription"]
 _Given: TypeAlias = HistoryReset | Sequence[StoredEvent]
 
 
-class Subscription:
+class Subscription(Follower):
     """One reader of one run; made by `Hub.subscribe`, used by one task, closed by whoever opened it.
 
     ``cursor`` is what a client may be primed with: it moves with what was handed out. ``finished`` means that
@@ -33,10 +33,9 @@ class Subscription:
     """
 
     __slots__ = (
-        "_after",
         "_closed",
         "_epoch",
-        "_generation",
+        "_followed",
         "_hub",
         "_reset",
         "_topic",
@@ -50,12 +49,13 @@ class Subscription:
     def __init__(self, hub: Hub, topic: Topic, generation: str, after: int, *, finished: bool) -> None:
         self._hub = hub
         self._topic = topic
-        self._generation = generation
-        self._after = after
+        self.generation = generation
+        self.after = after
         self._epoch = topic.epoch
         self._reset: HistoryReset | None = None
         self._closed = False
-        self._waiter: asyncio.Future[bool] | None = None
+        self._waiter: asyncio.Future[Any] | None = None
+        self._followed: Encoder | None = None
         self.finished = finished
         self.suspended = False
         self.returning: float | None = None
@@ -69,7 +69,7 @@ class Subscription:
     @property
     def cursor(self) -> str:
         """The id of the last thing handed out, or where the reading begins."""
-        return f"{self._generation}.{self._after}"
+        return f"{self.generation}.{self.after}"
 
     def next(self, seconds: float | None = None) -> Coroutine[Any, Any, _Given | None]:
         """Return what is there now, waiting for something at most ``seconds``; None when time runs out.
@@ -85,9 +85,39 @@ class Subscription:
         """Return the same as `next`, encoded, all that is pending joined into one."""
         return self._next(encoder, seconds)
 
+    @property
+    def idle(self) -> bool:
+        """Whether `next` would wait now."""
+        return not (self._closed or self.finished) and self.after == self._topic.head
+
+    def pull(self, encoder: Encoder) -> bytes | asyncio.Future[bool | bytes] | None:
+        """Return what `next_bytes` would where it is there; or a future for it, to be awaited before the next
+        call.
+
+        None says that only `next_bytes` can tell: the end, a reset, what the store must be asked for. The
+        future's result is the next bytes; or True where something has happened, and False after `nudge`: ask
+        again. Its bytes count as handed out, so whoever is cancelled while awaiting it closes the
+        subscription. Every delivery to every stream comes this way, without a coroutine.
+        """
+        topic = self._topic
+        if self._closed or self.finished or self._reset is not None or self._epoch != topic.epoch:
+            return None
+        if self.after < topic.head:
+            return self._bytes(encoder) if topic.base <= self.after else None
+        if topic.error is not None or (self._hub.leaving and topic.current):
+            return None
+        if self.suspended:  # which what comes next may change
+            self._waiter = topic.waiter()
+            return self._waiter
+        self.waiter = waiter = topic.new_waiter()
+        if self._followed is not encoder:
+            self._unfollow()
+            self._followed = encoder
+            topic.follow(self, encoder)
+        return waiter
+
     async def _next(self, encoder: Encoder | None, seconds: float | None) -> Any:
-        """What `next` and `next_bytes` promise. Every delivery to every reader comes here: waiting, encoding
-        and the rest are not calls of their own."""
+        """What `next` and `next_bytes` promise."""
         topic = self._topic
         while True:
             if self._closed or self.finished:
@@ -98,45 +128,51 @@ class Subscription:
             if self._reset is not None:
                 reset = self._take_reset()
                 return reset if encoder is None else encoder.reset(reset)
-            after = self._after
-            if topic.base <= after < topic.head:
-                if encoder is None:
-                    return self._handed_out(topic.after(after))
-                data, last = topic.bytes_after(after, encoder)
-                self._after, self._generation = last.seq, last.generation
-                if last.type in _TELLING:
-                    self._note(last)
-                elif self.suspended:
-                    self.suspended = False
-                return data
-            if after < topic.base:
+            if topic.base <= self.after < topic.head:
+                if encoder is not None:
+                    return self._bytes(encoder)
+                return self._handed_out(topic.after(self.after))
+            if self.after < topic.base:
                 page = await self._page_behind_the_window()
                 if page is None:
                     continue
                 events = self._handed_out(page.events)
-                return events if encoder is None else b"".join([encoder.event(event) for event in events])
+                return events if encoder is None else b"".join(encode_all(encoder, events))
             if topic.error is not None:
                 raise topic.error
             if self._hub.leaving and topic.current:
                 return None
-            loop = asyncio.get_running_loop()
-            self._waiter = waiter = topic.waiter(loop)
-            timer = None if seconds is None else loop.call_later(seconds, _time_out, waiter)
-            woken = False
-            try:
-                woken = await waiter
-            finally:
-                self._waiter = None
-                if timer is not None:
-                    timer.cancel()
-                if not woken:  # the topic forgets those that it wakes
-                    topic.drop(waiter)
-            if not woken:
+            if not await self._wait(seconds):
                 return None
 
+    def _bytes(self, encoder: Encoder) -> bytes:
+        data, last = self._topic.bytes_after(self.after, encoder)
+        self.after, self.generation = last.seq, last.generation
+        if last.type in TELLING:
+            self._note(last)
+        elif self.suspended:
+            self.suspended = False
+        return data
+
+    async def _wait(self, seconds: float | None) -> bool:
+        self._waiter = waiter = self._topic.waiter()
+        timer = None
+        if seconds is not None:
+            timer = asyncio.get_running_loop().call_later(seconds, _time_out, waiter)
+        woken = False
+        try:
+            woken = bool(await waiter)
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+            if not woken:  # the topic forgets those that it wakes
+                self._topic.give_up()
+        return woken
+
     async def _page_behind_the_window(self) -> Page | None:
-        page = await self._hub.buffer.read(self.run_id, self._after, PAGE)
-        verdict = resolve(Cursor(self._generation, self._after), page.segments, page.first_seq, page.last_seq)
+        page = await self._hub.buffer.read(self.run_id, self.after, PAGE)
+        verdict = resolve(Cursor(self.generation, self.after), page.segments, page.first_seq, page.last_seq)
         if isinstance(verdict, Reset):
             self._reset = await self._hub.make_reset(self.run_id, verdict.reason)
             return None
@@ -144,8 +180,8 @@ class Subscription:
 
     async def _judge_again(self) -> None:
         """The store holds another history than what was handed out by this process: does ours still stand?"""
-        page = await self._hub.buffer.read(self.run_id, self._after, 1)
-        verdict = resolve(Cursor(self._generation, self._after), page.segments, page.first_seq, page.last_seq)
+        page = await self._hub.buffer.read(self.run_id, self.after, 1)
+        verdict = resolve(Cursor(self.generation, self.after), page.segments, page.first_seq, page.last_seq)
         if isinstance(verdict, Reset):
             self._reset = await self._hub.make_reset(self.run_id, verdict.reason)
 
@@ -153,7 +189,7 @@ class Subscription:
         reset, self._reset = self._reset, None
         assert reset is not None
         generation, _, seq = reset.id.rpartition(".")
-        self._generation, self._after = generation, int(seq)
+        self.generation, self.after = generation, int(seq)
         self.finished = reset.over
         return reset
 
@@ -162,21 +198,37 @@ class Subscription:
         return events
 
     def _note(self, last: StoredEvent) -> None:
-        self._after, self._generation = last.seq, last.generation
+        self.after, self.generation = last.seq, last.generation
         self.suspended = last.type == "suspended"
         self.finished = last.type == TERMINAL
 
     def nudge(self) -> None:
-        """Make a `next` that waits return None now, as if its time had run out."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(False)
+        """Make a `next` that waits return None now, as if its time had run out; so for `pull`'s future."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(False)
+            self._topic.give_up()
+        if self._followed is not None and not self.waiter.done():
+            self.waiter.set_result(False)
+
+    def _unfollow(self) -> None:
+        if self._followed is not None:
+            self._topic.unfollow(self, self._followed)
+            self._followed = None
 
     async def close(self) -> None:
         """Let go; a `next` that waits raises StopAsyncIteration. Idempotent."""
         if not self._closed:
             self._closed = True
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(True)
+            waiter, self._waiter = self._waiter, None
+            if waiter is not None:
+                if not waiter.done():
+                    waiter.set_result(True)
+                self._topic.give_up()
+            if self._followed is not None:
+                if not self.waiter.done():
+                    self.waiter.set_result(True)
+                self._unfollow()
             if self.on_close is not None:
                 self.on_close(self)
             await self._hub.leave(self._topic)
@@ -188,10 +240,6 @@ class Subscription:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-_TELLING = frozenset({"suspended", TERMINAL})
-"""What changes more of a subscription than its place."""
 
 
 def _time_out(waiter: asyncio.Future[bool]) -> None:

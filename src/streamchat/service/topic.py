@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from streamchat.buffers.base import EventBuffer, Page
 from streamchat.core.cursor import Cursor, Reset, resolve
 from streamchat.errors import BufferUnavailable, RunNotFound
 from streamchat.events import TERMINAL, StoredEvent
 
-__all__ = ["Encoder", "HistoryReset", "Topic"]
+__all__ = ["TELLING", "Encoder", "Follower", "HistoryReset", "Topic", "encode_all"]
 
 log = logging.getLogger("streamchat.hub")
 
 PAGE = 500
 _MOST_AT_ONCE = 500
 _LEAST_PAUSE = 0.02
+
+TELLING = frozenset({"suspended", TERMINAL})
+"""What changes more of a reader than its place."""
 
 
 class HistoryReset:
@@ -56,7 +59,10 @@ class HistoryReset:
 
 
 class Encoder(Protocol):
-    """Turns what a subscription gives into a wire's bytes; stateless, hashable, shared by all readers."""
+    """Turns what a subscription gives into a wire's bytes; stateless, hashable, shared by all readers.
+
+    It may also have ``events(events) -> list[bytes]``, which encodes each of several in one call.
+    """
 
     def event(self, event: StoredEvent) -> bytes:
         """Encode one event."""
@@ -65,6 +71,26 @@ class Encoder(Protocol):
     def reset(self, reset: HistoryReset) -> bytes:
         """Encode a reset."""
         ...
+
+
+def encode_all(encoder: Encoder, events: Sequence[StoredEvent]) -> list[bytes]:
+    """Encode each event, in one call where the encoder has one for it."""
+    several: Callable[[Sequence[StoredEvent]], list[bytes]] | None = getattr(encoder, "events", None)
+    return [encoder.event(event) for event in events] if several is None else several(events)
+
+
+class Follower:
+    """A reader's place in a run, which a topic moves when it hands the next bytes to one that waits for them.
+
+    ``after`` is the seq of the last event handed out, ``generation`` who wrote it. While ``waiter`` is not
+    done, ``after`` is the topic's head.
+    """
+
+    __slots__ = ("after", "generation", "waiter")
+
+    after: int
+    generation: str
+    waiter: asyncio.Future[bool | bytes]
 
 
 class _Encoded:
@@ -103,7 +129,10 @@ class Topic:
         self._size = 0
         self._last: StoredEvent | None = None
         self._encoded: dict[Encoder, _Encoded] = {}
-        self._waiters: list[asyncio.Future[bool]] = []
+        self._waiters: list[asyncio.Future[Any]] = []
+        self._given_up = 0
+        self._followers: dict[Encoder, set[Follower]] = {}
+        self.new_waiter: Callable[[], asyncio.Future[Any]] = asyncio.get_running_loop().create_future
         self._refresh = asyncio.Event()
 
     @property
@@ -123,9 +152,11 @@ class Topic:
             encoded = self._encoded[encoder] = _Encoded()
         chunks, events = encoded.chunks, self._events
         size = len(events)
-        if len(chunks) < size:
-            for event in events[len(chunks) :]:
-                chunks.append(encoder.event(event))
+        missing = size - len(chunks)
+        if missing == 1:
+            chunks.append(encoder.event(events[-1]))
+        elif missing:
+            chunks += encode_all(encoder, events[-missing:])
         start = seq - self.base
         if start + 1 == size:
             return chunks[start], events[start]  # in step, as nearly always
@@ -146,16 +177,45 @@ class Topic:
             self._refresh.set()
             return
         new = events[known:] if known else events
+        before = self.head
         self._events += new
         self._last = new[-1]
         self.head = self._last.seq
         for event in new:
             self._size += len(event.data)
+        for encoder, followers in self._followers.items():
+            if followers:
+                self._hand_out(before, encoder, followers)
         if self._size > self._window:
             self._shrink()
         if self._last.type == TERMINAL:
             self._refresh.set()
-        self.wake()
+        if self._waiters:
+            self._wake_waiters()
+
+    def _hand_out(self, before: int, encoder: Encoder, followers: set[Follower]) -> None:
+        """Give those who wait the bytes behind ``before``, where nothing more need be known of them."""
+        given: bool | bytes = True
+        last = self._last
+        assert last is not None
+        if last.type not in TELLING:
+            try:
+                data, until = self.bytes_after(before, encoder)
+            except Exception:
+                pass  # raised again for each of them, and not for who feeds us
+            else:
+                if until is last:
+                    given = data
+        if given is True:
+            self._wake_followers(followers)
+            return
+        seq, generation = last.seq, last.generation
+        for follower in followers:
+            waiter = follower.waiter
+            if not waiter.done():
+                follower.after = seq
+                follower.generation = generation
+                waiter.set_result(given)
 
     def _shrink(self) -> None:
         """Forget the older half of the window: who is behind it reads the store."""
@@ -170,24 +230,50 @@ class Topic:
 
     def wake(self) -> None:
         """Wake all who wait."""
+        self._wake_waiters()
+        for followers in self._followers.values():
+            self._wake_followers(followers)
+
+    def _wake_followers(self, followers: set[Follower]) -> None:
+        for follower in followers:
+            if not follower.waiter.done():
+                follower.waiter.set_result(True)
+
+    def _wake_waiters(self) -> None:
         waiters = self._waiters
-        if not waiters:
-            return
         self._waiters = []
+        self._given_up = 0
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(True)
 
-    def waiter(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[bool]:
+    def waiter(self) -> asyncio.Future[Any]:
         """Return a future that is True at the next change; the topic then forgets it."""
-        future: asyncio.Future[bool] = loop.create_future()
+        future = self.new_waiter()
         self._waiters.append(future)
         return future
 
-    def drop(self, waiter: asyncio.Future[bool]) -> None:
-        """Forget a waiter that nobody waits for any more."""
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
+    def follow(self, follower: Follower, encoder: Encoder) -> None:
+        """Let a follower at the head wait for the next bytes: they are its waiter's result, or True is, as
+        above.
+
+        Whoever waits again only makes a new waiter, with `new_waiter`.
+        """
+        followers = self._followers.get(encoder)
+        if followers is None:
+            followers = self._followers[encoder] = set()
+        followers.add(follower)
+
+    def unfollow(self, follower: Follower, encoder: Encoder) -> None:
+        """Forget a follower."""
+        self._followers[encoder].discard(follower)
+
+    def give_up(self) -> None:
+        """Note that one waiter is done for another reason: they are forgotten many at a time."""
+        self._given_up += 1
+        if self._given_up * 2 > len(self._waiters):
+            self._given_up = 0
+            self._waiters = [waiter for waiter in self._waiters if not waiter.done()]
 
     def set_fed(self, fed: bool) -> None:
         """Note that a driver here feeds the topic, or no longer does."""

@@ -9,6 +9,7 @@ nothing, but sets the id and the delay.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from streamchat.core.sse import encode_comment, encode_frame
@@ -19,8 +20,10 @@ __all__ = ["HEARTBEAT", "NATIVE", "NativeEncoder", "Reset", "padding"]
 HEARTBEAT = encode_comment("heartbeat")
 """A comment, which every reader skips: keeps proxies from closing a quiet connection."""
 
-# ASCII as the ids are; formatted together with them, so that a frame is built in two steps.
-_HEADS = {kind: f"\nevent: {kind}\ndata: " for kind in EVENT_TYPES}
+# A frame is built in one step: generation, seq, data without its closing brace, seq and at are filled in.
+_FRAMES = {
+    kind: b'id: %%b.%%d\nevent: %b\ndata: %%b,"seq":%%d,"at":%%d}\n\n' % kind.encode() for kind in EVENT_TYPES
+}
 
 
 class Reset(Protocol):
@@ -62,16 +65,31 @@ class NativeEncoder:
     def event(self, event: StoredEvent) -> bytes:
         """One event's frame."""
         data = event.data
-        head = _HEADS.get(event.type)
-        if head is None or b"\n" in data or b"\r" in data:
+        frame = _FRAMES.get(event.type)
+        if frame is None or b"\n" in data or b"\r" in data:
             return _odd_event(event)
         seq = event.seq
-        return b'%b%b,"seq":%d,"at":%d}\n\n' % (
-            f"id: {event.generation}.{seq}{head}".encode(),
-            data[:-1],
-            seq,
-            event.at,
-        )
+        return frame % (event.generation.encode(), seq, data[:-1], seq, event.at)
+
+    def events(self, events: Sequence[StoredEvent]) -> list[bytes]:
+        """Each event's frame: what they have in common is put into the frame once."""
+        frames: list[bytes] = []
+        generation = kind = at = None
+        frame: bytes | None = None
+        for event in events:
+            data = event.data
+            if event.at != at or event.type != kind or event.generation != generation:
+                generation, kind, at = event.generation, event.type, event.at
+                frame = _FRAMES.get(kind)
+                if frame is not None:
+                    frame = frame.replace(b"%d}", b"%d}" % at, 1)
+                    frame = frame.replace(b"%b", generation.encode().replace(b"%", b"%%"), 1)
+            if frame is None or b"\n" in data or b"\r" in data:
+                frames.append(_odd_event(event))
+            else:
+                seq = event.seq
+                frames.append(frame % (seq, data[:-1], seq))
+        return frames
 
     def reset(self, reset: Reset) -> bytes:
         """The ``history_reset`` frame: the client replaces all that it has by the snapshot, and folds on."""

@@ -1,7 +1,7 @@
 """Sends a response over ASGI: streams are written piece by piece, and left as soon as the client has gone.
 
 Besides the server's own task there is one, which waits in ``receive()`` for the disconnect: servers report it
-there and nowhere else while nothing is sent. No timer runs while a stream is quiet, but for its heartbeat.
+there and nowhere else while nothing is sent. What a quiet stream needs looked at, all share one timer for.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from streamchat.events import StreamEvent
 from streamchat.http.bare import bare_response
 from streamchat.http.limits import HTTPOptions
 from streamchat.http.requests import ByteStream, Response
+from streamchat.http.rounds import rounds
 from streamchat.http.streams import StreamWire
 from streamchat.wire.native import NATIVE
 
@@ -80,14 +81,12 @@ class StreamSender:
 
     __slots__ = (
         "_leaving",
-        "_loop",
         "_patience",
         "_receive",
         "_seen",
         "_send",
-        "_stuck",
         "_task",
-        "_timer",
+        "_watch",
         "_writes",
         "_writing",
     )
@@ -96,10 +95,10 @@ class StreamSender:
         self._receive = receive
         self._send = send
         self._patience = patience
-        self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[Any] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._writes = self._seen = self._stuck = 0
+        self._watch: asyncio.Future[Message] | None = None
+        self._writes = 0
+        self._seen = _NOTHING
         self._writing = self._leaving = False
 
     async def run(self, stream: ByteStream) -> None:
@@ -107,21 +106,31 @@ class StreamSender:
         self._task = task = asyncio.current_task()
         assert task is not None
         before = task.cancelling()
-        watch = self._loop.create_task(_disconnect(self._receive), name="streamchat disconnect")
-        watch.add_done_callback(self._leave)
         send = self._send
+        pull: Callable[[], Any] = getattr(stream, "pull", _nothing)
+        looks = rounds(self._patience / 2)
+        looks.join(self)
+        self._watch_receive()
         try:
-            async for block in stream:
+            while True:
+                block = pull()
+                if type(block) is not bytes:
+                    if block is not None:
+                        block = await block
+                        if type(block) is not bytes:
+                            continue
+                    else:
+                        try:
+                            block = await stream.__anext__()
+                        except StopAsyncIteration:
+                            break
                 self._writing = True
-                if self._timer is None:
-                    self._watch_writes()
                 if len(block) > _PIECE:
                     block = await self._send_pieces(block)
                 await send({"type": "http.response.body", "body": block, "more_body": True})
                 self._writing = False
                 self._writes += 1
             self._writing = True
-            self._watch_writes()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except asyncio.CancelledError:
             if not self._leaving or task.uncancel() > before:
@@ -130,12 +139,17 @@ class StreamSender:
             pass  # the client has gone
         finally:
             self._task = None
-            if self._timer is not None:
-                self._timer.cancel()
+            looks.leave(self)
+            await self._end(stream)
+
+    async def _end(self, stream: ByteStream) -> None:
+        watch = self._watch
+        if watch is not None:
             watch.cancel()
-            try:
-                await stream.aclose()
-            finally:
+        try:
+            await stream.aclose()
+        finally:
+            if watch is not None:
                 await asyncio.wait({watch})
 
     async def _send_pieces(self, block: bytes) -> bytes:
@@ -147,38 +161,44 @@ class StreamSender:
             self._writes += 1
         return block[-(len(block) % _PIECE or _PIECE) :]
 
-    # One timer looks after all writes, in halves of the patience; it is gone while there are none.
-
-    def _watch_writes(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._stuck = 0
-        self._seen = self._writes
-        self._timer = self._loop.call_later(self._patience / 2, self._check)
-
-    def _check(self) -> None:
-        self._timer = None
+    def visit(self) -> None:
+        """Let the client go when a write has taken two rounds, from the first that saw it."""
         if not self._writing:
-            return
-        self._stuck = self._stuck + 1 if self._writes == self._seen else 0
-        self._seen = self._writes
-        if self._stuck < 2:
-            self._timer = self._loop.call_later(self._patience / 2, self._check)
+            self._seen = _NOTHING
+        elif self._seen[0] != self._writes:
+            self._seen = (self._writes, 0)
+        elif self._seen[1] == 0:
+            self._seen = (self._writes, 1)
         else:
             log.info("a stream ends: its reader took nothing for %g s", self._patience)
             self._leave()
 
-    def _leave(self, watch: asyncio.Task[None] | None = None) -> None:
-        if watch is not None and not watch.cancelled() and watch.exception() is not None:
-            log.debug("receive() failed: %r", watch.exception())
+    # The task that waits for the disconnect is nothing but the server's own `receive()`.
+
+    def _watch_receive(self) -> None:
+        self._watch = watch = asyncio.ensure_future(self._receive())
+        watch.add_done_callback(self._received)
+
+    def _received(self, watch: asyncio.Future[Message]) -> None:
+        if not watch.cancelled():
+            error = watch.exception()
+            if error is not None:
+                log.debug("receive() failed: %r", error)
+            elif watch.result()["type"] != "http.disconnect" and self._task is not None:
+                return self._watch_receive()
+        self._leave()
+
+    def _leave(self) -> None:
         if self._task is not None and not self._leaving:
             self._leaving = True
             self._task.cancel()
 
 
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+_NOTHING = (-1, 0)
+
+
+def _nothing() -> None:
+    return None
 
 
 def event_response(
