@@ -103,7 +103,9 @@ class Gate:
                 return await self.conversation(conversation_id, principal, "start")
             except ConversationNotFound:
                 if await self._is_known(conversation_id):
-                    raise
+                    # Another's, or made since the first look, by a request of the same client that is
+                    # repeated.
+                    return await self.conversation(conversation_id, principal, "start")
         new = Resource(
             principal.id if principal else None,
             principal.tenant if principal else None,
