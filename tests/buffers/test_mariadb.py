@@ -77,6 +77,8 @@ async def connected(url: str) -> Any:
         user=parts.username,
         password=parts.password or "",
         database=parts.path.lstrip("/"),
+        # As our own sessions are: by default a lock takes in the gap beside the row as well.
+        init_command="SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     )
 
 
