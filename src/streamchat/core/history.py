@@ -18,6 +18,8 @@ __all__ = ["messages_of_content", "private_of", "result_text"]
 
 # Providers refuse a history with a call that has no name.
 _NAMELESS = "unnamed"
+# Extras that are no provider's: the calls' own, and how a workflow goes on.
+_OURS = frozenset({"calls", "workflow"})
 _WORDS = {
     "denied": "The user did not allow this call.",
     "timeout": "The tool did not answer in time.",
@@ -101,7 +103,7 @@ def _messages_of_step(parts: list[ContentPart], extras: dict[str, Any] | None) -
         if isinstance(part, ToolCallPart) and part.state != "streaming" and part.executed_by != "provider"
     ]
     per_call: Mapping[str, Any] = (extras or {}).get("calls", {})
-    extras = {key: value for key, value in (extras or {}).items() if key != "calls"}
+    extras = {key: value for key, value in (extras or {}).items() if key not in _OURS}
     if not text and not calls and not extras:
         return []
     assistant = ModelMessage(

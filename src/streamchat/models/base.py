@@ -9,24 +9,38 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from streamchat.core.accumulator import CallDelta, ContentDelta, SourceDelta, ToolCall
-from streamchat.messages import ModelMessage, Usage
+from streamchat.messages import ModelMessage, ToolCallPart, Usage
+from streamchat.principal import Principal
+
+if TYPE_CHECKING:
+    from streamchat.tools import ToolRegistry
 
 __all__ = [
+    "PROVIDER_POSITIONS",
     "CallDelta",
     "ContentDelta",
+    "CustomOutput",
     "FinishedContent",
     "Model",
     "ModelOutput",
     "ModelRequest",
     "ModelResult",
     "ModelRetry",
+    "NextStep",
+    "OutputSchema",
     "ProviderCall",
     "SourceDelta",
     "ToolSchema",
+    "WorkflowProgress",
+    "WorkflowSource",
+    "WorkflowStep",
 ]
+
+PROVIDER_POSITIONS = 1000
+"""Where the positions of calls that the provider runs begin: beyond those of our own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +54,55 @@ class ToolSchema:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkflowStep:
+    """A step of a workflow that stands in the log.
+
+    ``calls`` are its tool calls with what they came to, ``kept`` is what the workflow had put into its
+    `ModelResult.extras`.
+    """
+
+    step: int
+    name: str | None
+    text: str
+    calls: tuple[ToolCallPart, ...] = ()
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowProgress:
+    """What a workflow is told beyond a model's request: whose run it is, and how far it has come.
+
+    ``messages`` are those before the run; ``steps`` the run's own that stand, in order. An open one, whose
+    content was withdrawn, is not among them.
+    """
+
+    messages: Sequence[ModelMessage] = ()
+    steps: tuple[WorkflowStep, ...] = ()
+    parent_run_id: str | None = None
+    principal: Principal | None = None
+    deps: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSchema:
+    """What the answer must be, as the provider is told of it: JSON of a named JSON Schema.
+
+    ``strict`` says that the schema is in strict mode's form.
+    """
+
+    name: str
+    schema: Mapping[str, Any]
+    strict: bool = False
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRequest:
     """What one model call is asked.
 
     ``options`` go to the provider as they are (temperature, tool_choice, …). ``attempt`` counts from 0 and
-    grows when the orchestrator asks again after a failure in mid-stream.
+    grows when the orchestrator asks again after a failure in mid-stream. ``output`` is set where the answer
+    must be of a declared type, ``workflow`` where a `WorkflowSource` is asked.
     """
 
     messages: Sequence[ModelMessage]
@@ -54,6 +112,21 @@ class ModelRequest:
     attempt: int = 0
     run_id: str | None = None
     conversation_id: str | None = None
+    output: OutputSchema | None = None
+    workflow: WorkflowProgress | None = None
+
+
+class NextStep(NamedTuple):
+    """Notice that a workflow's next step begins; alone in its batch."""
+
+    name: str | None
+
+
+class CustomOutput(NamedTuple):
+    """An event of the application's own; ``data`` holds JSON values."""
+
+    name: str
+    data: Any
 
 
 class ModelRetry(NamedTuple):
@@ -88,7 +161,8 @@ class ModelResult:
     """The last item of every model stream: what the model's share of the step came to.
 
     ``parts`` numbers are local to the step and start at 0, as in the deltas. ``extras`` is kept with the log,
-    shown to nobody, and given back to the provider with the assistant's message on later requests.
+    shown to nobody, and given back to the provider with the assistant's message on later requests. ``more``
+    is for a `WorkflowSource`: its stream goes on with another step, or ends without one.
     """
 
     finish_reason: str | None
@@ -97,9 +171,12 @@ class ModelResult:
     provider_calls: tuple[ProviderCall, ...] = ()
     usage: Usage | None = None
     extras: dict[str, Any] | None = None
+    more: bool = False
 
 
-ModelOutput: TypeAlias = ContentDelta | CallDelta | SourceDelta | ModelRetry | ModelResult
+ModelOutput: TypeAlias = (
+    ContentDelta | CallDelta | SourceDelta | CustomOutput | ModelRetry | NextStep | ModelResult
+)
 
 
 @runtime_checkable
@@ -117,4 +194,27 @@ class Model(Protocol):
         Raises `ModelError` when the provider cannot be asked or its stream ends badly. Cancelled or closed,
         it closes the provider's response before it returns.
         """
+        ...
+
+
+@runtime_checkable
+class WorkflowSource(Model, Protocol):
+    """A model whose one stream goes through several steps, each with a name of its own.
+
+    A stream is batches of: ``[NextStep(name)]``; then the step's output, ending with a `ModelResult`; where
+    that says ``more``, on with the next `NextStep`. Between two steps there may be `CustomOutput`. What
+    stands behind a `NextStep` is asked for only when all before it may be durable. A stream may end where a
+    `NextStep` could stand. After a failure, a take-over and a wait for somebody's answer the orchestrator
+    asks anew, with ``request.workflow`` saying what stands; if a step is open then (its content was
+    withdrawn), the stream must begin with that step's name, or end.
+    """
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it can be asked anew for the rest of a run that it has begun."""
+        ...
+
+    @property
+    def workflow_tools(self) -> ToolRegistry:
+        """The tools that only it calls, beside the application's."""
         ...

@@ -23,6 +23,9 @@ _MESSAGES = {
     "stream_error": "The model's answer broke off.",
     "connection": "The model could not be reached.",
     "server_error": "The model is not available at the moment.",
+    "invalid_output": "The model's answer does not have the form that was asked for.",
+    "refused": "The model refused to answer.",
+    "cut_off": "The answer was cut off and cannot be continued.",
 }
 
 

@@ -16,6 +16,7 @@ from streamchat.core.accumulator import CallDelta, ContentDelta, SourceDelta, To
 from streamchat.errors import InvalidInput, ModelError
 from streamchat.events import (
     CallProblem,
+    CustomEvent,
     FinishedPart,
     ModelCompleted,
     ReasoningDelta,
@@ -29,12 +30,15 @@ from streamchat.events import (
     ToolResult,
 )
 from streamchat.models.base import (
+    PROVIDER_POSITIONS,
+    CustomOutput,
     FinishedContent,
     Model,
     ModelOutput,
     ModelRequest,
     ModelResult,
     ModelRetry,
+    NextStep,
     ProviderCall,
 )
 from streamchat.tools import Tool, ToolRegistry
@@ -49,7 +53,6 @@ _DELTAS: dict[str, type[TextDelta | ReasoningDelta | RefusalDelta]] = {
     "refusal": RefusalDelta,
 }
 _MAX_ID = 128
-_PROVIDER_POSITIONS = 1000  # beyond those of our own calls
 
 
 class ModelStep:
@@ -57,7 +60,8 @@ class ModelStep:
 
     ``step`` is the run's, whatever a hook made of the request. ``first_part`` is the number of the attempt's
     first part; ``taken`` are the call ids that the run has used. Raises `ModelError` where the model cannot
-    even be asked.
+    even be asked. A workflow answers with several steps: before each, `next_step` reads its name and `begin`
+    makes ready for it.
     """
 
     def __init__(
@@ -70,6 +74,19 @@ class ModelStep:
         taken: Iterable[str],
         tools: ToolRegistry,
     ) -> None:
+        self._tools = tools
+        self.named: NextStep | None = None
+        """The step that comes next, once `next_step` has found it."""
+        self.ended = False
+        """Whether `next_step` has found that there is none."""
+        self.begin(step, first_part=first_part, taken=taken)
+        try:
+            self._stream: AsyncGenerator[Sequence[ModelOutput], None] = model.stream(request)
+        except Exception as error:
+            raise self._broken(error) from error
+
+    def begin(self, step: int, *, first_part: int, taken: Iterable[str]) -> None:
+        """Make ready for the output of ``step``."""
         self.result: ModelResult | None = None
         self.visible = False
         """Whether anything was handed out that a reader could have seen."""
@@ -80,11 +97,33 @@ class ModelStep:
         # Stores may compare ids without regard to case, so a case variant counts as taken.
         self._taken = {call_id.casefold() for call_id in taken}
         self._ids: dict[int, str] = {}
-        self._tools = tools
+        self.named = None
+
+    async def next_step(self, deadline: Deadline) -> list[StreamEvent]:
+        """Read on to where a workflow's next step begins (``named``) or where it ends (``ended``).
+
+        Returns what it says in between; nothing if ``deadline`` ended the wait. Raises `ModelError`.
+        """
+        batch: Sequence[ModelOutput] = ()
         try:
-            self._stream: AsyncGenerator[Sequence[ModelOutput], None] = model.stream(request)
+            with deadline:
+                batch = await anext(self._stream)
+        except StopAsyncIteration:
+            self.ended = True
+        except ModelError:
+            raise
         except Exception as error:
             raise self._broken(error) from error
+        events: list[StreamEvent] = []
+        for output in batch:
+            if isinstance(output, NextStep):
+                self.named = output
+            elif isinstance(output, CustomOutput):
+                events.append(CustomEvent(name=output.name, data=output.data))
+            else:
+                text = f"the workflow yielded {output!r:.200} where a step must begin"
+                raise ModelError(text, code="provider_error")
+        return events
 
     async def read(self, deadline: Deadline) -> list[StreamEvent]:
         """Return what the next read of the provider brought: perhaps nothing yet, and nothing if ``deadline``
@@ -167,6 +206,8 @@ class ModelStep:
         if isinstance(output, ModelRetry):
             detail = f"{output.code}, attempt {output.attempt}, again in {output.seconds:.1f} s"
             return [StatusEvent(step=self._step, status="retrying", detail=detail)]
+        if isinstance(output, CustomOutput):
+            return [CustomEvent(step=self._step, name=output.name, data=output.data)]
         if isinstance(output, SourceDelta):
             data: dict[str, Any] = dict(output.data)
             source = SourceEvent(
@@ -220,13 +261,15 @@ class ModelStep:
                 if item.extra:
                     kept[called.call_id]["extra"] = item.extra
             else:
-                position = _PROVIDER_POSITIONS + len(results)
+                position = PROVIDER_POSITIONS + len(results)
                 called = self._provider_call(position, item)
                 events.append(called)
                 results.append(
                     ToolResult(step=self._step, call_id=called.call_id, outcome="ok", output=item.output)
                 )
         extras = {**(result.extras or {}), **({"calls": kept} if kept else {})}
+        if result.more:
+            extras["workflow"] = {**extras.get("workflow", {}), "more": True}
         completed = ModelCompleted(
             step=self._step,
             finish_reason=result.finish_reason,
@@ -264,7 +307,7 @@ class ModelStep:
             step=self._step,
             part=self._part(call.part),
             call_id=self._call_id(position, call.id),
-            provider_call_id=call.id,
+            provider_call_id=call.id or None,
             name=call.name,
             arguments=call.arguments,
             executed_by="provider",

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 
 from streamchat.concurrency import Deadline
 from streamchat.core.conclude import ending
+from streamchat.core.state import RunState
 from streamchat.errors import ModelError
 from streamchat.events import (
     Cancelled,
@@ -40,7 +41,7 @@ from streamchat.orchestration.run_log import RunLog
 from streamchat.orchestration.waits import Waits, close_jobs
 from streamchat.tools import ToolRegistry
 
-__all__ = ["Run"]
+__all__ = ["Phase", "Run"]
 
 log = logging.getLogger("streamchat.run")
 
@@ -75,7 +76,7 @@ class Run:
         self._began = time.monotonic() - context.age
         self._log = RunLog(history, context, options, self._began)
         self._waits = Waits(context, self._log, tools, options)
-        self._phase: _Phase | None = Run._begin
+        self._phase: Phase | None = Run._begin
         self._closing = False
         self._ending: ErrorEvent | Cancelled | None = None
         self._step = 0
@@ -91,7 +92,8 @@ class Run:
         """Do what comes next and return the events it gave (at least one), or None after the end."""
         while self._phase is not None:
             try:
-                events = await self._due(self._phase)(self)
+                # By name: a workflow's run does some of them in its own way.
+                events: list[StreamEvent] = await getattr(self, self._due(self._phase).__name__)()
                 if events:
                     self._log.take(events)
                     return events
@@ -104,7 +106,7 @@ class Run:
                     return events
         return None
 
-    def _due(self, phase: _Phase) -> _Phase:
+    def _due(self, phase: Phase) -> Phase:
         """The phase that comes now: the next one, unless the run was stopped or has reached a limit."""
         if self._closing or phase is Run._begin:
             return phase
@@ -230,28 +232,32 @@ class Run:
         return [StepStarted(step=self._step), StatusEvent(step=self._step, status="thinking")]
 
     async def _ask(self) -> list[StreamEvent]:
-        state = self._log.state
-        request = ModelRequest(
-            messages=[*self.messages, *self._log.said_before(state, self._step)],
+        return await self._open(self._step, then=Run._read)
+
+    def _request(self, state: RunState, step: int) -> ModelRequest:
+        return ModelRequest(
+            messages=[*self.messages, *self._log.said_before(state, step)],
             tools=self.tools.schemas(),
             options=self.options.model_options,
-            step=self._step,
+            step=step,
             attempt=self._attempt,
             run_id=self.context.run_id,
             conversation_id=self.context.conversation_id,
         )
+
+    async def _open(self, step: int, *, then: Phase) -> list[StreamEvent]:
+        """Ask the model for ``step``, unless the hook refuses; ``then`` reads what it says."""
+        state = self._log.state
+        request = self._request(state, step)
         changed = await self._hook(self.options.hooks.before_step, self.context, request)
         if isinstance(changed, Refuse):
-            return await self._end(refusal_event(changed, step=self._step))
-        self._phase = Run._read
+            return await self._end(refusal_event(changed, step=self._step or None))
+        self._phase = then
         try:
+            taken = [call.call_id for call in state.calls]
+            first = state.last_part + 1
             self._asking = ModelStep(
-                self.model,
-                changed or request,
-                step=self._step,
-                first_part=state.last_part + 1,
-                taken=[call.call_id for call in state.calls],
-                tools=self.tools,
+                self.model, changed or request, step=step, first_part=first, taken=taken, tools=self.tools
             )
         except ModelError as error:
             return await self._model_failed(error)
@@ -295,24 +301,30 @@ class Run:
         if asking is not None:
             await asking.close(self.options.grace)
 
+    def _may_ask_again(self) -> bool:
+        """Whether a failed step is asked again here: where nothing was seen of it, the model did so."""
+        return self._asking is not None and self._asking.visible
+
     async def _model_failed(self, error: ModelError) -> list[StreamEvent]:
         """Withdraw what came and ask again, or let the partial text stand and end."""
-        visible = self._asking is not None and self._asking.visible
+        again = self._may_ask_again() and error.retryable
         await self._close_response()
         pause = max(error.retry_after or 0.0, self.options.restart_delay * 2**self._attempt)
-        again = visible and error.retryable and pause <= _LONGEST_PAUSE
-        if not again or self._attempt >= self.options.max_step_restarts:
-            failure = failure_event(
-                self.context.run_id, "model", error.code, error, step=self._step, retryable=error.retryable
+        if not again or pause > _LONGEST_PAUSE or self._attempt >= self.options.max_step_restarts:
+            run_id, step, retryable = self.context.run_id, self._step or None, error.retryable
+            return await self._end(
+                failure_event(run_id, "model", error.code, error, step=step, retryable=retryable)
             )
-            return await self._end(failure)
         self._pause_seconds = pause
         self._attempt += 1
         self._phase = Run._pause
         log.warning("run %s: step %d is asked again: %s", self.context.run_id, self._step, error)
+        retrying = StatusEvent(step=self._step or None, status="retrying", detail=error.code)
+        return [*self._withdraw(pause), retrying]
+
+    def _withdraw(self, pause: float) -> list[StreamEvent]:
         resets = self._log.state.steps[-1].resets
-        reset = StepReset(step=self._step, attempt=resets + 2, reason="provider", retry_in=pause)
-        return [reset, StatusEvent(step=self._step, status="retrying", detail=error.code)]
+        return [StepReset(step=self._step, attempt=resets + 2, reason="provider", retry_in=pause)]
 
     async def _pause(self) -> list[StreamEvent]:
         with self._interruptible() as deadline:
@@ -374,13 +386,15 @@ class Run:
         return events
 
     async def _finish_step(self) -> list[StreamEvent]:
-        state = self._log.state
+        last = self._log.state.steps[-1]
         duration = time.monotonic() - self._step_began
-        await self._hook(self.options.hooks.after_step, self.context, state.steps[-1])
+        await self._hook(self.options.hooks.after_step, self.context, last)
         self._phase = Run._after_step
         token_at = self._first_token_at
         finished = StepFinished(
             step=self._step,
+            name=last.name,
+            kind=last.kind,
             duration=round(duration, 4),
             time_to_first_token=None if token_at is None else round(token_at - self._step_began, 4),
         )
@@ -412,10 +426,9 @@ class Run:
     async def _last(self) -> list[StreamEvent]:
         self._phase = None
         events = ending(self._log.folder, self._ending, duration=round(time.monotonic() - self._began, 4))
-        hook = self.options.hooks.after_run
         try:
             with Deadline(self.options.grace) as deadline:
-                await call_hook(hook, self.context, self._log.state)
+                await call_hook(self.options.hooks.after_run, self.context, self._log.state)
             if deadline.expired:
                 log.error("run %s: after_run did not end within the grace time", self.context.run_id)
         except Exception:
@@ -426,11 +439,11 @@ class Run:
         return limit_event(self.context.run_id, reached, step=self._step or None)
 
     def _failure(self, error: Exception) -> ErrorEvent:
-        step = self._step or None
-        return failure_event(self.context.run_id, "orchestration", "internal_error", error, step=step)
+        run_id, step = self.context.run_id, self._step or None
+        return failure_event(run_id, "orchestration", "internal_error", error, step=step)
 
 
-_Phase: TypeAlias = Callable[[Run], Awaitable[list[StreamEvent]]]
+Phase: TypeAlias = Callable[[Any], Awaitable[list[StreamEvent]]]
 
 _UNLIMITED = frozenset({Run._drain, Run._begin_tools, Run._finish_step, Run._after_step, Run._succeed})
 """Phases that a limit does not keep from being entered: all that is left of a complete answer is in them."""

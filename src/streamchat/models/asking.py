@@ -1,0 +1,79 @@
+"""Questions of a workflow to a person: the tool that stands for them, and what was decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from streamchat.messages import ToolCallPart
+from streamchat.models.base import WorkflowStep
+from streamchat.tools import ToolContext, ToolRegistry
+
+__all__ = ["Decision", "asking_tools", "decisions"]
+
+_QUESTIONS = ("question", "message", "description")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a person decided on a question.
+
+    ``value`` is what they were asked about, as they edited it where ``edited`` says so; ``reason`` and ``by``
+    are theirs. Where the time to decide ran out, ``approved`` is False and ``by`` None.
+    """
+
+    approved: bool
+    value: Any = None
+    edited: bool = False
+    reason: str | None = None
+    by: str | None = None
+
+
+def asking_tools(name: str) -> ToolRegistry:
+    """Return the tool whose calls are a workflow's questions: it needs an approval, and does nothing more.
+
+    Its one argument is ``value``; editing it is how a person answers with more than yes or no.
+    """
+
+    async def ask(value: Any = None) -> Any:
+        return value
+
+    tools = ToolRegistry()
+    tools.add(
+        ask,
+        name=name,
+        description="Asks a person.",
+        requires_approval=_question,
+        idempotent=True,
+        strict=False,
+    )
+    return tools
+
+
+def _question(context: ToolContext[Any], arguments: dict[str, Any]) -> bool | str:
+    """The words in which the value asks, where it has any."""
+    value = arguments.get("value")
+    if isinstance(value, dict):
+        value = next((value[key] for key in _QUESTIONS if isinstance(value.get(key), str)), None)
+    return value if isinstance(value, str) and value else True
+
+
+def decisions(steps: Iterable[WorkflowStep], tool: str) -> dict[str, Decision]:
+    """Return what was decided, by the id under which it was asked; the newest where an id was used again."""
+    return {
+        call.provider_call_id or call.call_id: _decision(call, step)
+        for step in steps
+        for call in step.calls
+        if call.name == tool and call.state == "done" and call.executed_by != "provider"
+    }
+
+
+def _decision(call: ToolCallPart, step: WorkflowStep) -> Decision:
+    approval = call.approval
+    approved = call.outcome == "ok" and approval is not None and approval.approved is True
+    reason = approval.reason if approval is not None and approval.reason is not None else call.error
+    value = (call.arguments or {}).get("value")
+    asked = step.kept.get("asked", {}).get(call.provider_call_id)
+    by = approval.by if approval is not None else None
+    return Decision(approved, value, edited=value != asked, reason=reason, by=by)
