@@ -9,10 +9,11 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
 from streamchat.events import StoredEvent, StreamEvent
 from streamchat.messages import ModelMessage, model_messages
-from streamchat.models.base import Model
+from streamchat.models.base import Model, WorkflowSource
 from streamchat.orchestration.context import RunContext
+from streamchat.orchestration.judged_run import JudgedRun
 from streamchat.orchestration.options import RunOptions
-from streamchat.orchestration.run import Run
+from streamchat.orchestration.workflow_run import WorkflowRunner
 from streamchat.tools import ToolRegistry
 
 __all__ = ["orchestrate"]
@@ -45,9 +46,8 @@ async def orchestrate(
     little later.
     """
     context = context or RunContext()
-    run = Run(
-        model, model_messages(messages), tools or ToolRegistry(), context, options or RunOptions(), history
-    )
+    rest = (model_messages(messages), tools or ToolRegistry(), context, options or RunOptions(), history)
+    run = WorkflowRunner(model, *rest) if isinstance(model, WorkflowSource) else JudgedRun(model, *rest)
     try:
         while (batch := await run.advance()) is not None:
             left = len(batch)

@@ -78,7 +78,10 @@ class AnswerMessage(_Answer):
 
 
 class RunAnswer(_Answer):
-    """What a run's log amounts to; ``cursor`` is the id of the last event that is part of it."""
+    """What a run's log amounts to; ``cursor`` is the id of the last event that is part of it.
+
+    ``output`` is the answer's object where the run has an output type.
+    """
 
     run_id: str
     conversation_id: str
@@ -91,6 +94,7 @@ class RunAnswer(_Answer):
     timings: Timings
     error: dict[str, Any] | None = None
     message: AnswerMessage
+    output: Any = None
 
 
 class CancelAccepted(_Answer):

@@ -10,9 +10,9 @@ from typing import Any
 
 from streamchat.core.jsontext import join_surrogates, parse_object, scrub
 from streamchat.messages import MessageCall, ModelMessage
-from streamchat.models.base import ToolSchema
+from streamchat.models.base import OutputSchema, ToolSchema
 
-__all__ = ["chat_messages", "chat_tools", "custom_input", "kept_for", "sendable_arguments"]
+__all__ = ["chat_format", "chat_messages", "chat_tools", "custom_input", "kept_for", "sendable_arguments"]
 
 # What `extras["chat"]` says about itself; the rest goes back to the provider as it came.
 _OWN_KEYS = frozenset({"provider", "reasoning", "reasoning_field"})
@@ -53,6 +53,13 @@ def chat_tools(tools: Sequence[ToolSchema]) -> list[dict[str, Any]]:
             function["strict"] = True
         declared.append({"type": "function", "function": function})
     return declared
+
+
+def chat_format(output: OutputSchema) -> dict[str, Any]:
+    """The ``response_format`` that asks for JSON of a schema."""
+    named = {"name": output.name, "schema": output.schema, "strict": output.strict}
+    told = {"description": output.description} if output.description else {}
+    return {"type": "json_schema", "json_schema": {**named, **told}}
 
 
 def kept_for(extras: Mapping[str, Any] | None, api: str, provider: str | None) -> dict[str, Any] | None:

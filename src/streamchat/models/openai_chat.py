@@ -6,7 +6,7 @@ from typing import Any
 
 from streamchat.core.accumulator import Completion
 from streamchat.models.base import ModelRequest, ModelResult
-from streamchat.models.chat_requests import chat_messages, chat_tools
+from streamchat.models.chat_requests import chat_format, chat_messages, chat_tools
 from streamchat.models.openai_base import OpenAIModel
 from streamchat.models.results import chat_result
 
@@ -42,6 +42,7 @@ class OpenAIChatModel(OpenAIModel):
             "stream": True,
             "stream_options": {"include_usage": True, **(options.pop("stream_options", None) or {})},
             **({"tools": tools} if tools else {}),
+            **({"response_format": chat_format(request.output)} if request.output is not None else {}),
             **options,
         }
 

@@ -7,7 +7,7 @@ from typing import Any
 from streamchat.core.accumulator import Completion
 from streamchat.models.base import ModelRequest, ModelResult
 from streamchat.models.openai_base import OpenAIModel
-from streamchat.models.responses_requests import response_items, response_tools
+from streamchat.models.responses_requests import response_format, response_items, response_tools
 from streamchat.models.results import responses_result
 from streamchat.models.retry import RetryPolicy
 
@@ -63,6 +63,9 @@ class OpenAIResponsesModel(OpenAIModel):
         include: list[Any] = list(options.pop("include", None) or ())
         if self._keep_reasoning and not store and _ENCRYPTED not in include:
             include.append(_ENCRYPTED)
+        text: dict[str, Any] = dict(options.pop("text", None) or {})
+        if request.output is not None:
+            text.setdefault("format", response_format(request.output))
         return {
             "model": self._name,
             "input": response_items(request.messages, self._provider, store=store),
@@ -70,6 +73,7 @@ class OpenAIResponsesModel(OpenAIModel):
             "store": store,
             **({"include": include} if include else {}),
             **({"tools": tools} if tools else {}),
+            **({"text": text} if text else {}),
             **options,
         }
 

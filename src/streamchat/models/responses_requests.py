@@ -10,10 +10,10 @@ from typing import Any
 
 from streamchat.core.jsontext import parse_object, scrub
 from streamchat.messages import MessageCall, ModelMessage
-from streamchat.models.base import ToolSchema
+from streamchat.models.base import OutputSchema, ToolSchema
 from streamchat.models.chat_requests import custom_input, kept_for, sendable_arguments
 
-__all__ = ["response_items", "response_tools"]
+__all__ = ["response_format", "response_items", "response_tools"]
 
 # What a response's items carry and an input does not take.
 _READ_ONLY = frozenset({"created_by", "parsed_arguments"})
@@ -61,6 +61,13 @@ def response_tools(tools: Sequence[ToolSchema]) -> list[dict[str, Any]]:
         }
         for tool in tools
     ]
+
+
+def response_format(output: OutputSchema) -> dict[str, Any]:
+    """The ``text.format`` that asks for JSON of a schema."""
+    named = {"name": output.name, "schema": output.schema, "strict": output.strict}
+    told = {"description": output.description} if output.description else {}
+    return {"type": "json_schema", **named, **told}
 
 
 def _written(message: ModelMessage) -> list[dict[str, Any]]:

@@ -7,15 +7,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
+from pydantic import BaseModel
+
 from streamchat.core.fold import RunState, StepState
 from streamchat.errors import InvalidInput
 from streamchat.messages import ToolCallPart
 from streamchat.models.base import ModelRequest
 from streamchat.orchestration.context import RunContext
+from streamchat.orchestration.structured import output_type_of
 from streamchat.tools import ToolContext, ToolOutcome
 
 __all__ = ["Hooks", "Limits", "Refuse", "RunOptions", "call_hook"]
 
+_OUTPUT = ("output_interval", "output_retries")
 _WAITS = ("approval_timeout", "client_timeout", "job_timeout")
 
 T = TypeVar("T")
@@ -111,6 +115,14 @@ class RunOptions:
     A wait ends after some seconds (None: never): ``approval_timeout`` for a person's decision,
     ``client_timeout`` for the result of a client's tool, ``job_timeout`` for that of a job; where a tool, or
     its `Deferred`, sets a time of its own, that holds.
+
+    With ``output_type`` (a pydantic model whose JSON is an object; `InvalidInput` otherwise) the provider is
+    asked for JSON of its schema, and an answer without calls is validated. ``custom`` events tell of it:
+    ``output_partial`` with what the text holds so far, at most every ``output_interval`` seconds;
+    ``output_invalid`` (message, attempt) where it does not fit, and the model is told so and asked again, at
+    most ``output_retries`` times; ``output`` with the object as JSON values. A run whose answer never fits
+    ends with an ``error`` of phase ``model`` and code ``invalid_output``; one whose model refuses, with
+    ``refused``. Workflows are not asked for it.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -124,6 +136,9 @@ class RunOptions:
     approval_timeout: float | None = 7 * 24 * 3600.0
     client_timeout: float | None = 3600.0
     job_timeout: float | None = 24 * 3600.0
+    output_type: type[BaseModel] | None = None
+    output_interval: float = 0.2
+    output_retries: int = 2
 
     def __post_init__(self) -> None:
         if self.max_concurrent_tools < 1:
@@ -131,5 +146,7 @@ class RunOptions:
                 f"max_concurrent_tools={self.max_concurrent_tools!r}: with less than 1 no tool would ever run"
             )
             raise InvalidInput(text, field="max_concurrent_tools")
-        for name in ("max_step_restarts", "restart_delay", "grace", "tool_timeout", *_WAITS):
+        for name in ("max_step_restarts", "restart_delay", "grace", "tool_timeout", *_WAITS, *_OUTPUT):
             _refuse_negative(name, getattr(self, name))
+        if self.output_type is not None:
+            output_type_of(self.output_type)

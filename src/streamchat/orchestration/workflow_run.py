@@ -17,6 +17,7 @@ from streamchat.messages import ModelMessage, TextPart
 from streamchat.models.base import ModelRequest, WorkflowProgress, WorkflowSource, WorkflowStep
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.failures import failure_event, refusal_event
+from streamchat.orchestration.judged_run import JudgedRun
 from streamchat.orchestration.options import Refuse, RunOptions
 from streamchat.orchestration.run import Phase, Run
 from streamchat.tools import ToolRegistry
@@ -24,7 +25,7 @@ from streamchat.tools import ToolRegistry
 __all__ = ["WorkflowRunner"]
 
 
-class WorkflowRunner(Run):
+class WorkflowRunner(JudgedRun):
     """A `Run` over a `WorkflowSource`.
 
     A step is *open* from its ``step_started`` to its ``model_completed``.

@@ -7,6 +7,7 @@ from streamchat.buffers.shared import now_ms
 from streamchat.core.cursor import parse_cursor
 from streamchat.core.fold import Folder
 from streamchat.errors import ConversationNotFound
+from streamchat.orchestration.structured import newest_output
 from streamchat.principal import Principal
 from streamchat.service.access import Gate, Resource
 from streamchat.service.attaching import Attachment
@@ -83,7 +84,8 @@ class ReadingVerbs:
         folder = Folder()
         for event in events:
             folder.add(event)
-        return RunStatus(run_id, run.conversation_id, run.message_id, folder.state, events[-1].id)
+        output = newest_output(events)
+        return RunStatus(run_id, run.conversation_id, run.message_id, folder.state, events[-1].id, output)
 
     async def events(
         self, run_id: str, principal: Principal | None = None, *, after: int = 0, limit: int = 100

@@ -28,13 +28,18 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """A run's state with its ids; ``cursor`` is the id of the last event that is folded into it."""
+    """A run's state with its ids; ``cursor`` is the id of the last event that is folded into it.
+
+    ``output`` is the newest answer that was of the run's ``output_type``, as JSON values; None where there is
+    none, and where the log was trimmed since.
+    """
 
     run_id: str
     conversation_id: str
     message_id: str
     state: RunState
     cursor: str
+    output: Any = None
 
     @property
     def status(self) -> str:
@@ -50,6 +55,7 @@ class RunStatus:
         """Return what a client is told, as JSON values. Times are milliseconds since the epoch or seconds."""
         state = self.state.model_dump(mode="json", exclude_none=True)
         return {
+            **({} if self.output is None else {"output": self.output}),
             "run_id": self.run_id,
             "conversation_id": self.conversation_id,
             "message_id": self.message_id,
