@@ -3,8 +3,7 @@ them."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from sqlalchemy import URL, Connection, Executable
@@ -16,7 +15,7 @@ from streamchat.buffers.sql.transaction import PageRows
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["Accepted", "Ear", "Fault", "ServerDialect"]
+__all__ = ["Accepted", "Fault", "ServerDialect"]
 
 Fault: TypeAlias = Literal["locked", "clash", "gone"]
 """What trying again may help against: ``locked``, somebody else holds a row (or a deadlock was broken up);
@@ -30,16 +29,6 @@ class Accepted(NamedTuple):
     unread: int
 
 
-class Ear(NamedTuple):
-    """One connection that hears what other processes announce.
-
-    ``ping`` says something to it, by another connection; ``lost`` is set when it is gone.
-    """
-
-    ping: Callable[[str], Awaitable[None]]
-    lost: Callable[[], Awaitable[None]]
-
-
 class ServerDialect(Protocol):
     """One kind of server. ``raw`` is the driver's own connection; each method is at most one transaction."""
 
@@ -48,6 +37,8 @@ class ServerDialect(Protocol):
     """For people."""
     reading: Mapping[str, Any]
     """SQLAlchemy's execution options for a transaction that sees one moment."""
+    announces: bool
+    """Whether news can be announced and heard; where not, everybody looks for it."""
 
     def engine(self, url: URL, connections: int) -> AsyncEngine:
         """Return an engine of our own for ``url`` with at most so many connections.
@@ -93,17 +84,25 @@ class ServerDialect(Protocol):
         ...
 
     def tell(self, connection: Connection, run_ids: Collection[str]) -> None:
-        """Announce news to other processes, as part of the connection's transaction; where nothing can be
-        announced this does nothing, and others poll."""
+        """Announce news to other processes, as part of the connection's transaction."""
         ...
 
-    def listen(
-        self, engine: AsyncEngine, heard: Callable[[Sequence[str]], None], pinged: Callable[[str], None]
-    ) -> AbstractAsyncContextManager[Ear] | None:
-        """Return a connection of its own that hears the announcements of others, or None: there are none.
+    async def listen(
+        self,
+        raw: Any,
+        heard: Callable[[Sequence[str]], None],
+        pinged: Callable[[str], None],
+        lost: Callable[[], None],
+    ) -> None:
+        """Begin to hear, on a connection of its own, what is announced; only where ``announces``.
 
-        ``heard`` is called with runs, ``pinged`` with what `Ear.ping` said.
+        ``heard`` is called with runs of which others have news, ``pinged`` with what `ping` said;
+        ``lost`` when the connection ends.
         """
+        ...
+
+    async def ping(self, raw: Any, word: str) -> None:
+        """Say something to the connection that listens, by another one."""
         ...
 
     def closed(self, raw: Any) -> bool:

@@ -126,7 +126,7 @@ class GroupWriter:
         wanted = [job for job in taken if not job.withdrawn]
         first: dict[str, AppendJob] = {job.run_id: job for job in reversed(wanted)}
         self._waiting.extendleft(job for job in reversed(wanted) if first[job.run_id] is not job)
-        return list(first.values())
+        return [job for job in wanted if first[job.run_id] is job]
 
     async def _attempt(self, jobs: Sequence[AppendJob]) -> None:
         try:

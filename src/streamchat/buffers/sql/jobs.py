@@ -9,13 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from streamchat.errors import BufferUnavailable
 
-__all__ = ["BIG_JOB", "Job", "done", "finish", "hold_back_cancellation", "next_transaction", "settle"]
+__all__ = [
+    "BIG_JOB",
+    "Job",
+    "done",
+    "finish",
+    "hold_back_cancellation",
+    "next_transaction",
+    "settle",
+    "to_the_end",
+]
 
 BIG_JOB = 256 * 1024
 """A job with more bytes than this does not share its transaction."""
@@ -122,7 +131,7 @@ def settle(future: asyncio.Future[R], result: R, error: BaseException | None) ->
             future.set_result(result)
 
 
-async def hold_back_cancellation(ended: asyncio.Future[None]) -> None:
+async def hold_back_cancellation(ended: asyncio.Future[Any]) -> None:
     """Wait for ``ended``; a cancellation meanwhile is raised after it, so that no thread outlives its
     owner."""
     cancelled: asyncio.CancelledError | None = None
@@ -133,3 +142,10 @@ async def hold_back_cancellation(ended: asyncio.Future[None]) -> None:
             cancelled = error
     if cancelled is not None:
         raise cancelled
+
+
+async def to_the_end(work: Coroutine[Any, Any, R]) -> R:
+    """Do what must not be cut off; a cancellation meanwhile is raised after it."""
+    task = asyncio.ensure_future(work)
+    await hold_back_cancellation(task)
+    return task.result()

@@ -6,14 +6,13 @@ Written for MariaDB 10.6 and MySQL 8.0.17 and later; what can be run in this pro
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from sqlalchemy import URL, Connection, Executable, event, text
 
 from streamchat.buffers.sql import migrations
 from streamchat.buffers.sql.appending import AppendJob
-from streamchat.buffers.sql.dialect import Accepted, Ear, Fault
+from streamchat.buffers.sql.dialect import Accepted, Fault
 from streamchat.buffers.sql.schema import Schema
 from streamchat.buffers.sql.transaction import PageRows
 from streamchat.errors import BufferUnavailable, InvalidInput, MissingDependency
@@ -51,6 +50,8 @@ CONNECT_ARGS: Mapping[str, Any] = {
 
 class MySQL:
     """`ServerDialect` of MariaDB and MySQL; one object for each buffer."""
+
+    announces = False
 
     def __init__(self, schema: Schema, name: str = "MySQL") -> None:
         self.schema = schema
@@ -146,11 +147,17 @@ class MySQL:
     def tell(self, connection: Connection, run_ids: Collection[str]) -> None:
         """Do nothing: there is no way to announce anything, and others poll."""
 
-    def listen(
-        self, engine: AsyncEngine, heard: Callable[[Sequence[str]], None], pinged: Callable[[str], None]
-    ) -> AbstractAsyncContextManager[Ear] | None:
-        """Return None: nothing is ever announced."""
-        return None
+    async def listen(
+        self,
+        raw: Any,
+        heard: Callable[[Sequence[str]], None],
+        pinged: Callable[[str], None],
+        lost: Callable[[], None],
+    ) -> None:
+        """Do nothing: nothing is ever announced."""
+
+    async def ping(self, raw: Any, word: str) -> None:
+        """Do nothing: nobody listens."""
 
     def closed(self, raw: Any) -> bool:
         """Say whether the connection is gone."""

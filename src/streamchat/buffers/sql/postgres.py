@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import URL, Connection, Executable, literal_column, select, text
 
 from streamchat.buffers.sql.appending import AppendJob
-from streamchat.buffers.sql.dialect import Accepted, Ear, Fault
+from streamchat.buffers.sql.dialect import Accepted, Fault
 from streamchat.buffers.sql.schema import Schema
 from streamchat.buffers.sql.transaction import PageRows
 from streamchat.errors import BufferUnavailable, InvalidInput, MissingDependency
@@ -38,6 +35,7 @@ class PostgreSQL:
     """`ServerDialect` of PostgreSQL 12 and later; one object for each buffer."""
 
     name = "PostgreSQL"
+    announces = True
     reading: Mapping[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
     def __init__(self, schema: Schema) -> None:
@@ -102,7 +100,7 @@ class PostgreSQL:
         ).first()
         if lacking is not None:
             raise BufferUnavailable(
-                f"{where}: the user lacks {lacking.p} on {lacking.t}: "
+                f"{where}: the user lacks {lacking[1]} on {lacking[0]}: "
                 f"GRANT SELECT, INSERT, UPDATE, DELETE on the tables {self.schema.prefix}* and "
                 f"USAGE on their sequences to it"
             )
@@ -126,43 +124,28 @@ class PostgreSQL:
         told = [f"{self._sender}:{run_id}" for run_id in run_ids]
         connection.execute(self._tell, {"channel": self._channel, "told": told})
 
-    def listen(
-        self, engine: AsyncEngine, heard: Callable[[Sequence[str]], None], pinged: Callable[[str], None]
-    ) -> AbstractAsyncContextManager[Ear] | None:
-        """Return a connection that has left the pool, and listens."""
-        return self._listen(engine, heard, pinged)
-
-    @contextlib.asynccontextmanager
-    async def _listen(
-        self, engine: AsyncEngine, heard: Callable[[Sequence[str]], None], pinged: Callable[[str], None]
-    ) -> AsyncIterator[Ear]:
-        lost = asyncio.Event()
-        pings = f"{self._sender}?"
+    async def listen(
+        self,
+        raw: Any,
+        heard: Callable[[Sequence[str]], None],
+        pinged: Callable[[str], None],
+        lost: Callable[[], None],
+    ) -> None:
+        """Listen on the channel of these tables."""
+        mine, pings = f"{self._sender}:", f"{self._sender}?"
 
         def hear(_: Any, __: int, ___: str, payload: str) -> None:
             if payload.startswith(pings):
                 pinged(payload.removeprefix(pings))
-            elif payload[8:9] == ":" and not payload.startswith(self._sender):
+            elif payload[8:9] == ":" and not payload.startswith(mine):
                 heard([payload[9:]])
 
-        async def ping(word: str) -> None:
-            async with engine.connect() as other:
-                raw = (await other.get_raw_connection()).driver_connection
-                await raw.execute("SELECT pg_notify($1, $2)", self._channel, pings + word)  # type: ignore[union-attr]
+        raw.add_termination_listener(lambda _: lost())
+        await raw.add_listener(self._channel, hear)
 
-        async def gone() -> None:
-            await lost.wait()
-
-        connection = await engine.connect()
-        try:
-            raw: Any = (await connection.get_raw_connection()).driver_connection
-            assert connection.sync_connection is not None
-            connection.sync_connection.detach()
-            raw.add_termination_listener(lambda _: lost.set())
-            await raw.add_listener(self._channel, hear)
-            yield Ear(ping, gone)
-        finally:
-            await connection.close()
+    async def ping(self, raw: Any, word: str) -> None:
+        """Notify oneself."""
+        await raw.execute("SELECT pg_notify($1, $2)", self._channel, f"{self._sender}?{word}")
 
     def closed(self, raw: Any) -> bool:
         """Say whether the connection is gone."""

@@ -84,7 +84,8 @@ def translate(error: Exception, where: str) -> Exception:
     elif isinstance(cause, asyncpg.PostgresError):
         known = (_REMEDIES.get(state[:length]) for length in (5, 3, 2))
         remedy = next(filter(None, known), "see the cause")
-        told = BufferUnavailable(f"{where}: {cause}; {remedy}. Nothing of this change was written")
+        said = str(cause).partition("\n")[0]  # the driver's own hints are for other programs
+        told = BufferUnavailable(f"{where}: {said}; {remedy}. Nothing of this change was written")
     elif isinstance(cause, (OSError, *_DRIVERS)):
         told = BufferUnavailable(
             f"{where} cannot be reached ({cause}): check that the server runs, that host and port are right, "

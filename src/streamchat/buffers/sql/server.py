@@ -7,6 +7,7 @@ transaction of its own on one of a few connections, and reads on a few more. The
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,12 +18,12 @@ from streamchat.buffers.sql.appending import AppendJob, accepted
 from streamchat.buffers.sql.backend import Settings, where_of
 from streamchat.buffers.sql.dialect import ServerDialect
 from streamchat.buffers.sql.group import GroupWriter
-from streamchat.buffers.sql.jobs import Job, done, finish
+from streamchat.buffers.sql.jobs import Job, done, finish, to_the_end
 from streamchat.buffers.sql.lanes import Lanes
 from streamchat.buffers.sql.sessions import Sessions, UnknownFate
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.buffers.sql.watching import Watcher
-from streamchat.errors import BufferUnavailable, StreamChatError
+from streamchat.errors import BufferUnavailable, InvalidInput, StreamChatError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["ServerBackend"]
 
 _LANES = 4
+_GOODBYE_SECONDS = 2.0
 R = TypeVar("R")
 
 
@@ -45,12 +47,18 @@ class ServerBackend:
         self._url = url
         self._where = where_of(dialect.name, url)
         self._engine: AsyncEngine | None = None
+        self._reads: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     async def open(self) -> None:
         """Connect, and make or check the tables."""
         dialect, settings = self._dialect, self._settings
         if self._given is not None:
+            if not hasattr(self._given, "sync_engine"):
+                raise InvalidInput(
+                    f"a plain engine for {dialect.name}: SQLEventBuffer works with one of "
+                    f"create_async_engine(…), or with the URL itself"
+                )
             dialect.accept(self._given)
             engine = self._given
         else:
@@ -73,9 +81,10 @@ class ServerBackend:
             left=self._lanes.go_on,
             rest=self._sessions.let_go,
         )
-        self._watcher = Watcher(dialect, engine, settings.followers, self._sessions.heads, self._where)
+        self._watcher = Watcher(self._sessions, dialect, settings.followers, self._where)
+        preparing = self._sessions.prepare(create=bool(settings.create_tables), where=self._where)
         try:
-            await self._sessions.prepare(create=bool(settings.create_tables), where=self._where)
+            await to_the_end(preparing)
         except Exception as error:
             await self._dispose()
             raise self._translate(error) from error
@@ -85,23 +94,25 @@ class ServerBackend:
         self._group.start()
 
     async def close(self) -> None:
-        """Finish what is waiting, end all tasks and connections."""
-        if self._closed or self._engine is None:
-            return
-        self._closed = True
+        """Finish what is waiting, end all tasks and connections. A cancellation waits for that."""
+        if not self._closed and self._engine is not None:
+            self._closed = True
+            await to_the_end(self._end())
+
+    async def _end(self) -> None:
         try:
             await self._watcher.stop()
+            await self._group.stop()
+            await self._lanes.stop()
+            if self._reads:
+                await asyncio.wait(self._reads)
+            await self._sessions.let_go()
         finally:
-            try:
-                await self._group.stop()
-                await self._lanes.stop()
-                await self._sessions.let_go()
-            finally:
-                await self._dispose()
+            await self._dispose()
 
     async def _dispose(self) -> None:
         if self._engine is not None and self._engine is not self._given:
-            await self._engine.dispose()
+            await to_the_end(_dispose(self._engine))
 
     # ---------------------------------------------------------------------------------- writing and reading
 
@@ -126,6 +137,14 @@ class ServerBackend:
         return await self._reading(lambda: self._sessions.page(run_id, after, limit))
 
     async def _reading(self, attempt: Callable[[], Awaitable[R]]) -> R:
+        """Read in a task of our own, which goes on where its caller is cancelled: a connection that is let go
+        in the midst of an answer is lost."""
+        task = asyncio.create_task(self._read_twice(attempt), name="streamchat-sql-read")
+        self._reads.add(task)
+        task.add_done_callback(self._reads.discard)
+        return await asyncio.shield(task)
+
+    async def _read_twice(self, attempt: Callable[[], Awaitable[R]]) -> R:
         """Read, and once more where the server turns out to have closed the connection meanwhile."""
         try:
             return await attempt()
@@ -181,7 +200,7 @@ class ServerBackend:
         if isinstance(error, StreamChatError):
             return error
         if isinstance(error, UnknownFate):
-            cause = error.__cause__ or (error.args[0] if error.args else error)
+            cause = str(error.__cause__ or (error.args[0] if error.args else error)).partition("\n")[0]
             return BufferUnavailable(
                 f"{self._where}: the connection was lost before the answer came ({cause}); whether this "
                 f"change was written is unknown: make the same call again"
@@ -192,3 +211,17 @@ class ServerBackend:
                 f"and the way to it. Whether this change was written is unknown: make the same call again"
             )
         return self._dialect.translate(error, self._where)
+
+
+async def _dispose(engine: AsyncEngine) -> None:
+    """Close an engine's connections; a server that is silent is not waited for for ever."""
+    seconds = _GOODBYE_SECONDS
+    for _ in range(engine.pool.size()):  # type: ignore[attr-defined]
+        try:
+            async with asyncio.timeout(seconds):
+                await engine.dispose()
+        except TimeoutError:
+            # That connection was thrown away, and the others are likely to be no better.
+            seconds = _GOODBYE_SECONDS / 10
+            continue
+        return

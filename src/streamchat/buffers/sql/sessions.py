@@ -1,6 +1,7 @@
 """Connections to a server database: taken from the pool for one transaction, thrown away when that failed.
 
-No connection is held while nothing happens. A connection that the server has closed meanwhile (a restart) is
+No connection is held while nothing happens, and none is used by a task that its caller may cancel: what is
+let go in the midst of an answer is lost. A connection that the server has closed meanwhile (a restart) is
 noticed when it is taken: its socket says so, and no question is sent. Each transaction is bounded in time, so
 that a server which has fallen silent is not waited for for ever.
 """
@@ -22,12 +23,13 @@ from streamchat.buffers.sql.backend import Settings
 from streamchat.buffers.sql.core_path import CoreHotPath
 from streamchat.buffers.sql.dialect import Accepted, ServerDialect
 from streamchat.buffers.sql.jobs import Job
+from streamchat.buffers.sql.migrations import LOCK_SECONDS
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.errors import StreamChatError
 
-__all__ = ["LOCK_SECONDS", "Sessions", "UnknownFate"]
+__all__ = ["Sessions", "UnknownFate"]
 
-LOCK_SECONDS = 0.05
+_ROW_SECONDS = 0.05
 """How long a transaction waits for a row that another has locked, before it lets go of its connection and is
 tried again."""
 
@@ -53,7 +55,9 @@ class Sessions:
 
     async def prepare(self, *, create: bool, where: str) -> None:
         """Check the server, and make or check the tables."""
-        async with self._bounded(), self._connection(self._engine) as connection:
+        # Another process may be making them.
+        seconds = max(LOCK_SECONDS + 5.0, self._settings.busy_seconds)
+        async with asyncio.timeout(seconds), self._connection(self._engine) as connection:
             await connection.run_sync(self._dialect.prepare, create=create, where=where)
             await connection.commit()
 
@@ -77,7 +81,7 @@ class Sessions:
         return result
 
     def _perform(self, connection: Connection, job: Job[Tx, R]) -> R:
-        result = job.body(self._tx(connection, LOCK_SECONDS))
+        result = job.body(self._tx(connection, _ROW_SECONDS))
         changed = job.changed(result)
         if changed:
             self._dialect.tell(connection, changed)
@@ -109,6 +113,25 @@ class Sessions:
         """Return (head_seq, posted) of runs, as far as they are stored."""
         async with self._bounded(), self._connection(self._engine) as connection:
             return await self._dialect.heads(await _driver(connection), run_ids)
+
+    async def ping(self, word: str) -> None:
+        """Say something to the connection that listens."""
+        async with self._bounded(), self._connection(self._engine) as connection:
+            await self._dialect.ping(await _driver(connection), word)
+
+    @contextlib.asynccontextmanager
+    async def own(self) -> AsyncIterator[Any]:
+        """Give a connection of the driver's that belongs to no pool, and is closed at the end."""
+        async with self._bounded():
+            connection = await self._live(self._engine)
+        try:
+            raw = await _driver(connection)
+            assert connection.sync_connection is not None
+            connection.sync_connection.detach()
+            yield raw
+        finally:
+            with contextlib.suppress(Exception):
+                await connection.close()
 
     async def append(self, jobs: Sequence[AppendJob]) -> dict[str, Accepted]:
         """Write plain batches together; see `ServerDialect.append`. For one caller at a time."""

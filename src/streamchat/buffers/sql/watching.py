@@ -12,14 +12,10 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
 
 from streamchat.buffers.following import Followers
 from streamchat.buffers.sql.dialect import ServerDialect
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
+from streamchat.buffers.sql.sessions import Sessions
 
 __all__ = ["Watcher"]
 
@@ -32,24 +28,19 @@ _log = logging.getLogger("streamchat.buffers")
 class Watcher:
     """Two tasks, from the first follower on: one looks, one listens where that is possible."""
 
-    def __init__(
-        self,
-        dialect: ServerDialect,
-        engine: AsyncEngine,
-        followers: Followers,
-        look: Callable[[Sequence[str]], Awaitable[dict[str, tuple[int, int]]]],
-        where: str,
-    ) -> None:
+    def __init__(self, sessions: Sessions, dialect: ServerDialect, followers: Followers, where: str) -> None:
+        self._sessions = sessions
         self._dialect = dialect
-        self._engine = engine
         self._followers = followers
-        self._look_at = look
         self._where = where
         self._known: dict[str, tuple[int, int]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._hears = False
-        self._turned = asyncio.Event()
-        """Set when hearing began or ended."""
+        self._stopping = False
+        self._look_now = asyncio.Event()
+        """Set when hearing began or ended, and at the end."""
+        self._stir = asyncio.Event()
+        """Set when the connection that listens is lost, and at the end."""
         self._complained = False
 
     @property
@@ -59,29 +50,30 @@ class Watcher:
 
     def ensure(self) -> None:
         """Start, if that is not so yet."""
-        if not self._tasks:
-            self._tasks = [
-                asyncio.create_task(self._keep_looking(), name="streamchat-sql-poller"),
-                asyncio.create_task(self._keep_listening(), name="streamchat-sql-listener"),
-            ]
+        if not self._tasks and not self._stopping:
+            self._tasks.append(asyncio.create_task(self._keep_looking(), name="streamchat-sql-poller"))
+            if self._dialect.announces:
+                self._tasks.append(
+                    asyncio.create_task(self._keep_listening(), name="streamchat-sql-listener")
+                )
 
     async def stop(self) -> None:
-        """End the tasks and the connection."""
-        tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        """End the tasks and their connection; takes as long as what they are at."""
+        self._stopping = True
+        self._look_now.set()
+        self._stir.set()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     # ----------------------------------------------------------------------------------------------- looking
 
     async def _keep_looking(self) -> None:
         pause = _SOONEST
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_RARELY if self._hears else pause):
-                    await self._turned.wait()
-            self._turned.clear()
+            await _set_within(self._look_now, _RARELY if self._hears else pause)
+            self._look_now.clear()
+            if self._stopping:
+                return
             if not self._followers.anybody_waits:
                 pause = _LATEST
                 continue
@@ -95,7 +87,7 @@ class Watcher:
     async def _look(self) -> bool:
         """Hint at the followed runs that have changed since the last look; say whether there were any."""
         followed = self._followers.followed()
-        heads = await self._look_at(followed)
+        heads = await self._sessions.heads(followed)
         # A run that is gone, or that was not followed at the last look, counts as changed.
         changed = [run_id for run_id in followed if self._known.get(run_id) != heads.get(run_id, (-1, 0))]
         self._known = {run_id: heads.get(run_id, (-1, 0)) for run_id in followed}
@@ -105,43 +97,44 @@ class Watcher:
     # --------------------------------------------------------------------------------------------- listening
 
     async def _keep_listening(self) -> None:
-        backoff = 0.1
-        while True:
+        backoff = _SOONEST
+        while not self._stopping:
             try:
-                if not await self._listen():
-                    return
+                await self._listen()
             except Exception as error:
                 if self._hears:
-                    backoff = 0.1
+                    backoff = _SOONEST
                 self._complain(str(error) or type(error).__name__)
             self._turn(False)
-            await asyncio.sleep(backoff)
+            await _set_within(self._stir, backoff)
             backoff = min(2 * backoff, _LONGEST_BACKOFF)
 
-    async def _listen(self) -> bool:
-        """Hear until the connection is lost, which raises; return False where nothing is ever announced."""
+    async def _listen(self) -> None:
+        """Hear until the end, or until the connection is lost, which raises."""
         answers: asyncio.Queue[str] = asyncio.Queue()
-        listening = self._dialect.listen(self._engine, self._followers.notify, answers.put_nowait)
-        if listening is None:
-            return False
-        async with listening as ear:
-            while True:
-                word = secrets.token_hex(4)
-                try:
-                    async with asyncio.timeout(_PING_TAKES):
-                        await ear.ping(word)
-                        while await answers.get() != word:
-                            pass
-                except TimeoutError:
-                    raise ConnectionError(
-                        "a notification to itself did not arrive: is there a connection pooler in between "
-                        "that pools by transaction?"
-                    ) from None
+        async with self._sessions.own() as raw:
+            self._stir.clear()
+            async with asyncio.timeout(_PING_TAKES):
+                await self._dialect.listen(raw, self._followers.notify, answers.put_nowait, self._stir.set)
+            while not self._stopping:
+                await self._hear_oneself(answers)
                 self._turn(True)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_PING_EVERY):
-                        await ear.lost()
-                        raise ConnectionError("the connection that listens was lost")
+                await _set_within(self._stir, _PING_EVERY)
+                if self._dialect.closed(raw):
+                    raise ConnectionError("the connection that listens was lost")
+
+    async def _hear_oneself(self, answers: asyncio.Queue[str]) -> None:
+        word = secrets.token_hex(4)
+        try:
+            async with asyncio.timeout(_PING_TAKES):
+                await self._sessions.ping(word)
+                while await answers.get() != word:
+                    pass
+        except TimeoutError:
+            raise ConnectionError(
+                "a notification to itself did not arrive: is there a connection pooler in between that pools "
+                "by transaction?"
+            ) from None
 
     def _turn(self, hears: bool) -> None:
         if hears and self._complained:
@@ -149,7 +142,7 @@ class Watcher:
             self._complained = False
         if hears is not self._hears:
             self._hears = hears
-            self._turned.set()
+            self._look_now.set()
 
     def _complain(self, why: str) -> None:
         """Say once that news is looked for, not heard."""
@@ -158,3 +151,9 @@ class Watcher:
             _log.warning(
                 "%s: news of other processes is not heard, looking for it instead: %s", self._where, why
             )
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
