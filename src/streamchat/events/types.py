@@ -224,7 +224,7 @@ class StepReset(Event):
     type: Literal["step_reset"] = "step_reset"
     step: int
     attempt: int
-    reason: Literal["provider", "takeover"]
+    reason: Literal["provider", "takeover", "guard"]
     retry_in: float | None = None
 
 

@@ -11,15 +11,17 @@ from streamchat.errors import ModelError
 from streamchat.events import (
     CustomEvent,
     ErrorEvent,
+    StepReset,
     StoredEvent,
     StreamEvent,
 )
-from streamchat.messages import ModelMessage, RefusalPart, TextPart
+from streamchat.messages import ModelMessage, RefusalPart, TextPart, model_messages
 from streamchat.models.base import Model, ModelRequest, WorkflowSource
 from streamchat.orchestration.context import RunContext
-from streamchat.orchestration.failures import failure_event
-from streamchat.orchestration.options import RunOptions
-from streamchat.orchestration.run import Run
+from streamchat.orchestration.failures import failure_event, refusal_event
+from streamchat.orchestration.options import Refuse, RunOptions
+from streamchat.orchestration.run import Phase, Run
+from streamchat.orchestration.said_text import SaidText
 from streamchat.orchestration.structured import (
     INVALID,
     OUTPUT,
@@ -59,6 +61,7 @@ class JudgedRun(Run):
         asked = options.output_type is not None and not isinstance(model, WorkflowSource)
         self._output = output_type_of(options.output_type) if asked else None
         self._partial = PartialOutput(options.output_interval)
+        self._guarded = False
         self._problems: dict[int, str] = {}
         """By step, what was wrong with its answer."""
         self._fitting: set[int] = set()
@@ -78,6 +81,21 @@ class JudgedRun(Run):
 
     # What the model is asked.
 
+    async def _open(self, step: int, *, then: Phase) -> list[StreamEvent]:
+        if not self._guarded:
+            guarded = await self._hook(self.options.hooks.guard_input, self.context, list(self.messages))
+            if isinstance(guarded, Refuse):
+                return await self._end(refusal_event(guarded, step=self._step or None))
+            if guarded is not None:
+                self.messages = model_messages(guarded)
+            elif self._is_ended():
+                return []  # perhaps before the guard had answered
+            self._guarded = True
+        return await super()._open(step, then=then)
+
+    def _is_ended(self) -> bool:
+        return self.context.stopping or self._log.limits.reached() is not None
+
     def _request(self, state: RunState, step: int) -> ModelRequest:
         request = super()._request(state, step)
         if self._output is None:
@@ -96,6 +114,8 @@ class JudgedRun(Run):
 
     async def _read(self) -> list[StreamEvent]:
         events = await super()._read()
+        if self.options.hooks.guard_output is not None and any(e.type == "model_completed" for e in events):
+            return await self._guard(events)
         if self._output is None:
             return events
         step = self._partial.add(events)
@@ -104,6 +124,29 @@ class JudgedRun(Run):
             partial = self._partial.look(step, time.monotonic())
             if partial is not None:
                 return [*events, partial]
+        return events
+
+    async def _guard(self, events: list[StreamEvent]) -> list[StreamEvent]:
+        """Ask the guard about the step's whole text, of which ``events`` are the end."""
+        state = self._log.state
+        said = SaidText(state, self._step, events)
+        if not said.text:
+            return events
+        answer = await self._hook(self.options.hooks.guard_output, self.context, said.text)
+        if isinstance(answer, Refuse):
+            self._ending = refusal_event(answer, step=self._step)
+            self._phase = Run._settle
+            resets = state.steps[-1].resets
+            return [StepReset(step=self._step, attempt=resets + 2, reason="guard")]
+        if answer is not None:
+            return said.replaced(answer)
+        if self._is_ended():
+            # Perhaps before the guard had answered: the step stays what it was, incomplete.
+            reached = self._log.limits.reached()
+            if not self.context.stopping and reached is not None:
+                return await self._end(self._limit(reached))
+            self._phase = Run._read
+            return []
         return events
 
     async def _begin_step(self) -> list[StreamEvent]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from streamchat.core.fold import RunState
+from streamchat.messages import Usage
 from streamchat.orchestration.options import Limits
 
 __all__ = ["LimitWatch", "Reached"]
@@ -21,11 +23,13 @@ class Reached(NamedTuple):
 class LimitWatch:
     """The counts of one run, which was created at ``began`` (seconds of `time.monotonic`).
 
-    Whoever hands events out adds to ``events`` and ``bytes``. ``timeless``: there is no deadline.
+    Whoever hands events out adds to ``events`` and ``bytes``. ``timeless``: there is no deadline. ``cost``
+    says what a step's usage costs.
     """
 
-    def __init__(self, limits: Limits, began: float) -> None:
+    def __init__(self, limits: Limits, began: float, cost: Callable[[Usage], float] | None = None) -> None:
         self._limits = limits
+        self._cost = cost
         self.events = 0
         self.bytes = 0
         self._ends_at = None if limits.deadline is None else began + limits.deadline
@@ -65,6 +69,10 @@ class LimitWatch:
         taken = state.usage.total_tokens if state.usage is not None else 0
         if limits.max_tokens_total is not None and taken >= limits.max_tokens_total:
             return Reached("max_tokens_total", "The answer took too many tokens.")
+        if limits.max_cost is not None and self._cost is not None:
+            used = [step.usage for step in state.steps if step.usage is not None]
+            if used and sum(map(self._cost, used)) >= limits.max_cost:
+                return Reached("max_cost", "The answer has cost too much.")
         return None
 
     def reached_by_takeovers(self, state: RunState) -> Reached | None:
@@ -74,10 +82,13 @@ class LimitWatch:
             return Reached("max_takeovers", "The answer broke off too often.")
         return None
 
-    def reached_by_calls(self, number: int) -> Reached | None:
-        """The limit that keeps a step from running so many calls."""
+    def reached_by_calls(self, number: int, state: RunState) -> Reached | None:
+        """The limit that keeps the newest step of a run in ``state`` from running so many calls."""
         most = self._limits.max_tool_calls_per_step
         if most is not None and number > most:
             text = f"The model asked for {number} tools at once; {most} are allowed."
             return Reached("max_tool_calls_per_step", text)
+        most = self._limits.max_tool_calls
+        if most is not None and sum(call.executed_by != "provider" for call in state.calls) > most:
+            return Reached("max_tool_calls", "The answer took too many tool calls.")
         return None

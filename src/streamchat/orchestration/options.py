@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from streamchat.core.fold import RunState, StepState
 from streamchat.errors import InvalidInput
-from streamchat.messages import ToolCallPart
+from streamchat.messages import ModelMessage, ToolCallPart, Usage
 from streamchat.models.base import ModelRequest
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.structured import output_type_of
@@ -32,14 +32,19 @@ class Limits:
     ``limit``.
 
     ``deadline`` is seconds from the run's creation, without those in which it was suspended.
+    ``max_tokens_total`` and ``max_cost`` (what `RunOptions.cost` says of all steps) keep a run that has
+    reached them from another step; ``max_tool_calls`` counts all calls but the provider's own, and a step
+    that goes beyond it runs none of its calls.
     ``max_tool_output_bytes`` cuts one tool's output, ``max_log_bytes`` counts the JSON of the events,
     roughly.
     """
 
     max_steps: int | None = 25
     max_tokens_total: int | None = None
+    max_cost: float | None = None
     deadline: float | None = None
     max_tool_calls_per_step: int | None = 64
+    max_tool_calls: int | None = None
     max_tool_output_bytes: int | None = 1_000_000
     max_events: int | None = 100_000
     max_log_bytes: int | None = 64_000_000
@@ -78,10 +83,26 @@ class Hooks:
     ``after_run(context, state)`` observe; the latter is called before the ending is handed out, and not at
     all when the run is ended hard.
 
+    ``guard_input(context, messages)`` is called before the first model request that this process makes for
+    the run, with the messages before the run's own: it may return a `Refuse`, or other messages. After a
+    take-over or a wait it is called again, with the same. ``guard_output(context, text)`` is called when a
+    step's whole text is there, before its tools run: it may return a `Refuse`, which withdraws the step
+    (``step_reset``, reason ``guard``) and ends the run, or the text that stands in its place. Deltas were
+    handed out by then: what a page has shown is replaced, and what a wire cannot take back was said. The text
+    of a step that is stopped or fails in the middle is not guarded.
+
     A hook is ended like a tool: ``context.stop()`` and the run's deadline cancel one that waits, and
     ``after_run`` has the grace time.
     """
 
+    guard_input: (
+        Callable[
+            [RunContext, list[ModelMessage]],
+            MaybeAwaitable[Sequence[ModelMessage | Mapping[str, object]] | Refuse | None],
+        ]
+        | None
+    ) = None
+    guard_output: Callable[[RunContext, str], MaybeAwaitable[str | Refuse | None]] | None = None
     before_run: Callable[[RunContext], MaybeAwaitable[Refuse | None]] | None = None
     before_step: Callable[[RunContext, ModelRequest], MaybeAwaitable[ModelRequest | Refuse | None]] | None = (
         None
@@ -116,6 +137,9 @@ class RunOptions:
     ``client_timeout`` for the result of a client's tool, ``job_timeout`` for that of a job; where a tool, or
     its `Deferred`, sets a time of its own, that holds.
 
+    ``cost`` gives the price of one step's usage, in any currency, for `Limits.max_cost`; it is not asked
+    where the provider told no usage.
+
     With ``output_type`` (a pydantic model whose JSON is an object; `InvalidInput` otherwise) the provider is
     asked for JSON of its schema, and an answer without calls is validated. ``custom`` events tell of it:
     ``output_partial`` with what the text holds so far, at most every ``output_interval`` seconds;
@@ -136,6 +160,7 @@ class RunOptions:
     approval_timeout: float | None = 7 * 24 * 3600.0
     client_timeout: float | None = 3600.0
     job_timeout: float | None = 24 * 3600.0
+    cost: Callable[[Usage], float] | None = None
     output_type: type[BaseModel] | None = None
     output_interval: float = 0.2
     output_retries: int = 2
@@ -150,3 +175,7 @@ class RunOptions:
             _refuse_negative(name, getattr(self, name))
         if self.output_type is not None:
             output_type_of(self.output_type)
+        if self.limits.max_cost is not None and self.cost is None:
+            raise InvalidInput(
+                "max_cost needs RunOptions(cost=…): a function of a step's usage", field="cost"
+            )

@@ -343,7 +343,7 @@ class Run:
         if not calls:
             self._phase = Run._finish_step
             return []
-        reached = self._log.limits.reached_by_calls(len(calls))
+        reached = self._log.limits.reached_by_calls(len(calls), state)
         if reached is not None:
             return await self._end(self._limit(reached))
         self._calls = StepCalls(

@@ -36,7 +36,7 @@ class RunLog:
         began: float,
     ) -> None:
         self.folder = Folder()
-        self.limits = LimitWatch(options.limits, began)
+        self.limits = LimitWatch(options.limits, began, options.cost)
         self._options = options
         self._clock = context.clock
         self._started_at: dict[str, int] = {}
