@@ -8,7 +8,7 @@ that does is marked by an empty key id.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from streamchat.errors import BufferError, InvalidInput
@@ -69,6 +69,19 @@ class Payloads:
             raise BufferError(
                 f"the codec of key {key_id!r} could not read {len(coded)} bytes: {error}"
             ) from error
+
+    def put_events(
+        self, events: Sequence[tuple[str, bytes, bytes | None]]
+    ) -> Sequence[tuple[str, bytes, bytes | None]]:
+        """Return (type, data, private) of events with what to store for both: they themselves, nearly
+        always."""
+        if self._codec is None:
+            for _, data, private in events:
+                if data[:1] == b"\0" or private is not None:
+                    break
+            else:
+                return events
+        return [(kind, self.put(data), self.put_optional(private)) for kind, data, private in events]
 
     def put_optional(self, plain: bytes | None) -> bytes | None:
         """The same as `put`, for what may be missing."""

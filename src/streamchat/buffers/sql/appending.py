@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from streamchat.buffers import refusals
 from streamchat.buffers.base import Appended, Lease, MessageRecord, NewEvent, Then
-from streamchat.buffers.shared import check_messages, event_bytes, status_after, stored
+from streamchat.buffers.shared import check_messages, event_bytes
 from streamchat.buffers.sql.jobs import Job
 from streamchat.buffers.sql.rows import put_messages, stored_events, touch_conversation
 from streamchat.buffers.sql.transaction import EventRow, Head, Move, Tx
@@ -18,9 +18,11 @@ from streamchat.core.append_rule import (
     Decision,
     batch_must_last,
     blocked_by_inputs,
+    final_status,
     frees_slot,
     judge_append,
     ready_at,
+    status_after_append,
 )
 from streamchat.events import StoredEvent
 
@@ -58,18 +60,21 @@ class AppendJob(Job[Tx, Appended]):
         keep_slot: bool,
     ) -> None:
         """``coded`` are the same events as ``events``, in the form in which they are stored."""
-        status = status_after(then, events)
+        types = [event_type for event_type, _, _ in events]
+        status = status_after_append(then, types) or final_status(events[-1].data)
         self.batch = Batch(lease, events, messages, consumed, then, wake_at, keep_slot, status)
         self.coded = coded
+        size = event_bytes(events)
+        if messages:
+            size += sum(len(message.content) for message in messages)
+        keeps = then == "hold"
         super().__init__(
             lease.run_id,
             lambda tx: append_one(tx, self),
-            size=event_bytes(events) + sum(len(message.content) for message in messages),
-            durable=batch_must_last(
-                [event.type for event in events], consumed=len(consumed), keeps=then == "hold"
-            ),
-            plain=then == "hold" and not messages and not consumed,
-            news=True,
+            size,
+            batch_must_last(types, consumed=len(consumed), keeps=keeps),
+            keeps and not messages and not consumed,
+            True,
         )
 
 
@@ -148,11 +153,13 @@ def event_rows(
 
 def accepted(job: AppendJob, now: int, unread: int) -> Appended:
     """Return what a batch that was just written came to; ``unread`` inputs are left."""
-    events, lease = job.batch.events, job.batch.lease
-    written = [
-        stored(event, seq, now, lease.generation) for seq, event in enumerate(events, lease.head_seq + 1)
-    ]
-    return Appended(lease.advanced(lease.head_seq + len(events), inputs=unread > 0), written)
+    lease = job.batch.lease
+    seq, generation = lease.head_seq, lease.generation
+    written: list[StoredEvent] = []
+    for kind, data, private in job.batch.events:
+        seq += 1
+        written.append(StoredEvent(seq, now, None, generation, type=kind, data=data, private=private))
+    return Appended(lease.advanced(seq, inputs=unread > 0), written)
 
 
 def _appended(tx: Tx, head: Head, job: AppendJob, *, recovered: bool) -> Appended:

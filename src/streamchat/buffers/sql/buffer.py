@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sqlalchemy import Engine
@@ -292,16 +292,14 @@ class SQLEventBuffer:
             raise BufferUnavailable("the buffer is not open: await its open() first")
         return self._backend
 
-    async def _write(self, job: Job[Tx, R]) -> R:
-        return await self._open().write(job)
+    def _write(self, job: Job[Tx, R]) -> Coroutine[Any, Any, R]:
+        return self._open().write(job)
 
     async def _read(self, body: Callable[[Tx], R]) -> R:
         return await self._open().read(body)
 
     def _append_job(self, lease: Lease, events: Sequence[NewEvent], **rest: Any) -> AppendJob:
-        put, put_optional = self._payloads.put, self._payloads.put_optional
-        coded = [(event.type, put(event.data), put_optional(event.private)) for event in events]
-        return AppendJob(lease, events, coded, **rest)
+        return AppendJob(lease, events, self._payloads.put_events(events), **rest)
 
     def _give_back(self, claim: Claim | None) -> Job[Tx, Any]:
         if claim is None:

@@ -158,7 +158,12 @@ def _prepare(raw: sqlite3.Connection, *, writes: bool, memory: bool) -> None:
 def begin_immediate(raw: sqlite3.Connection, seconds: float) -> None:
     """Begin to write, trying for ``seconds`` while others do; raises `sqlite3.OperationalError` after
     that."""
-    retry(lambda: raw.execute("BEGIN IMMEDIATE"), seconds)
+    try:
+        raw.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if _primary_code(error) not in _BUSY:
+            raise
+        retry(lambda: raw.execute("BEGIN IMMEDIATE"), seconds)
 
 
 def retry(attempt: Callable[[], R], seconds: float) -> R:

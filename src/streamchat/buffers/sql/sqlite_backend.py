@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 
@@ -89,11 +89,11 @@ class SQLiteBackend:
                 if engine is not None and engine is not self._given:
                     engine.dispose()
 
-    async def write(self, job: Job[Tx, R]) -> R:
+    def write(self, job: Job[Tx, R]) -> Coroutine[Any, Any, R]:
         """Have a job done by the writing thread."""
         if self._writer is None:
             raise BufferUnavailable("the buffer is closed: open() it first")
-        return await self._writer.do(job)
+        return self._writer.do(job)
 
     async def read(self, body: Callable[[Tx], R]) -> R:
         """Run ``body`` on a reading thread."""

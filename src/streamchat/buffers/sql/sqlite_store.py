@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 
 from streamchat.buffers.codec import Payloads
 from streamchat.buffers.shared import Clock, Token
-from streamchat.buffers.sql.appending import AppendJob, append_many
+from streamchat.buffers.sql.appending import AppendJob, accepted, append_many
 from streamchat.buffers.sql.jobs import Job
 from streamchat.buffers.sql.migrations import prepare
 from streamchat.buffers.sql.schema import Schema
@@ -54,6 +54,8 @@ class SQLiteHotPath:
             f"UPDATE {prefix}runs SET head_seq = ?, batch_seq = ?, log_bytes = log_bytes + ?, updated_at = ? "
             f"WHERE run_id = ?"
         )
+        going_on = "generation = ? AND head_seq = ? AND owner IS NOT NULL AND posted = consumed"
+        self._go_on = f"{self._advance} AND {going_on}"
         self._advance_many = (
             f"UPDATE {prefix}runs SET head_seq = json_extract(m.value, '$[1]'), "
             f"batch_seq = json_extract(m.value, '$[2]'), "
@@ -81,6 +83,24 @@ class SQLiteHotPath:
             f"SELECT json_group_array(size) FROM (SELECT length(data) + ifnull(length(private), 0) AS size "
             f"FROM {prefix}events WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?)"
         )
+
+    def go_on(self, job: AppendJob, now: int) -> bool:
+        """Write a plain batch if its run stands where the holder says and has no unread inputs; else
+        nothing."""
+        run_id, coded, lease = job.run_id, job.coded, job.batch.lease
+        seq = lease.head_seq
+        reached = seq + len(coded)
+        values = (reached, seq + 1, job.size, now, run_id, lease.generation, seq)
+        if self._raw.execute(self._go_on, values).rowcount != 1:
+            return False
+        for start in range(0, len(coded), _ROWS):
+            some = coded[start : start + _ROWS]
+            fields: list[Any] = []
+            for event_type, data, private in some:
+                seq += 1
+                fields += (run_id, seq, event_type, data, private, now)
+            self._raw.execute(self._insert[len(some)], fields)
+        return True
 
     def heads(self, run_ids: Collection[str]) -> dict[str, Head]:
         """Read the heads of some runs."""
@@ -198,7 +218,8 @@ class SQLiteStore:
         tx, raw = self._tx, self._raw
         if tx is None or raw is None:
             raise BufferUnavailable(f"{self._where} is not open")
-        self._roll_back(raw)  # of a transaction that could not be rolled back when it failed
+        if raw.in_transaction:  # one that could not be rolled back when it failed
+            self._roll_back(raw)
         if durable != self._full:
             # Not possible inside a transaction. FULL makes what went before it durable as well.
             raw.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
@@ -222,6 +243,11 @@ class SQLiteStore:
     def _perform(self, tx: Tx, raw: sqlite3.Connection, jobs: Sequence[Job[Tx, Any]]) -> None:
         # Who waits in one transaction waits at the same time, so any order among them is a true one.
         plain = [job for job in jobs if isinstance(job, AppendJob) and job.plain]
+        if len(plain) == 1 and plain[0].coded and isinstance(tx.hot, SQLiteHotPath):
+            (one,) = plain
+            if tx.hot.go_on(one, tx.now):  # as nearly always
+                one.result = accepted(one, tx.now, 0)
+                plain = []
         while plain:
             first = {job.run_id: job for job in reversed(plain)}
             append_many(tx, list(first.values()))

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Event, Lock, Thread
@@ -103,12 +103,12 @@ class Writer(Generic[T]):
         await hold_back_cancellation(ended)
         thread.join()
 
-    async def do(self, job: Job[T, R]) -> R:
+    def do(self, job: Job[T, R]) -> Coroutine[Any, Any, R]:
         """Have a job done and return its result; raises what it raises.
 
         A job that is cancelled before its transaction began is not done; from then on it may be.
         """
-        return await done(job, self._put)
+        return done(job, self._put)
 
     def _put(self, job: Job[T, Any]) -> None:
         with self._lock:
@@ -152,12 +152,16 @@ class Writer(Generic[T]):
     def _linger(self, waiting: deque[Job[T, Any]]) -> _Stop | None:
         """Wait a moment for more, if that is worth it; return the order to stop."""
         now = time.monotonic()
-        seconds = self._pause(waiting, now)
+        run_ids = [job.run_id for job in waiting]
+        durable = any(job.durable for job in waiting)
+        seconds = self._pace.pause(run_ids, durable=durable, now=now)
         if seconds > 0.0:
             self._hurry.clear()
             self._lingering = len(waiting)
             stop = self._gather(waiting)
-            seconds = self._pause(waiting, now)
+            run_ids = [job.run_id for job in waiting]
+            durable = any(job.durable for job in waiting)
+            seconds = self._pace.pause(run_ids, durable=durable, now=now)
             if stop is None and seconds > 0.0:
                 self._hurry.wait(seconds)
                 stop = self._gather(waiting)
@@ -165,18 +169,16 @@ class Writer(Generic[T]):
             if stop is not None:
                 return stop
             now = time.monotonic()
-        self._pace.begun([job.run_id for job in waiting], now)
+            run_ids = [job.run_id for job in waiting]
+        self._pace.begun(run_ids, now)
         return None
 
-    def _pause(self, waiting: Collection[Job[T, Any]], now: float) -> float:
-        durable = any(job.durable for job in waiting)
-        return self._pace.pause([job.run_id for job in waiting], durable=durable, now=now)
-
     def _transact(self, taken: Sequence[Job[T, Any]]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[Job[T, Any]]] = {}
         jobs = [job for job in taken if not job.withdrawn]
-        if jobs:
-            self._attempt(jobs)
+        if not jobs:
+            return
+        self._attempt(jobs)
+        by_loop: dict[asyncio.AbstractEventLoop, list[Job[T, Any]]] = {}
         for job in jobs:
             if job.loop is not None:
                 by_loop.setdefault(job.loop, []).append(job)
