@@ -72,12 +72,13 @@ class WorkflowStep:
 class WorkflowProgress:
     """What a workflow is told beyond a model's request: whose run it is, and how far it has come.
 
-    ``messages`` are those before the run; ``steps`` the run's own that stand, in order. An open one, whose
-    content was withdrawn, is not among them.
+    ``messages`` are those before the run; ``steps`` the run's own that stand, in order. ``open_step`` is the
+    one that must come again, because its content was withdrawn.
     """
 
     messages: Sequence[ModelMessage] = ()
     steps: tuple[WorkflowStep, ...] = ()
+    open_step: NextStep | None = None
     parent_run_id: str | None = None
     principal: Principal | None = None
     deps: Any = None
@@ -147,13 +148,17 @@ class FinishedContent(NamedTuple):
 
 
 class ProviderCall(NamedTuple):
-    """A call that the provider ran itself (web search, code): shown, never run here."""
+    """A call that the provider ran itself (web search, code): shown, never run here.
+
+    ``error`` is text for a call that failed.
+    """
 
     part: int
     id: str
     name: str
     arguments: dict[str, Any] | None
     output: Any
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +210,8 @@ class WorkflowSource(Model, Protocol):
     that says ``more``, on with the next `NextStep`. Between two steps there may be `CustomOutput`. What
     stands behind a `NextStep` is asked for only when all before it may be durable. A stream may end where a
     `NextStep` could stand. After a failure, a take-over and a wait for somebody's answer the orchestrator
-    asks anew, with ``request.workflow`` saying what stands; if a step is open then (its content was
-    withdrawn), the stream must begin with that step's name, or end.
+    asks anew, with ``request.workflow`` saying what stands; if a step is open then, the stream must begin
+    with that step's name, or end.
     """
 
     @property

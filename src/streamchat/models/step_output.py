@@ -40,12 +40,20 @@ class StepOutput:
             self._parts.append(FinishedContent(known[1], kind, ""))
         return ContentDelta(kind, known[1], text)
 
-    def called(self, name: str, arguments: dict[str, Any] | None, output: Any, call_id: str) -> CallDelta:
+    def called(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None,
+        output: Any = None,
+        *,
+        call_id: str = "",
+        error: str | None = None,
+    ) -> CallDelta:
         """Return the delta that shows a call which the workflow has made itself; text after it is a new
         part."""
         self._speaking.clear()
         position = PROVIDER_POSITIONS + len(self._elsewhere)
-        call = ProviderCall(self._take(), call_id, name, arguments, output)
+        call = ProviderCall(self._take(), call_id, name, arguments, output, error)
         self._elsewhere.append(call)
         return CallDelta(call.part, position, call_id, name, encode_json(arguments or {}))
 

@@ -237,7 +237,7 @@ class WorkflowModel:
             return [CustomOutput(item.name, json_value(item.data))]
         if isinstance(item, Called):
             arguments = None if item.arguments is None else json_value(item.arguments)
-            return [output.called(item.name, arguments, json_value(item.output), item.call_id)]
+            return [output.called(item.name, arguments, json_value(item.output), call_id=item.call_id)]
         if isinstance(item, Keep):
             output.kept = json_value(item.data)
         elif isinstance(item, Usage):

@@ -264,9 +264,7 @@ class ModelStep:
                 position = PROVIDER_POSITIONS + len(results)
                 called = self._provider_call(position, item)
                 events.append(called)
-                results.append(
-                    ToolResult(step=self._step, call_id=called.call_id, outcome="ok", output=item.output)
-                )
+                results.append(self._provider_result(called.call_id, item))
         extras = {**(result.extras or {}), **({"calls": kept} if kept else {})}
         if result.more:
             extras["workflow"] = {**extras.get("workflow", {}), "more": True}
@@ -312,6 +310,11 @@ class ModelStep:
             arguments=call.arguments,
             executed_by="provider",
         )
+
+    def _provider_result(self, call_id: str, call: ProviderCall) -> StreamEvent:
+        if call.error is not None:
+            return ToolResult(step=self._step, call_id=call_id, outcome="error", error=call.error)
+        return ToolResult(step=self._step, call_id=call_id, outcome="ok", output=call.output)
 
 
 def _problem(call: ToolCall, tool: Tool | None) -> CallProblem | None:

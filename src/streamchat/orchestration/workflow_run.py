@@ -14,7 +14,7 @@ from streamchat.core.fold import RunState
 from streamchat.errors import ModelError
 from streamchat.events import ModelCompleted, StepReset, StepStarted, StoredEvent, StreamEvent
 from streamchat.messages import ModelMessage, TextPart
-from streamchat.models.base import ModelRequest, WorkflowProgress, WorkflowSource, WorkflowStep
+from streamchat.models.base import ModelRequest, NextStep, WorkflowProgress, WorkflowSource, WorkflowStep
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.failures import failure_event, refusal_event
 from streamchat.orchestration.judged_run import JudgedRun
@@ -156,6 +156,7 @@ class WorkflowRunner(JudgedRun):
         progress = WorkflowProgress(
             messages=self.messages,
             steps=self._standing(state),
+            open_step=NextStep(self._name) if self._is_open else None,
             parent_run_id=self.context.parent_run_id,
             principal=self.context.principal,
             deps=self.context.deps,
