@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "AnswerConflict",
+    "AttachmentTooLarge",
     "BufferError",
     "BufferUnavailable",
     "Busy",
@@ -26,6 +27,7 @@ __all__ = [
     "RunNotFound",
     "RunOver",
     "StreamChatError",
+    "TooManyRuns",
     "ToolDefinitionError",
     "WaitNotFound",
 ]
@@ -60,6 +62,12 @@ class InvalidInput(StreamChatError, ValueError):
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+
+class AttachmentTooLarge(InvalidInput):
+    """An image, sound or file of a user's message is larger than `ServiceLimits` allows."""
+
+    code = "attachment_too_large"
 
 
 class CursorInvalid(InvalidInput):
@@ -194,6 +202,12 @@ class Busy(StreamChatError):
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class TooManyRuns(Busy):
+    """One principal has as many runs queued or at work as one may have."""
+
+    code = "too_many_runs"
 
 
 class NotAuthorized(StreamChatError):

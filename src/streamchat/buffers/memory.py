@@ -334,6 +334,10 @@ class MemoryEventBuffer(LocalNotes):
         """Return a conversation."""
         return self._conversation(conversation_id).record
 
+    async def set_title(self, conversation_id: str, title: str | None) -> bool:
+        """Give a conversation another title, or none; see `TitleStore.set_title`."""
+        return self._state.set_title(conversation_id, title)
+
     async def conversations(
         self, owner: str | None, tenant: str | None = None, *, after: str | None = None, limit: int = 50
     ) -> list[ConversationRecord]:

@@ -310,6 +310,14 @@ class MemoryState:
         if with_conversation and not conversation.runs:
             self.drop_conversation(conversation)
 
+    def set_title(self, conversation_id: str, title: str | None) -> bool:
+        """Give a conversation another title, if it is there."""
+        conversation = self.conversations.get(conversation_id)
+        if conversation is None:
+            return False
+        conversation.record = replace(conversation.record, title=title)
+        return True
+
     def drop_conversation(self, conversation: Conversation) -> None:
         """Forget a conversation that has no runs, and its messages."""
         del self.conversations[conversation.record.conversation_id]

@@ -12,6 +12,7 @@ import secrets
 
 from streamchat.errors import (
     AnswerConflict,
+    AttachmentTooLarge,
     BufferUnavailable,
     Busy,
     ConversationBusy,
@@ -24,6 +25,7 @@ from streamchat.errors import (
     RunNotFound,
     RunOver,
     StreamChatError,
+    TooManyRuns,
     WaitNotFound,
 )
 from streamchat.http.requests import Response, json_response
@@ -59,6 +61,7 @@ class HTTPError(StreamChatError):
 
 _TABLE: dict[type[StreamChatError], tuple[int, str]] = {
     CursorInvalid: (400, "The last event id is malformed. Send it back as it came, or send none."),
+    AttachmentTooLarge: (413, "An attachment is too large."),
     InvalidInput: (422, "A value of the request cannot be accepted."),
     RunNotFound: (404, "There is no such run."),
     ConversationNotFound: (404, "There is no such conversation."),
@@ -70,6 +73,7 @@ _TABLE: dict[type[StreamChatError], tuple[int, str]] = {
     NotRetryable: (409, "This cannot be done again as it is."),
     IdempotencyConflict: (422, "The idempotency key was used before, with another request."),
     # This process has too much to do, not this client: another process may take it.
+    TooManyRuns: (429, "You have too many answers under way. Wait for one to end."),
     Busy: (503, "There is too much to do at the moment. Try again later."),
     BufferUnavailable: (503, "The service cannot be reached at the moment. Try again later."),
 }
@@ -108,7 +112,7 @@ def error_response(error: Exception, request: str) -> Response:
             "Something went wrong. The correlation id finds it in the server's log.",
         )
     code = error.code if isinstance(error, StreamChatError) and status != 500 else "internal_error"
-    field = getattr(error, "field", None) if status in (400, 415, 422) else None
+    field = getattr(error, "field", None) if status in (400, 413, 415, 422) else None
     if isinstance(error, InvalidInput) and field and status == 422:
         message = f"The value of {field!r} cannot be accepted."
     if isinstance(error, NotRetryable):

@@ -11,12 +11,11 @@ from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from streamchat.buffers.base import EventBuffer, Input, MessageRecord, NewEvent, NewRun
+from streamchat.buffers.base import EventBuffer, Input
 from streamchat.buffers.memory import MemoryEventBuffer
 from streamchat.buffers.notes import LocalNotes, notes_of
 from streamchat.errors import (
     Busy,
-    ConversationBusy,
     InvalidInput,
     RunOver,
     StreamChatError,
@@ -28,6 +27,7 @@ from streamchat.orchestration.options import RunOptions
 from streamchat.principal import Principal
 from streamchat.service.access import Authorize, Gate, owns
 from streamchat.service.answers import AnsweringVerbs
+from streamchat.service.beginning import StartingVerbs
 from streamchat.service.deleting import Deleter, DeletingVerbs
 from streamchat.service.delivering import NOTE as MESSAGES
 from streamchat.service.delivering import Delivery, MessageStore
@@ -37,20 +37,20 @@ from streamchat.service.hub import HistoryReset, Hub
 from streamchat.service.limits import ServiceLimits
 from streamchat.service.presence import NOTE as PRESENCE
 from streamchat.service.presence import OnDisconnect, PresenceKeeper, grace_of
-from streamchat.service.request import user_content
-from streamchat.service.retrying import retry_of
-from streamchat.service.starting import Instructions, PrepareMessages, Turn, TurnMaker
-from streamchat.service.status import RunStatus, Started
+from streamchat.service.shares import Shares
+from streamchat.service.starting import Instructions, PrepareMessages, TurnMaker
+from streamchat.service.status import RunStatus
 from streamchat.service.stopping import OnBusy, Stopper, known_policy
 from streamchat.service.summary import RunSummary
 from streamchat.service.supervisor import Supervisor
+from streamchat.service.titling import MakeTitle, Titler
 from streamchat.service.working import RunWorker
 from streamchat.tools import ToolRegistry
 
 __all__ = ["ServiceLimits", "StreamChat"]
 
 
-class StreamChat(DeletingVerbs, AnsweringVerbs):
+class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
     """Runs, conversations and their readers over one `EventBuffer`.
 
     ``authorize(principal, action, resource)`` is asked on every verb (`streamchat.service.access`); what it
@@ -60,6 +60,8 @@ class StreamChat(DeletingVerbs, AnsweringVerbs):
     ``instructions`` is the system prompt: text, or a function of the run's context. ``prepare_messages`` may
     cut or change the messages that the model is given. ``deps`` makes, for each run in this process, what
     tools find in ``ctx.deps``. ``on_run_finished`` gets a `RunSummary`. Functions may be sync or async.
+    ``title(context, messages)`` is asked, once the first run of a conversation is over, for its title (None:
+    the first words of its first message stay); ``messages`` end with the answer.
     ``message_store`` is the application's own table of messages (`MessageStore`).
 
     ``on_disconnect`` says what becomes of a run when its last reader, in any process, has left: ``continue``,
@@ -83,6 +85,7 @@ class StreamChat(DeletingVerbs, AnsweringVerbs):
         allow_anonymous: bool = False,
         instructions: Instructions | None = None,
         prepare_messages: PrepareMessages | None = None,
+        title: MakeTitle | None = None,
         options: RunOptions | None = None,
         deps: Callable[[RunContext], Any] | None = None,
         limits: ServiceLimits | None = None,
@@ -143,8 +146,10 @@ class StreamChat(DeletingVerbs, AnsweringVerbs):
             deps=deps,
             on_run_finished=on_run_finished,
             deliver=self._delivery.deliver,
+            titler=Titler(self.buffer, title),
         )
         self._stopper = Stopper(self.buffer, self._cancel)
+        self._shares = Shares(self.buffer, self.limits.max_runs_per_principal)
         self._deleter = Deleter(self.buffer, self._stopper, self.limits.delete_seconds)
         self._works = work
         self._allow_system_message = allow_system_message
@@ -254,128 +259,6 @@ class StreamChat(DeletingVerbs, AnsweringVerbs):
     def streams_for(self, principal: Principal | None) -> bool:
         """Whether this principal is given streams."""
         return self._streaming(principal) if callable(self._streaming) else self._streaming
-
-    # Starting.
-
-    async def start(
-        self,
-        conversation_id: str | None,
-        message: str | Sequence[Mapping[str, Any]],
-        principal: Principal | None = None,
-        *,
-        idempotency_key: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        system_message: str | None = None,
-        client_id: str | None = None,
-        on_disconnect: OnDisconnect | None = None,
-        on_busy: OnBusy | None = None,
-    ) -> Started:
-        """Make the user's message, the assistant's placeholder and the run durable, and answer at once.
-
-        Without ``conversation_id`` a conversation is made. ``on_disconnect`` and ``on_busy`` are this run's
-        own policies. An interrupted run is waited for, for at most the limits' ``interrupt_seconds``.
-        Raises `InvalidInput` (with ``field``), `Busy`,
-        `ConversationBusy`, `ConversationNotFound` (also for another's), `IdempotencyConflict`,
-        `BufferUnavailable`; nothing is written then.
-        """
-        supervisor = self._opened()
-        parts = user_content(message, self.limits.max_message_chars)
-        if system_message is not None and not self._allow_system_message:
-            raise InvalidInput("a system message is not taken from clients here", field="system_message")
-        if conversation_id is not None and not (conversation_id.isascii() and 0 < len(conversation_id) <= 64):
-            raise InvalidInput(
-                f"a conversation id has 1 to 64 ASCII characters, not {conversation_id[:80]!r}",
-                field="conversation_id",
-            )
-        grace = self._grace if on_disconnect is None else grace_of(on_disconnect)
-        turn = Turn(
-            parts, conversation_id, principal, idempotency_key, metadata, system_message, client_id, grace
-        )
-        try:
-            with supervisor.room():
-                return await self._start(supervisor, turn, known_policy(on_busy or self._on_busy))
-        except Busy:
-            before = await self._begun_before(principal, idempotency_key, turn.digest())
-            if before is None:
-                raise
-            return before
-
-    async def _start(self, supervisor: Supervisor, turn: Turn, on_busy: OnBusy) -> Started:
-        """Create the turn's run, if need be in the place of one that is interrupted."""
-        principal, interrupted = turn.principal, None
-        while True:
-            known = await self._gate.conversation_to_start_in(turn.conversation_id, principal)
-            # Made anew each time: what the interrupted run has said is part of the history.
-            run, messages = await self._turns.make(turn, known)
-            try:
-                return await self._create(supervisor, run, messages)
-            except ConversationBusy as busy:
-                # One that took the place meanwhile was sent after this message.
-                if on_busy != "interrupt" or interrupted not in (None, busy.active_run_id):
-                    raise
-                interrupted = busy.active_run_id
-                by = principal.id if principal is not None else None
-                if not await self._stopper.stop(
-                    interrupted, "interrupted", by, self.limits.interrupt_seconds
-                ):
-                    raise
-
-    async def retry(
-        self,
-        run_id: str,
-        principal: Principal | None = None,
-        *,
-        from_step: int | None = None,
-        call_id: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> Started:
-        """Do a run that is over anew, as a run of its own with ``parent_run_id``, and answer at once.
-
-        The whole run; or from a step on, with the steps before it as they were; or one failed call alone,
-        after which the model goes on. The new answer stands beside the old one. Raises `NotRetryable` (with
-        ``reason``), `InvalidInput`, `RunNotFound`, `Busy`, `ConversationBusy`, `IdempotencyConflict`.
-        """
-        supervisor = self._opened()
-        parent = await self._gate.run(run_id, principal, "retry")
-        run, messages, kept = await retry_of(
-            self.buffer,
-            parent,
-            self.model.name,
-            from_step=from_step,
-            call_id=call_id,
-            idempotency_key=idempotency_key,
-        )
-        try:
-            with supervisor.room():
-                return await self._create(supervisor, run, messages, kept)
-        except Busy:
-            before = await self._begun_before(run.principal, idempotency_key, run.digest)
-            if before is None:
-                raise
-            return before
-
-    async def _create(
-        self,
-        supervisor: Supervisor,
-        run: NewRun,
-        messages: Sequence[MessageRecord],
-        kept: Sequence[NewEvent] = (),
-    ) -> Started:
-        await self._delivery.announce(run.run_id)
-        created = await self.buffer.create(run, messages, kept)
-        if created.new:
-            supervisor.submit(created.run.run_id)
-            self._delivery.begun(created.run.run_id)
-        return Started.of(created.run, new=created.new)
-
-    async def _begun_before(
-        self, principal: Principal | None, key: str | None, digest: str | None
-    ) -> Started | None:
-        """What an earlier request of this key began: it takes no room."""
-        if key is None or digest is None:
-            return None
-        run = await self.buffer.created(principal, key, digest)
-        return None if run is None else Started.of(run, new=False)
 
     # Reading.
 

@@ -14,10 +14,14 @@ __all__ = ["ServiceLimits"]
 class ServiceLimits:
     """What a process takes on, and what a client may send; times are seconds.
 
-    ``max_runs`` are at work at once, ``max_queue`` wait in this process. ``drain_seconds`` is how long
+    ``max_runs`` are at work at once, ``max_queue`` wait in this process. ``max_runs_per_principal`` bounds
+    what one principal has queued or at work in all processes (None: no bound; who has no principal has none).
+    ``drain_seconds`` is how long
     `close` lets runs finish, ``delete_seconds`` how long a deletion waits for an active run to stop, and
     ``interrupt_seconds`` a message that interrupts one.
-    ``max_body_bytes`` and ``max_message_chars`` bound a request. Of a long conversation the model is given
+    ``max_body_bytes`` and ``max_message_chars`` bound a request, ``max_attachments`` how many of a message's
+    parts are images, sound or files, and ``max_attachment_bytes`` each of them that comes whole (as a
+    ``data:`` URL or base64), decoded. Of a long conversation the model is given
     the newest ``max_history_messages``.
 
     ``look_every`` is how often a process looks for runs that nobody holds (None: 5 s, or half a lease if that
@@ -27,11 +31,14 @@ class ServiceLimits:
 
     max_runs: int = 100
     max_queue: int = 1000
+    max_runs_per_principal: int | None = None
     drain_seconds: float = 5.0
     delete_seconds: float = 5.0
     interrupt_seconds: float = 10.0
     max_body_bytes: int = 1_000_000
     max_message_chars: int = 200_000
+    max_attachments: int = 20
+    max_attachment_bytes: int = 5_000_000
     max_history_messages: int = 1000
     look_every: float | None = None
     retention: float | timedelta | None = None

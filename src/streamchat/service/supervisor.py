@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from streamchat.buffers.base import Claim, EventBuffer
 from streamchat.errors import BufferUnavailable, Busy, StreamChatError
+from streamchat.principal import Principal
 from streamchat.service.driver import Driver
+from streamchat.service.shares import FairQueue
 
 __all__ = ["Supervisor"]
 
@@ -53,7 +55,7 @@ class Supervisor:
         self._max_queue = max_queue
         self._look_every = look_every
         self._working = working
-        self._queue: OrderedDict[str, None] = OrderedDict()
+        self._queue = FairQueue()
         self._active: Counter[str] = Counter()
         self._being_created = 0
         self._drained: asyncio.Task[None] | None = None
@@ -88,12 +90,12 @@ class Supervisor:
         finally:
             self._being_created -= 1
 
-    def submit(self, run_id: str) -> None:
-        """Work on a run that was just created, as soon as there is room."""
+    def submit(self, run_id: str, principal: Principal | None = None) -> None:
+        """Work on a run that was just created, as soon as there is room; principals take turns."""
         if (
             self._working and run_id not in self._active
         ):  # looking around may have found it before its creator told of it
-            self._queue[run_id] = None
+            self._queue.add(run_id, principal)
             self._wakeup.set()
 
     def driven(self, run_id: str) -> bool:
@@ -167,7 +169,7 @@ class Supervisor:
 
     async def _claim_what_there_is(self) -> None:
         while len(self._tasks) < self._max_runs and not self.draining:
-            run_id = next(iter(self._queue), None)
+            run_id = self._queue.first()
             try:
                 claim = await self._buffer.claim(self._worker, self._lease_ttl, run_id)
             except BufferUnavailable:
@@ -179,7 +181,7 @@ class Supervisor:
                 claim = None
             if run_id is not None:
                 # Not there any more: somebody else took it, or it is over.
-                self._queue.pop(run_id, None)
+                self._queue.remove(run_id)
             elif claim is None:
                 return
             if claim is not None:
@@ -188,7 +190,7 @@ class Supervisor:
     def _begin(self, claim: Claim) -> None:
         run_id = claim.run.run_id
         self._active[run_id] += 1
-        self._queue.pop(run_id, None)
+        self._queue.remove(run_id)
         task = asyncio.create_task(self._drive(claim), name=f"streamchat run {run_id}")
         self._tasks.add(task)
         self._idle.clear()

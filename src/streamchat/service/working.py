@@ -24,6 +24,7 @@ from streamchat.service.driver import Driver, DriverOptions, read_log
 from streamchat.service.hub import Hub
 from streamchat.service.request import RunRequest
 from streamchat.service.summary import RunSummary, SummaryBuilder
+from streamchat.service.titling import Titler
 from streamchat.tools import ToolRegistry
 
 __all__ = ["RunWorker"]
@@ -49,6 +50,7 @@ class RunWorker:
         deps: Callable[[RunContext], Any] | None,
         on_run_finished: Callable[[RunSummary], Any] | None,
         deliver: Callable[[str], Awaitable[None]],
+        titler: Titler,
     ) -> None:
         self.name = name
         self.driver_options = driver_options
@@ -60,6 +62,7 @@ class RunWorker:
         self._deps = deps
         self._on_run_finished = on_run_finished
         self._deliver = deliver
+        self._titler = titler
         self._cancelling: set[asyncio.Task[None]] = set()
 
     async def work(self, claim: Claim, register: Callable[[Driver], None]) -> None:
@@ -88,6 +91,8 @@ class RunWorker:
         finally:
             self._hub.feed(run.run_id, False)
         await self._tell(came_to)
+        if came_to.outcome in _OVER:
+            await self._titler.title(run, request, context)
 
     def _context(self, claim: Claim) -> RunContext:
         run, clock = claim.run, _clock_of(claim, self.driver_options.lease_ttl)

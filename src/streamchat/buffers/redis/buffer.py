@@ -399,6 +399,11 @@ class RedisEventBuffer(RedisReading, RedisNotes):
             raise BufferUnavailable("the buffer is not open: await its open() first")
         return self._opened
 
+    async def set_title(self, conversation_id: str, title: str | None) -> bool:
+        """Give a conversation another title, or none; see `TitleStore.set_title`."""
+        stored = b"" if title is None else b"=" + self._payloads.put(records.raw(title))
+        return bool(await self._write(scripts.SET_TITLE, records.raw(conversation_id), stored))
+
     def _arguments(self, arguments: Sequence[Argument]) -> list[Argument]:
         return ["" if self._clock is None else self._clock(), *arguments]
 

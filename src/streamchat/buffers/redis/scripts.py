@@ -35,6 +35,7 @@ __all__ = [
     "RELEASE",
     "RENEW",
     "RUN",
+    "SET_TITLE",
     "TRIM",
     "WRITE_NOTES",
     "Script",
@@ -78,6 +79,7 @@ RUN = _script("run")
 FIND = _script("find")
 INPUTS = _script("inputs")
 CONVERSATION = _script("conversation")
+SET_TITLE = _script("set_title")
 LIST_CONVERSATIONS = _script("list_conversations")
 LIST_MESSAGES = _script("list_messages")
 WRITE_NOTES = _script("write_notes")

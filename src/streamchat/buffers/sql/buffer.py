@@ -35,6 +35,7 @@ from streamchat.buffers.sql.appending import AppendJob
 from streamchat.buffers.sql.backend import Backend, Settings, backend_for
 from streamchat.buffers.sql.jobs import Job
 from streamchat.buffers.sql.schema import Schema
+from streamchat.buffers.sql.titling import set_title
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.concurrency import on_asyncio
 from streamchat.errors import BufferUnavailable, StreamChatError
@@ -264,6 +265,10 @@ class SQLEventBuffer:
         """Return a conversation's messages in the order they were written."""
         check_page(0, limit)
         return await self._read(lambda tx: queries.list_messages(tx, conversation_id, after, limit))
+
+    async def set_title(self, conversation_id: str, title: str | None) -> bool:
+        """Give a conversation another title, or none; see `TitleStore.set_title`."""
+        return await self._write(Job[Tx, bool]("", lambda tx: set_title(tx, conversation_id, title)))
 
     # ------------------------------------------------------------------------------------------------- notes
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from streamchat.buffers.titles import titles_of
 from streamchat.errors import ConversationNotFound, InvalidInput
 from streamchat.principal import Principal
 from streamchat.testing.buffers.suite import Bench, behaviour, deltas, ending, message, refused
@@ -119,6 +122,25 @@ async def a_conversation_that_changes_comes_to_the_front(bench: Bench) -> None:
     assert [c.conversation_id for c in listed] == [first, second]
     assert [c.title for c in listed] == [None, "two"]
     assert listed[0].updated_at > listed[0].created_at
+
+
+@behaviour
+async def a_title_may_be_given_later(bench: Bench) -> None:
+    titles = titles_of(bench.buffer)
+    if titles is None:
+        return
+    run = await bench.created(title="first words")
+    before = await bench.buffer.conversation(run.conversation_id)
+    assert await titles.set_title(run.conversation_id, "Grüße \ud83d!")
+    assert await titles.set_title(run.conversation_id, "Grüße \ud83d!")
+    assert await bench.buffer.conversation(run.conversation_id) == replace(before, title="Grüße \ud83d!")
+    assert await titles.set_title(run.conversation_id, None)
+    assert (await bench.buffer.conversation(run.conversation_id)).title is None
+    await bench.buffer.delete(conversation_id=run.conversation_id)
+    assert not await titles.set_title(run.conversation_id, "gone")
+    assert not await titles.set_title("no-such-conversation", "gone")
+    with refused(ConversationNotFound):
+        await bench.buffer.conversation(run.conversation_id)
 
 
 @behaviour

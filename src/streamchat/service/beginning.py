@@ -1,0 +1,163 @@
+"""The verbs that begin runs: a new message, and a retry of a run that is over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from streamchat.buffers.base import MessageRecord, NewEvent, NewRun
+from streamchat.errors import Busy, ConversationBusy, InvalidInput
+from streamchat.models.base import Model
+from streamchat.principal import Principal
+from streamchat.service.attachments import check_attachments
+from streamchat.service.delivering import Delivery
+from streamchat.service.limits import ServiceLimits
+from streamchat.service.presence import OnDisconnect, grace_of
+from streamchat.service.reading import ReadingVerbs
+from streamchat.service.request import user_content
+from streamchat.service.retrying import retry_of
+from streamchat.service.shares import Shares
+from streamchat.service.starting import Turn, TurnMaker
+from streamchat.service.status import Started
+from streamchat.service.stopping import OnBusy, Stopper, known_policy
+from streamchat.service.supervisor import Supervisor
+
+__all__ = ["StartingVerbs"]
+
+
+class StartingVerbs(ReadingVerbs):
+    """The part of `StreamChat` that begins runs; that class sets what stands here."""
+
+    model: Model
+    limits: ServiceLimits
+    _turns: TurnMaker
+    _shares: Shares
+    _stopper: Stopper
+    _delivery: Delivery
+    _grace: float | None
+    _on_busy: OnBusy
+    _allow_system_message: bool
+
+    async def start(
+        self,
+        conversation_id: str | None,
+        message: str | Sequence[Mapping[str, Any]],
+        principal: Principal | None = None,
+        *,
+        idempotency_key: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        system_message: str | None = None,
+        client_id: str | None = None,
+        on_disconnect: OnDisconnect | None = None,
+        on_busy: OnBusy | None = None,
+    ) -> Started:
+        """Make the user's message, the assistant's placeholder and the run durable, and answer at once.
+
+        Without ``conversation_id`` a conversation is made. ``on_disconnect`` and ``on_busy`` are this run's
+        own policies. An interrupted run is waited for, for at most the limits' ``interrupt_seconds``.
+        Raises `InvalidInput` and `AttachmentTooLarge` (with ``field``), `Busy`, `TooManyRuns`,
+        `ConversationBusy`, `ConversationNotFound` (also for another's), `IdempotencyConflict`,
+        `BufferUnavailable`; nothing is written then.
+        """
+        supervisor = self._opened()
+        parts = user_content(message, self.limits.max_message_chars)
+        check_attachments(parts, self.limits)
+        if system_message is not None and not self._allow_system_message:
+            raise InvalidInput("a system message is not taken from clients here", field="system_message")
+        if conversation_id is not None and not (conversation_id.isascii() and 0 < len(conversation_id) <= 64):
+            raise InvalidInput(
+                f"a conversation id has 1 to 64 ASCII characters, not {conversation_id[:80]!r}",
+                field="conversation_id",
+            )
+        grace = self._grace if on_disconnect is None else grace_of(on_disconnect)
+        turn = Turn(
+            parts, conversation_id, principal, idempotency_key, metadata, system_message, client_id, grace
+        )
+        try:
+            async with self._shares.place(principal, conversation_id):
+                with supervisor.room():
+                    return await self._start(supervisor, turn, known_policy(on_busy or self._on_busy))
+        except Busy:
+            before = await self._begun_before(principal, idempotency_key, turn.digest())
+            if before is None:
+                raise
+            return before
+
+    async def _start(self, supervisor: Supervisor, turn: Turn, on_busy: OnBusy) -> Started:
+        """Create the turn's run, if need be in the place of one that is interrupted."""
+        principal, interrupted = turn.principal, None
+        while True:
+            known = await self._gate.conversation_to_start_in(turn.conversation_id, principal)
+            # Made anew each time: what the interrupted run has said is part of the history.
+            run, messages = await self._turns.make(turn, known)
+            try:
+                return await self._create(supervisor, run, messages)
+            except ConversationBusy as busy:
+                # One that took the place meanwhile was sent after this message.
+                if on_busy != "interrupt" or interrupted not in (None, busy.active_run_id):
+                    raise
+                interrupted = busy.active_run_id
+                by = principal.id if principal is not None else None
+                if not await self._stopper.stop(
+                    interrupted, "interrupted", by, self.limits.interrupt_seconds
+                ):
+                    raise
+
+    async def retry(
+        self,
+        run_id: str,
+        principal: Principal | None = None,
+        *,
+        from_step: int | None = None,
+        call_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Started:
+        """Do a run that is over anew, as a run of its own with ``parent_run_id``, and answer at once.
+
+        The whole run; or from a step on, with the steps before it as they were; or one failed call alone,
+        after which the model goes on. The new answer stands beside the old one. Raises `NotRetryable` (with
+        ``reason``), `InvalidInput`, `RunNotFound`, `Busy`, `TooManyRuns`, `ConversationBusy`,
+        `IdempotencyConflict`.
+        """
+        supervisor = self._opened()
+        parent = await self._gate.run(run_id, principal, "retry")
+        run, messages, kept = await retry_of(
+            self.buffer,
+            parent,
+            self.model.name,
+            from_step=from_step,
+            call_id=call_id,
+            idempotency_key=idempotency_key,
+        )
+        try:
+            async with self._shares.place(run.principal, run.conversation_id):
+                with supervisor.room():
+                    return await self._create(supervisor, run, messages, kept)
+        except Busy:
+            before = await self._begun_before(run.principal, idempotency_key, run.digest)
+            if before is None:
+                raise
+            return before
+
+    async def _create(
+        self,
+        supervisor: Supervisor,
+        run: NewRun,
+        messages: Sequence[MessageRecord],
+        kept: Sequence[NewEvent] = (),
+    ) -> Started:
+        await self._delivery.announce(run.run_id)
+        created = await self.buffer.create(run, messages, kept)
+        if created.new:
+            supervisor.submit(created.run.run_id, created.run.principal)
+            self._delivery.begun(created.run.run_id)
+        return Started.of(created.run, new=created.new)
+
+    async def _begun_before(
+        self, principal: Principal | None, key: str | None, digest: str | None
+    ) -> Started | None:
+        """What an earlier request of this key began: it takes no room."""
+        if key is None or digest is None:
+            return None
+        run = await self.buffer.created(principal, key, digest)
+        return None if run is None else Started.of(run, new=False)
