@@ -36,9 +36,14 @@ _PLANS: tuple[tuple[tuple[str, ...], ...], ...] = (
 )
 
 
+_LONGEST = 3.0
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How hard to attack: ``seconds`` long, ``kills`` workers ended in that time, ``rate`` runs a second.
+
+    Where the machine is too slow for so many kills, it goes on until there are, up to three times as long.
 
     ``freezes`` is the share of the kills that are SIGSTOP for longer than the lease, ``points`` that of the
     workers which are to die at a named point, ``cancels`` that of the runs which somebody cancels.
@@ -101,8 +106,7 @@ class Attack:
                 for _ in range(self.options.workers):
                     group.create_task(self._keep_a_worker())
                 killing = group.create_task(self._kill())
-                await self._start_users(group)
-                await killing
+                await self._start_users(group, killing)
                 self._calm = True
                 await self._wait_for_users()
                 self._over = True
@@ -139,10 +143,13 @@ class Attack:
         """End so many workers in the time that there is, at random moments."""
         options = self.options
         began = time.monotonic()
-        while (now := time.monotonic() - began) < options.seconds:
+        while (now := time.monotonic() - began) < options.seconds * _LONGEST:
             # Some have ended themselves meanwhile.
-            left = max(1, options.kills - self.outcome.kills)
-            await asyncio.sleep(self._random.expovariate(left / (options.seconds - now)))
+            left = options.kills - self.outcome.kills
+            if left <= 0 and now >= options.seconds:
+                return
+            rate = max(1, left) / max(options.seconds - now, options.seconds / _LONGEST)
+            await asyncio.sleep(self._random.expovariate(rate))
             serving = self._scene.serving()
             if not serving or self.outcome.kills >= options.kills:
                 continue
@@ -160,10 +167,9 @@ class Attack:
 
     # --------------------------------------------------------------------------------------------- the users
 
-    async def _start_users(self, group: asyncio.TaskGroup) -> None:
-        ends = time.monotonic() + self.options.seconds
+    async def _start_users(self, group: asyncio.TaskGroup, killing: asyncio.Task[None]) -> None:
         number = 0
-        while time.monotonic() < ends:
+        while not killing.done():
             number += 1
             self._users.add(group.create_task(self._use(number, random.Random(self._random.random()))))
             await asyncio.sleep(self._random.expovariate(self.options.rate))

@@ -216,7 +216,12 @@ class Scene:
             check_log_of(run.run_id, events, run.cancelled, findings)
             check_readings(run.run_id, events, run.readings, findings)
         await self._check_conversations(findings)
-        check_acknowledged(logs, self.acknowledged(), findings)
+        acknowledged = self.acknowledged()
+        for unheard in {entry["run"] for entry in acknowledged} - logs.keys():
+            # One whose client was never answered is acknowledged to its workers all the same.
+            with contextlib.suppress(RunNotFound):
+                logs[unheard] = await read_log(self.chat.buffer, unheard)
+        check_acknowledged(logs, acknowledged, findings)
         check_effects(logs, self.effects(), findings)
         return logs
 

@@ -52,7 +52,7 @@ class WorkerSpec:
     pause: float = 0.2
     silence: float = 10.0
     kill: str | None = None
-    max_runs: int = 50
+    max_runs: int = 20
 
     def encode(self) -> str:
         """Write it as JSON."""
