@@ -21,6 +21,12 @@ from .support import WatchedBuffer
 ANN, BOB = Principal("ann", "acme"), Principal("bob", "acme")
 
 
+@pytest.fixture
+def buffer(any_store: EventBuffer) -> EventBuffer:
+    """One of each sort: what is counted, kept and taken over is the store's doing."""
+    return any_store
+
+
 def service(buffer: EventBuffer, model: ScriptedModel, most: int, **more: Any) -> StreamChat:
     limits = ServiceLimits(max_runs_per_principal=most)
     return StreamChat(model=model, buffer=buffer, authorize=owns, limits=limits, **more)

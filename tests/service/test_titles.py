@@ -19,6 +19,12 @@ from .support import WatchedBuffer
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def buffer(any_store: EventBuffer) -> EventBuffer:
+    """One of each sort: what is counted, kept and taken over is the store's doing."""
+    return any_store
+
+
 class Titles:
     """Waits until the store has been told."""
 

@@ -144,7 +144,7 @@ class AnsweringVerbs:
         check_answer(state, self.tools, Answer(kind, call_id, body, by), most=most)
         posted = await self.buffer.post(run.run_id, Input(kind, call_id, body, by))
         if posted.new:
-            supervisor.poke(run.run_id)
+            supervisor.poke(run.run_id, run.principal)
 
 
 def _brought(output: Any, error: str | None) -> dict[str, Any]:

@@ -102,14 +102,14 @@ class Supervisor:
         """Whether the run is at work here."""
         return run_id in self._drivers
 
-    def poke(self, run_id: str) -> None:
+    def poke(self, run_id: str, principal: Principal | None = None) -> None:
         """Something was posted to the run: if it is driven here, its driver looks now; if not, it may be
         claimable."""
         driver = self._drivers.get(run_id)
         if driver is not None:
             driver.poke()
         elif not self.draining:
-            self.submit(run_id)
+            self.submit(run_id, principal)
 
     def start(self) -> None:
         """Begin to claim runs."""
