@@ -209,7 +209,7 @@ async def test_what_the_provider_ran_itself_is_told() -> None:
     body = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events).encode()
     async with ScriptedProvider([body]) as provider, provider.client() as client:
         result = (await ask(OpenAIResponsesModel(client, "gpt"))).result
-    assert [replace(result).provider_calls[i][1:] for i in (0, 1)] == [
+    assert [call[1:5] for call in replace(result).provider_calls] == [
         ("ws_1", "web_search", {"type": "search", "query": "weather"}, None),
         ("mcp_1", "roll", {"sides": 6}, "4"),
     ]
