@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -14,6 +14,7 @@ from tests.chaos.stores import DURABLE, FIXTURES, SQL_SERVERS, Store, store_at
 
 pytest_warning = "ignore:SQLite .* has the WAL-reset bug"
 
+F = TypeVar("F", bound=Callable[..., Any])
 MakeStore = Callable[[Path], Store]
 
 _KINDS = {"kind": DURABLE, "server_kind": tuple(FIXTURES), "sql_kind": SQL_SERVERS}
@@ -30,12 +31,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for fixture, kinds in _KINDS.items():
         if fixture in metafunc.fixturenames:
             some = [kind for kind in kinds if chosen is None or kind in chosen.split(",")]
-            metafunc.parametrize(fixture, [_param(kind) for kind in some])
+            brief = getattr(metafunc.function, "brief", kinds)
+            slow = {kind: () if kind in brief else pytest.mark.slow for kind in some}
+            metafunc.parametrize(fixture, [pytest.param(kind, marks=slow[kind]) for kind in some])
 
 
-def _param(kind: str) -> Any:
-    # What Valkey does, the oldest Redis does in the long run.
-    return pytest.param(kind, marks=pytest.mark.slow) if kind == "redis" else kind
+def brief_on(*kinds: str) -> Callable[[F], F]:
+    """Have a test run on these stores in the short form, and on the others in the long one only."""
+
+    def mark(test: F) -> F:
+        test.brief = kinds  # type: ignore[attr-defined]
+        return test
+
+    return mark
 
 
 @pytest.fixture(scope="module")

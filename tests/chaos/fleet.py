@@ -1,4 +1,4 @@
-"""The processes of an attack, as the conductor holds them: the provider, the zygote, the workers."""
+"""The processes of an attack, as the conductor holds them: the zygote, the workers, the provider."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tests.chaos.worker import WorkerSpec
 
-__all__ = ["Fleet", "Worker", "start_provider"]
+__all__ = ["Fleet", "Worker"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,6 +77,8 @@ class Fleet:
         self._zygote: asyncio.subprocess.Process | None = None
         self._listening: asyncio.Task[None] | None = None
         self._up = asyncio.Event()
+        self.provider = ""
+        """The base URL of the model provider."""
         self.workers: dict[str, Worker] = {}
         """All that were ever started, by name."""
 
@@ -119,6 +121,7 @@ class Fleet:
         while line := await self._zygote.stdout.readline():
             message = json.loads(line)
             if "up" in message:
+                self.provider = message["up"]
                 self._up.set()
             elif "forked" in message:
                 worker = self.workers[message["forked"]]
@@ -128,7 +131,7 @@ class Fleet:
                 worker = self.workers[message["ready"]]
                 worker.port = message["port"]
                 worker.ready.set()
-            else:
+            elif message["exited"]:
                 worker = self.workers[message["exited"]]
                 worker.status, worker.exited_at = message["status"], time.time()
                 worker.ready.set()
@@ -140,21 +143,3 @@ class Fleet:
             worker.ready.set()
             worker.exited.set()
         self._up.set()
-
-
-@contextlib.asynccontextmanager
-async def start_provider() -> AsyncIterator[str]:
-    """Start the provider's process; yields its base URL."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.chaos.provider"),
-        cwd=ROOT,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield (await process.stdout.readline()).decode().strip()
-    finally:
-        process.stdin.close()
-        await process.wait()

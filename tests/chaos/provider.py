@@ -1,4 +1,4 @@
-"""The model provider of the attack, in a process of its own: ``python -m tests.chaos.provider``.
+"""The model provider of the attack, which the zygote runs in a process of its own.
 
 It keeps nothing: what it answers follows from the request alone, so that whoever asks again after a crash is
 told the same. The user's message is a `Plan` as JSON.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from streamchat.testing import Call, ProviderRequest, Reply, ScriptedProvider, Step
 from tests.chaos.tools import POISON
 
-__all__ = ["Plan", "answer"]
+__all__ = ["Plan", "answer", "provide"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +91,9 @@ class _Forgetful(list[Any]):
         return self._count
 
 
-async def main() -> None:
-    """Serve until standard input ends."""
+async def provide(ready: Callable[[str], None]) -> None:
+    """Serve for ever; ``ready`` is told the base URL."""
     async with ScriptedProvider(answer) as provider:
         provider.requests = _Forgetful()
-        print(provider.base_url, flush=True)
-        await asyncio.to_thread(sys.stdin.read)
-
-
-if __name__ == "__main__":
-    asyncio.run(main())
+        ready(provider.base_url)
+        await asyncio.Event().wait()

@@ -27,7 +27,7 @@ from tests.chaos.checks import (
     check_log_of,
     check_readings,
 )
-from tests.chaos.fleet import Fleet, Worker, start_provider
+from tests.chaos.fleet import Fleet, Worker
 from tests.chaos.ledger import read_ledger
 from tests.chaos.provider import Plan
 from tests.chaos.readers import Reading, read_by_attaching, read_over_http
@@ -43,21 +43,21 @@ _AWAY = (aiohttp.ClientError, TimeoutError, ConnectionError)
 class Cast:
     """The processes and the client that scenes share."""
 
-    provider: str
     fleet: Fleet
     session: aiohttp.ClientSession
+
+    @property
+    def provider(self) -> str:
+        """The base URL of the model provider."""
+        return self.fleet.provider
 
     @classmethod
     @contextlib.asynccontextmanager
     async def gathered(cls, env: Mapping[str, str] | None = None) -> AsyncIterator[Self]:
         """Start them; ``env`` is for the workers."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=2.0, sock_read=5.0)
-        async with (
-            start_provider() as provider,
-            Fleet(env=env) as fleet,
-            aiohttp.ClientSession(timeout=timeout) as session,
-        ):
-            yield cls(provider, fleet, session)
+        async with Fleet(env=env) as fleet, aiohttp.ClientSession(timeout=timeout) as session:
+            yield cls(fleet, session)
 
 
 @dataclass(slots=True, eq=False)

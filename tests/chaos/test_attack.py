@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.conftest import MakeStore
+from tests.chaos.conftest import MakeStore, brief_on
 from tests.chaos.report import as_text
 from tests.chaos.run import Attack, Options
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 
+@brief_on("sqlite")
 async def test_nothing_is_lost_doubled_or_left_behind_by_killed_workers(
     kind: str, make_store: MakeStore, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.checks import Findings
-from tests.chaos.conftest import MakeStore
+from tests.chaos.conftest import MakeStore, brief_on
 from tests.chaos.provider import Plan
 from tests.chaos.proxy import Proxy
 from tests.chaos.scene import Cast, Scene
@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 TRIES = 40
 
 
+@brief_on("postgres", "valkey")
 async def test_a_batch_whose_acknowledgement_is_lost_is_written_once(
     server_kind: str, cast: Cast, make_store: MakeStore, tmp_path: Path
 ) -> None:
@@ -44,6 +45,7 @@ async def test_a_batch_whose_acknowledgement_is_lost_is_written_once(
         assert (findings.effects, findings.unknown) == (1, 0)
 
 
+@brief_on("mariadb")
 async def test_a_connection_that_stands_open_in_silence_holds_up_nobody(
     server_kind: str, cast: Cast, make_store: MakeStore, tmp_path: Path
 ) -> None:

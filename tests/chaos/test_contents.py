@@ -9,7 +9,7 @@ import pytest
 
 from streamchat.core.fold import fold
 from tests.chaos.checks import Findings
-from tests.chaos.conftest import MakeStore
+from tests.chaos.conftest import MakeStore, brief_on
 from tests.chaos.provider import Plan
 from tests.chaos.scene import Cast, Scene, StartedRun
 from tests.chaos.stores import store_at
@@ -18,6 +18,7 @@ from tests.chaos.tools import BIG
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 
+@brief_on("sqlite", "postgres", "mariadb", "valkey")
 async def test_poisonous_text_passes_everywhere_and_harms_nobody(
     kind: str, cast: Cast, make_store: MakeStore, tmp_path: Path
 ) -> None:
@@ -58,6 +59,7 @@ async def test_a_user_over_http_may_send_nul_and_is_told_of_half_characters(
                 assert (response.status, answer.get("error", {}).get("code")) == (status, code)
 
 
+@brief_on("sqlite", "postgres")
 async def test_an_output_of_eight_megabytes_passes(
     kind: str, cast: Cast, make_store: MakeStore, tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def small_disk(megabytes: int) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 async def test_a_postgresql_whose_disk_is_full_costs_a_pause(cast: Cast, tmp_path: Path) -> None:
     with small_disk(150) as disk:
         try:

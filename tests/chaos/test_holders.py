@@ -13,7 +13,7 @@ import pytest
 
 from streamchat import StoredEvent
 from tests.chaos.checks import Findings
-from tests.chaos.conftest import MakeStore
+from tests.chaos.conftest import MakeStore, brief_on
 from tests.chaos.fleet import Worker
 from tests.chaos.provider import Plan
 from tests.chaos.readers import Reading, follow_over_http
@@ -49,6 +49,7 @@ def finished(scene: Scene, findings: Findings) -> None:
     assert len({entry["pid"] for entry in scene.acknowledged() if entry["kind"] == "claimed"}) == 2
 
 
+@brief_on("sqlite", "postgres")
 async def test_a_client_of_the_other_process_sees_the_answer_of_a_killed_one_finish(
     kind: str, cast: Cast, make_store: MakeStore, tmp_path: Path
 ) -> None:
@@ -74,6 +75,7 @@ async def test_a_client_of_the_other_process_sees_the_answer_of_a_killed_one_fin
         finished(scene, findings)
 
 
+@brief_on("sqlite", "postgres")
 async def test_a_worker_frozen_past_its_lease_is_refused_and_drops_its_work(
     kind: str, cast: Cast, make_store: MakeStore, tmp_path: Path
 ) -> None:
@@ -97,6 +99,7 @@ async def test_a_worker_frozen_past_its_lease_is_refused_and_drops_its_work(
         assert resumed[0] != holder.name
 
 
+@brief_on("valkey")
 async def test_a_worker_frozen_in_mid_answer_is_refused_at_its_next_append(
     kind: str, cast: Cast, make_store: MakeStore, tmp_path: Path
 ) -> None:

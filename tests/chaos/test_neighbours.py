@@ -16,7 +16,7 @@ import pytest
 
 from streamchat.core.fold import fold
 from tests.chaos.checks import Findings
-from tests.chaos.conftest import MakeStore
+from tests.chaos.conftest import MakeStore, brief_on
 from tests.chaos.fleet import Fleet
 from tests.chaos.provider import Plan
 from tests.chaos.scene import Cast, Scene
@@ -64,6 +64,7 @@ async def row_locked(store: Store, run_id: str) -> AsyncIterator[None]:
         await maria.ensure_closed()
 
 
+@brief_on("postgres")
 async def test_a_run_whose_row_is_locked_waits_and_the_others_go_on(
     sql_kind: str, cast: Cast, make_store: MakeStore, tmp_path: Path
 ) -> None:
@@ -95,6 +96,7 @@ async def test_a_run_whose_row_is_locked_waits_and_the_others_go_on(
         assert {e["fence"] for e in scene.acknowledged() if e["kind"] == "claimed"} == {1}
 
 
+@pytest.mark.slow
 async def test_workers_whose_clocks_are_an_hour_off_hold_and_take_over_by_the_stores_time(
     server_kind: str, make_store: MakeStore, tmp_path: Path
 ) -> None:

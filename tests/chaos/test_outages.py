@@ -16,6 +16,7 @@ from streamchat import StoredEvent
 from streamchat.core.fold import fold
 from streamchat.core.lifecycle import check_log
 from tests.chaos.checks import Findings
+from tests.chaos.conftest import brief_on
 from tests.chaos.provider import Plan
 from tests.chaos.readers import Reading
 from tests.chaos.scene import Cast, Scene
@@ -43,6 +44,7 @@ async def a_server(kind: str) -> AsyncIterator[Server]:
         await context.__aexit__(None, None, None)
 
 
+@brief_on("postgres")
 async def test_a_server_that_dies_and_comes_back_costs_a_pause_and_nothing_else(
     server_kind: str, cast: Cast, tmp_path: Path
 ) -> None:
@@ -65,6 +67,7 @@ async def test_a_server_that_dies_and_comes_back_costs_a_pause_and_nothing_else(
             assert len(claims) == 1
 
 
+@brief_on("valkey")
 async def test_a_server_that_is_away_for_longer_than_the_lease_costs_a_take_over(
     server_kind: str, cast: Cast, tmp_path: Path
 ) -> None:
@@ -135,6 +138,7 @@ async def a_store_with_copies(kind: str, folder: Path) -> AsyncIterator[tuple[St
         yield store, _Copies(kind, store, server)
 
 
+@brief_on("sqlite", "valkey")
 async def test_an_older_copy_of_the_store_resets_its_readers_and_shows_them_nothing_wrong(
     kind: str, cast: Cast, tmp_path: Path
 ) -> None:

@@ -1,7 +1,8 @@
 """A warm process that forks workers: starting one takes milliseconds, not the second that the imports take.
 
-``python -m tests.chaos.zygote`` reads commands, JSON lines, on standard input and answers on standard output:
-``{"fork": SPEC}`` is answered by ``{"forked": name, "pid": …}``, later by the worker's own ``{"ready": …}``,
+``python -m tests.chaos.zygote`` forks the provider and says ``{"up": its URL}``. Then it reads commands, JSON
+lines, from standard input, and answers on standard output: ``{"fork": SPEC}`` is answered by
+``{"forked": name, "pid": …}``, later by the worker's own ``{"ready": …}``,
 and in the end by ``{"exited": name, "pid": …, "status": …}`` (negative: the signal). The end of its input
 ends it and all that it has forked. It has neither threads nor a loop, so that forking is safe.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import gc
 import json
 import os
@@ -18,9 +20,11 @@ import select
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.provider import provide
 from tests.chaos.worker import WorkerSpec, work
 
 _PR_SET_PDEATHSIG = 1
@@ -39,7 +43,7 @@ def main() -> None:
     signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
     children: dict[int, str] = {}
     pending = b""
-    _say({"up": os.getpid()})
+    children[_fork(lambda: provide(lambda url: _say({"up": url})), os.devnull)] = ""
     try:
         while True:
             readable, _, _ = select.select([0, wake], [], [])
@@ -53,9 +57,7 @@ def main() -> None:
                 *lines, pending = (pending + block).split(b"\n")
                 for line in lines:
                     spec = WorkerSpec(**json.loads(line)["fork"])
-                    pid = os.fork()
-                    if pid == 0:
-                        _live(spec)
+                    pid = _fork(functools.partial(work, spec, _say), Path(spec.folder) / "workers.err")
                     children[pid] = spec.name
                     _say({"forked": spec.name, "pid": pid})
     finally:
@@ -73,8 +75,11 @@ def _reap(children: dict[int, str]) -> None:
         _say({"exited": name, "pid": pid, "status": os.waitstatus_to_exitcode(status)})
 
 
-def _live(spec: WorkerSpec) -> None:
-    """Be a worker; never returns."""
+def _fork(life: Callable[[], Coroutine[Any, Any, None]], errors: Path | str) -> int:
+    """Fork a process that lives that life, and return its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
     status = 1
     try:
         with contextlib.suppress(OSError, AttributeError):
@@ -83,9 +88,8 @@ def _live(spec: WorkerSpec) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
-        errors = os.open(Path(spec.folder) / "workers.err", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        os.dup2(errors, 2)
-        asyncio.run(work(spec, _say))
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666), 2)
+        asyncio.run(life())
         status = 0
     except BaseException:
         traceback.print_exc()
