@@ -34,6 +34,10 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--backends", help="buffers to test, separated by commas: memory,sqlite,postgres …")
+
+
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, object]]:
     """The loop that async tests run on: asyncio in debug mode.

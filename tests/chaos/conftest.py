@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    chosen = metafunc.config.getoption("--backends", default=None)
+    chosen = metafunc.config.getoption("--backends")
     for fixture, kinds in _KINDS.items():
         if fixture in metafunc.fixturenames:
             some = [kind for kind in kinds if chosen is None or kind in chosen.split(",")]
