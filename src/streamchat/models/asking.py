@@ -39,14 +39,14 @@ def asking_tools(name: str) -> ToolRegistry:
     async def ask(value: Any = None) -> Any:
         return value
 
+    def again(context: ToolContext[Any], arguments: dict[str, Any]) -> Any:
+        return arguments.get("value")
+
     tools = ToolRegistry()
+    description = "Asks a person."
+    # Nothing happens in it, so who finds it cut off needs not wait, as for a tool that may run twice.
     tools.add(
-        ask,
-        name=name,
-        description="Asks a person.",
-        requires_approval=_question,
-        idempotent=True,
-        strict=False,
+        ask, name=name, description=description, requires_approval=_question, reconcile=again, strict=False
     )
     return tools
 

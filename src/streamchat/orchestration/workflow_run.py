@@ -26,7 +26,7 @@ __all__ = ["WorkflowRunner"]
 
 
 class WorkflowRunner(JudgedRun):
-    """A `Run` over a `WorkflowSource`.
+    """A run over a `WorkflowSource`; guarded as any other.
 
     A step is *open* from its ``step_started`` to its ``model_completed``.
     """
