@@ -14,7 +14,14 @@ from streamchat.core.fold import RunState
 from streamchat.errors import ModelError
 from streamchat.events import ModelCompleted, StepReset, StepStarted, StoredEvent, StreamEvent
 from streamchat.messages import ModelMessage, TextPart
-from streamchat.models.base import ModelRequest, NextStep, WorkflowProgress, WorkflowSource, WorkflowStep
+from streamchat.models.base import (
+    Model,
+    ModelRequest,
+    NextStep,
+    WorkflowProgress,
+    WorkflowSource,
+    WorkflowStep,
+)
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.failures import failure_event, refusal_event
 from streamchat.orchestration.judged_run import JudgedRun
@@ -22,7 +29,15 @@ from streamchat.orchestration.options import Refuse, RunOptions
 from streamchat.orchestration.run import Phase, Run
 from streamchat.tools import ToolRegistry
 
-__all__ = ["WorkflowRunner"]
+__all__ = ["WorkflowRunner", "tools_of"]
+
+
+def tools_of(model: Model, tools: ToolRegistry) -> ToolRegistry:
+    """Return the tools that a run of ``model`` knows: ``tools``, and a workflow's own.
+
+    Raises `ToolDefinitionError` where a name is in both.
+    """
+    return tools | model.workflow_tools if isinstance(model, WorkflowSource) else tools
 
 
 class WorkflowRunner(JudgedRun):
@@ -40,7 +55,7 @@ class WorkflowRunner(JudgedRun):
         options: RunOptions,
         history: Iterable[StreamEvent | StoredEvent],
     ) -> None:
-        super().__init__(model, messages, tools | model.workflow_tools, context, options, history)
+        super().__init__(model, messages, tools_of(model, tools), context, options, history)
         self._workflow = model
         self._offered = tools
         self._name: str | None = None

@@ -11,8 +11,10 @@ from streamchat.buffers.base import EventBuffer, Input, RunRecord
 from streamchat.core.answers import Answer, AnswerKind
 from streamchat.core.fold import fold
 from streamchat.errors import InvalidInput, RunNotFound, StreamChatError
+from streamchat.models.base import Model
 from streamchat.orchestration.answering import check_answer
 from streamchat.orchestration.options import RunOptions
+from streamchat.orchestration.workflow_run import tools_of
 from streamchat.principal import Principal
 from streamchat.service.access import Action, Gate
 from streamchat.service.driver import read_log
@@ -31,6 +33,7 @@ class AnsweringVerbs:
     """
 
     buffer: EventBuffer
+    model: Model
     tools: ToolRegistry
     options: RunOptions
     _access: Gate
@@ -141,7 +144,8 @@ class AnsweringVerbs:
         state = fold(await read_log(self.buffer, run.run_id))
         most = self.options.limits.max_tool_output_bytes
         # Expiry is judged by the run, by the store's clock: ours may be an hour off.
-        check_answer(state, self.tools, Answer(kind, call_id, body, by), most=most)
+        tools = tools_of(self.model, self.tools)
+        check_answer(state, tools, Answer(kind, call_id, body, by), most=most)
         posted = await self.buffer.post(run.run_id, Input(kind, call_id, body, by))
         if posted.new:
             supervisor.poke(run.run_id, run.principal)

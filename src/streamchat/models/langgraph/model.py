@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Literal, TypeAlias, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -166,8 +167,9 @@ class LangGraphModel:
                     for batch in how:
                         yield batch
                     return
-            async for batch in self._read(run, progress, stream):
-                yield batch
+            async with aclosing(self._read(run, progress, stream)) as batches:
+                async for batch in batches:
+                    yield batch
         except (ModelError, InvalidInput):
             raise
         except Exception as error:
@@ -185,14 +187,11 @@ class LangGraphModel:
         reader = self._reader(progress)
         stopped = False
         try:
-            async for batch in reader.read(stream):
-                if not self._saves and reader.interrupted:
-                    raise ModelError(
-                        f"run {run.run_id}: the graph {self._name!r} interrupts, and has no checkpointer to "
-                        "go on from: graph.compile(checkpointer=…)",
-                        code="no_checkpointer",
-                    )
-                yield batch
+            async with aclosing(reader.read(stream)) as batches:
+                async for batch in batches:
+                    if reader.interrupted and not self._saves:
+                        raise self._cannot_wait(run)
+                    yield batch
         except Breakpoint:
             stopped = True
         finally:
@@ -201,6 +200,13 @@ class LangGraphModel:
             snapshot = await self._graph.aget_state(self._config(run))
             for batch in reader.ask_at_breakpoint(_breakpoint_id(snapshot), _breakpoint_value(snapshot)):
                 yield batch
+
+    def _cannot_wait(self, run: WorkflowRun) -> ModelError:
+        return ModelError(
+            f"run {run.run_id}: the graph {self._name!r} interrupts, and has no checkpointer to go on from: "
+            "graph.compile(checkpointer=…)",
+            code="no_checkpointer",
+        )
 
     # Where the graph begins.
 
@@ -232,12 +238,12 @@ class LangGraphModel:
     async def _fork(self, parent_run_id: str, config: RunnableConfig) -> tuple[RunnableConfig, bool]:
         """Where a retried run begins: with the one that it retries; and whether the thread began there."""
         oldest: StateSnapshot | None = None
-        thread = cast("RunnableConfig", {"configurable": {"thread_id": config["configurable"]["thread_id"]}})
+        thread = cast("RunnableConfig", {"configurable": _place(config)})
         async for snapshot in self._graph.aget_state_history(thread, filter={_OWNER: parent_run_id}):
             oldest = snapshot
         if oldest is None or (oldest.metadata or {}).get("source") != "input":
             return config, False
-        place = {**config["configurable"], **oldest.config["configurable"]}
+        place = {**_place(config), **_place(oldest.config)}
         return cast("RunnableConfig", {**config, "configurable": place}), oldest.parent_config is None
 
     def _stream(self, run: WorkflowRun, config: RunnableConfig, given: Any) -> GraphStream:
@@ -273,7 +279,7 @@ class LangGraphModel:
                 return Command(resume=answers)
             name = ", ".join(dict.fromkeys(task.name for task in snapshot.tasks))
             return reader.ask_again(name, snapshot.tasks, snapshot.interrupts)
-        if not snapshot.next:
+        if not snapshot.tasks:
             return ()
         ask_id = _breakpoint_id(snapshot)
         if ask_id in run.answers:
@@ -308,8 +314,12 @@ def _belongs(snapshot: StateSnapshot, run_id: str | None) -> bool:
     return run_id is not None and (snapshot.metadata or {}).get(_OWNER) == run_id
 
 
+def _place(config: RunnableConfig) -> dict[str, Any]:
+    return config.get("configurable", {})
+
+
 def _breakpoint_id(snapshot: StateSnapshot) -> str:
-    return f"breakpoint:{snapshot.config['configurable'].get('checkpoint_id', '')}"
+    return f"breakpoint:{_place(snapshot.config).get('checkpoint_id', '')}"
 
 
 def _breakpoint_value(snapshot: StateSnapshot) -> dict[str, Any]:
