@@ -11,7 +11,17 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from benchmarks import accumulating, appending, appending_redis, consuming, idle, sse, subscribing, whole_way
+from benchmarks import (
+    accumulating,
+    appending,
+    appending_postgres,
+    appending_redis,
+    consuming,
+    idle,
+    sse,
+    subscribing,
+    whole_way,
+)
 from benchmarks.measure import FULL, QUICK, Row, Scale
 from benchmarks.report import as_json, as_page, as_text, machine
 
@@ -31,6 +41,11 @@ BENCHMARKS: dict[str, tuple[str, str, Benchmark]] = {
     "replay": ("Replay", "asyncio", subscribing.replaying),
     "accumulate": ("Accumulating tool calls", "asyncio", accumulating.accumulating),
     "append": ("Appending", "asyncio", appending.appending),
+    "append-postgres": (
+        "Appending to PostgreSQL",
+        "asyncio",
+        appending_postgres.appending_postgres,
+    ),
     "append-redis": ("Appending to Redis", "asyncio", appending_redis.appending_redis),
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import openai
 
+from benchmarks.appending_postgres import postgres_buffer
 from benchmarks.consuming import amid, both_clients, iterating, whole
 from benchmarks.measure import LIVE, Case, Clock, Row, Scale, in_turns
 from benchmarks.processes import Clients, Provider, clients, provider
@@ -20,6 +21,7 @@ from streamchat.buffers.base import EventBuffer
 from streamchat.buffers.memory import MemoryEventBuffer
 from streamchat.buffers.sql import SQLEventBuffer
 from streamchat.models import OpenAIChatModel
+from tests.services.process import Unavailable
 
 __all__ = ["burst", "live"]
 
@@ -113,7 +115,7 @@ class _PassingOn:
 async def _services(
     path: str,
 ) -> AsyncIterator[tuple[Provider, openai.AsyncOpenAI, dict[str, tuple[StreamChat, int]], Clients]]:
-    """The service over both transports, and over both buffers."""
+    """The service over both transports, and over several buffers."""
     async with AsyncExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         source = await stack.enter_async_context(provider())
@@ -124,6 +126,11 @@ async def _services(
             "aiohttp": await stack.enter_async_context(_service(aiohttp, MemoryEventBuffer())),
             "SQLite": await stack.enter_async_context(_service(httpx, sqlite)),
         }
+        try:
+            postgres, _ = await stack.enter_async_context(postgres_buffer())
+            made["PostgreSQL"] = await stack.enter_async_context(_service(httpx, postgres))
+        except Unavailable as error:
+            print(f"(without PostgreSQL: {error})")
         yield source, httpx, made, await stack.enter_async_context(clients())
 
 
@@ -144,6 +151,11 @@ async def burst(scale: Scale) -> list[Row]:
         samples.row(_NAMES[1], "aiohttp", "sdk", 0.10, least="least, aiohttp"),
         samples.row("(to the client's socket, httpx2, SQLite)", "SQLite", "sdk"),
         samples.row("(SQLite beside memory)", "SQLite", "httpx2"),
+        *(
+            samples.row(f"({name} beside memory)", name, "httpx2")
+            for name in ("PostgreSQL",)
+            if name in services
+        ),
         samples.row("(the least, httpx2: bytes passed on as they are)", "least, httpx2", "sdk"),
         samples.row("(the least, aiohttp)", "least, aiohttp", "sdk"),
     ]
@@ -166,6 +178,11 @@ async def live(scale: Scale) -> list[Row]:
         samples.row(_NAMES[0], "httpx2", "sdk", 0.50, least="least, httpx2", margin=LIVE),
         samples.row(_NAMES[1], "aiohttp", "sdk", 0.27, least="least, aiohttp", margin=LIVE),
         samples.row("SQLite beside memory", "SQLite", "httpx2", 1.3, margin=LIVE),
+        *(
+            samples.row(f"{name} beside memory", name, "httpx2", 1.3, margin=LIVE)
+            for name in ("PostgreSQL",)
+            if name in services
+        ),
         samples.row("(the least, httpx2: bytes passed on as they are)", "least, httpx2", "sdk"),
         samples.row("(the least, aiohttp)", "least, aiohttp", "sdk"),
         samples.row("(memory beside the least, httpx2)", "httpx2", "least, httpx2"),

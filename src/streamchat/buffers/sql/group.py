@@ -9,7 +9,6 @@ looked at job by job elsewhere, so that it holds up nobody.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from typing import Any
 from streamchat.buffers.sql.appending import AppendJob
 from streamchat.buffers.sql.jobs import next_transaction
 from streamchat.buffers.sql.pacing import ENOUGH, Pace
+from streamchat.concurrency import Deadline
 from streamchat.errors import BufferUnavailable
 
 __all__ = ["GroupWriter"]
@@ -55,6 +55,9 @@ class GroupWriter:
         self._hurry = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle_since: float | None = None
+        self._resting = False
 
     def start(self) -> None:
         """Start the task."""
@@ -68,6 +71,8 @@ class GroupWriter:
         task, self._task = self._task, None
         if task is not None:
             await task
+        if self._timer is not None:
+            self._timer.cancel()
 
     def put(self, job: AppendJob) -> None:
         """Take a job."""
@@ -92,17 +97,34 @@ class GroupWriter:
 
     async def _some(self) -> bool:
         """Wait until there is a job; False at the end."""
-        if self._waiting:
-            return True
-        self._come.clear()
-        if not self._stopping:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_IDLE_SECONDS):
-                    await self._come.wait()
-            if not self._waiting and not self._stopping:
+        rested = False
+        while not self._waiting and not self._stopping:
+            self._come.clear()
+            self._idle_since = time.monotonic()
+            if self._timer is None and not rested:
+                self._look_in(_IDLE_SECONDS)
+            await self._come.wait()
+            self._idle_since = None
+            if self._resting:
+                self._resting, rested = False, True
                 await self._rest()
-                await self._come.wait()
         return bool(self._waiting)
+
+    def _look_in(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        """Have the connection given back if nothing came for a second; once a second at most, and not when
+        it was."""
+        self._timer = None
+        since = self._idle_since
+        if since is None:
+            self._look_in(_IDLE_SECONDS)
+        elif (left := since + _IDLE_SECONDS - time.monotonic()) > 0.01:
+            self._look_in(left)
+        else:
+            self._resting = True
+            self._come.set()
 
     async def _linger(self) -> None:
         """Wait a moment for more, if that is worth it."""
@@ -110,9 +132,8 @@ class GroupWriter:
         now = time.monotonic()
         seconds = 0.0 if self._stopping else self._pause(now)
         if seconds > 0.0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._hurry.wait()
+            with Deadline(seconds):
+                await self._hurry.wait()
             now = time.monotonic()
         self._pace.begun([job.run_id for job in self._waiting], now)
 

@@ -51,6 +51,14 @@ class Statements:
             SELECT held.run_id, clock.now, held.unread,
                 CASE WHEN held.events > 0 THEN pg_notify('{channel}', $11::text || held.run_id) END
             FROM held CROSS JOIN clock"""
+        self._append_one = _append_one(
+            prefix,
+            channel,
+            "unnest($8::text[], $9::bytea[], $10::bytea[]) WITH ORDINALITY AS e(type, data, private, place)",
+        )
+        self._append_event = _append_one(
+            prefix, channel, "(VALUES ($8::text, $9::bytea, $10::bytea, 1)) AS e(type, data, private, place)"
+        )
         self._page = f"""
             SELECT r.first_seq, r.head_seq, r.log_bytes,
                 ARRAY(SELECT generation FROM {prefix}segments WHERE run_id = $1 ORDER BY fence),
@@ -73,13 +81,28 @@ class Statements:
 
     async def append(self, raw: Any, jobs: Sequence[AppendJob], now: int | None) -> dict[str, Accepted]:
         """See `ServerDialect.append`."""
+        if len(jobs) == 1:
+            written = await self._write_one(raw, jobs[0], now)
+        else:
+            written = await self._write(raw, jobs, now)
+        return {run_id: Accepted(at, unread) for run_id, at, unread, _ in written}
+
+    async def _write_one(self, raw: Any, job: AppendJob, now: int | None) -> Any:
+        lease, coded = job.batch.lease, job.coded
+        run = (lease.run_id, lease.generation, lease.head_seq, len(coded), job.size, self._sender, now)
+        if len(coded) == 1:
+            return await raw.fetch(self._append_event, *run, *coded[0])
+        columns = ([event[column] for event in coded] for column in range(3))
+        return await raw.fetch(self._append_one, *run, *columns)
+
+    async def _write(self, raw: Any, jobs: Sequence[AppendJob], now: int | None) -> Any:
         leases = [job.batch.lease for job in jobs]
         rows = [
             (number, place, *event)
             for number, job in enumerate(jobs, 1)
             for place, event in enumerate(job.coded, 1)
         ]
-        written = await raw.fetch(
+        return await raw.fetch(
             self._append,
             [lease.run_id for lease in leases],
             [lease.generation for lease in leases],
@@ -90,7 +113,6 @@ class Statements:
             self._sender,
             now,
         )
-        return {run_id: Accepted(at, unread) for run_id, at, unread, _ in written}
 
     async def page(self, raw: Any, run_id: str, after: int, limit: int) -> PageRows | None:
         """See `ServerDialect.page`."""
@@ -110,6 +132,28 @@ class Statements:
     async def heads(self, raw: Any, run_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
         """See `ServerDialect.heads`."""
         return {row[0]: (row[1], row[2]) for row in await raw.fetch(self._heads, run_ids)}
+
+
+def _append_one(prefix: str, channel: str, events: str) -> str:
+    """Return the statement for one run, without arrays of one: they are what costs the driver most."""
+    return f"""
+        WITH clock AS MATERIALIZED (SELECT coalesce($7::bigint, {CLOCK}) AS now),
+        held AS MATERIALIZED (
+            SELECT run_id, posted - consumed AS unread FROM {prefix}runs
+            WHERE run_id = $1 AND generation = $2 AND head_seq = $3 AND owner IS NOT NULL
+            FOR UPDATE SKIP LOCKED
+        ), written AS (
+            INSERT INTO {prefix}events (run_id, seq, type, data, private, at)
+            SELECT held.run_id, $3 + e.place, e.type, e.data, e.private, clock.now
+            FROM held CROSS JOIN clock CROSS JOIN {events}
+        ), moved AS (
+            UPDATE {prefix}runs AS r SET head_seq = $3 + $4::int, batch_seq = $3 + 1,
+                log_bytes = r.log_bytes + $5::bigint, updated_at = clock.now
+            FROM held CROSS JOIN clock WHERE r.run_id = held.run_id AND $4 > 0
+        )
+        SELECT held.run_id, clock.now, held.unread,
+            CASE WHEN $4 > 0 THEN pg_notify('{channel}', $6::text || held.run_id) END
+        FROM held CROSS JOIN clock"""
 
 
 def _page_rows(row: Any) -> PageRows | None:

@@ -25,6 +25,7 @@ from streamchat.buffers.sql.dialect import Accepted, ServerDialect
 from streamchat.buffers.sql.jobs import Job
 from streamchat.buffers.sql.migrations import LOCK_SECONDS
 from streamchat.buffers.sql.transaction import Tx
+from streamchat.concurrency import Deadline
 from streamchat.errors import StreamChatError
 
 __all__ = ["Sessions", "UnknownFate"]
@@ -106,18 +107,18 @@ class Sessions:
     async def page(self, run_id: str, after: int, limit: int) -> Page:
         """Read a page of a log."""
         async with self._reads, self._bounded(), self._connection(self._engine) as connection:
-            rows = await self._dialect.page(await _driver(connection), run_id, after, limit)
+            rows = await self._dialect.page(_driver(connection), run_id, after, limit)
         return queries.page_of(self._settings.payloads, run_id, rows)
 
     async def heads(self, run_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
         """Return (head_seq, posted) of runs, as far as they are stored."""
         async with self._bounded(), self._connection(self._engine) as connection:
-            return await self._dialect.heads(await _driver(connection), run_ids)
+            return await self._dialect.heads(_driver(connection), run_ids)
 
     async def ping(self, word: str) -> None:
         """Say something to the connection that listens."""
         async with self._bounded(), self._connection(self._engine) as connection:
-            await self._dialect.ping(await _driver(connection), word)
+            await self._dialect.ping(_driver(connection), word)
 
     @contextlib.asynccontextmanager
     async def own(self) -> AsyncIterator[Any]:
@@ -125,7 +126,7 @@ class Sessions:
         async with self._bounded():
             connection = await self._live(self._engine)
         try:
-            raw = await _driver(connection)
+            raw = _driver(connection)
             assert connection.sync_connection is not None
             connection.sync_connection.detach()
             yield raw
@@ -136,24 +137,25 @@ class Sessions:
     async def append(self, jobs: Sequence[AppendJob]) -> dict[str, Accepted]:
         """Write plain batches together; see `ServerDialect.append`. For one caller at a time."""
         clock = self._settings.clock
-        async with self._bounded():
+        # Cheaper than `asyncio.timeout`, and this is done at every append.
+        with Deadline(self._settings.busy_seconds):
             try:
-                connection = await self._writing()
-                raw = await _driver(connection)
+                raw = await self._writing()
                 return await self._dialect.append(raw, jobs, None if clock is None else clock())
             except BaseException:
                 await self.let_go(broken=True)
                 raise
+        raise TimeoutError
 
-    async def _writing(self) -> AsyncConnection:
+    async def _writing(self) -> Any:
         """Return the connection that appends keep from one to the next, while they come."""
-        held = self._held
-        if held is not None and self._dialect.closed(await _driver(held)):
+        if self._held is not None:
+            raw = _driver(self._held)
+            if not self._dialect.closed(raw):
+                return raw
             await self.let_go(broken=True)
-            held = None
-        if held is None:
-            held = self._held = await self._live(self._engine)
-        return held
+        self._held = await self._live(self._engine)
+        return _driver(self._held)
 
     async def let_go(self, *, broken: bool = False) -> None:
         """Give the connection of the appends back; the next one takes another."""
@@ -185,7 +187,7 @@ class Sessions:
         while True:
             connection = await engine.connect()
             try:
-                if not self._dialect.closed(await _driver(connection)):
+                if not self._dialect.closed(_driver(connection)):
                     return connection
                 await _discard(connection)
             except BaseException:
@@ -197,8 +199,10 @@ class Sessions:
         return asyncio.timeout(self._settings.busy_seconds)
 
 
-async def _driver(connection: AsyncConnection) -> Any:
-    return (await connection.get_raw_connection()).driver_connection
+def _driver(connection: AsyncConnection) -> Any:
+    """Return the driver's own connection. It is there, so nothing is awaited to get at it."""
+    assert connection.sync_connection is not None
+    return connection.sync_connection.connection.driver_connection
 
 
 async def _discard(connection: AsyncConnection) -> None:
