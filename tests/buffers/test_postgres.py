@@ -805,3 +805,13 @@ def test_no_error_is_without_a_remedy() -> None:
         told = translate(error, "here")
         assert isinstance(told, StreamChatError)
         assert re.search(r"^here: what happened; .+\. Nothing of this change was written$", str(told)), told
+
+
+async def test_options_of_the_driver_may_stand_in_the_url(postgres: PostgreSQL) -> None:
+    with pytest.raises(InvalidInput, match="must be numbers"):
+        await SQLEventBuffer(f"{postgres.server}?statement_cache_size=many").open()
+    postgres.server += "?statement_cache_size=0&prepared_statement_cache_size=0&timeout=5.5&ssl=disable"
+    async with opened(postgres) as bench:
+        lease = await bench.held()
+        await bench.buffer.append(lease, deltas("a"))
+        assert await bench.texts(lease.run_id) == ["a"]

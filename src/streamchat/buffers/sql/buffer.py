@@ -50,11 +50,13 @@ R = TypeVar("R")
 
 
 class SQLEventBuffer:
-    """An `EventBuffer` in a database: SQLite, which several processes of one host may share, or PostgreSQL.
+    """An `EventBuffer` in a database: SQLite, which several processes of one host may share, PostgreSQL,
+    MariaDB or MySQL.
 
     ``url_or_engine`` is a database URL (``sqlite:///chat.db``, ``sqlite://`` for memory,
-    ``postgresql://user:password@host/database``) or a SQLAlchemy engine, which stays the caller's: a plain
-    one for SQLite, an `AsyncEngine` with asyncpg for PostgreSQL. ``prefix`` begins the tables' names.
+    ``postgresql://user:password@host/database``, ``mysql://…``) or a SQLAlchemy engine, which stays the
+    caller's: a plain one for SQLite, an `AsyncEngine` with asyncpg or asyncmy for a server. ``prefix`` begins
+    the tables' names.
     ``create_tables`` says whether `open` makes them where they are missing: by default it does on SQLite, and
     on a server asks for ``streamchat migrate``. ``codec`` compresses or encrypts payload; ``older_codecs``
     read what was written with former keys. ``readers`` is the number of reading threads (SQLite) or

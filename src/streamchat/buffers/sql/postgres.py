@@ -29,6 +29,14 @@ from streamchat.buffers.sql.postgres_sql import CLOCK, Statements
 __all__ = ["PostgreSQL"]
 
 _OLDEST = 12
+_NUMBERS = {
+    "timeout": float,
+    "command_timeout": float,
+    "statement_cache_size": int,
+    "max_cached_statement_lifetime": int,
+    "max_cacheable_statement_size": int,
+}
+"""Options of asyncpg's that are no text, though they stand in a URL."""
 
 
 class PostgreSQL:
@@ -54,7 +62,8 @@ class PostgreSQL:
                 f"as in postgresql://user:password@host/database"
             )
         return create_async_engine(
-            url.set(drivername="postgresql+asyncpg"),
+            url.set(drivername="postgresql+asyncpg").difference_update_query(_NUMBERS),
+            connect_args=_numbers(url),
             pool_size=connections,
             max_overflow=0,
             pool_use_lifo=True,
@@ -158,3 +167,12 @@ class PostgreSQL:
     def translate(self, error: Exception, where: str) -> Exception:
         """Return what callers are to see."""
         return postgres_errors.translate(error, where)
+
+
+def _numbers(url: URL) -> dict[str, Any]:
+    try:
+        return {name: _NUMBERS[name](value) for name, value in url.query.items() if name in _NUMBERS}
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"{url.render_as_string(hide_password=True)!r}: {', '.join(_NUMBERS)} must be numbers"
+        ) from error
