@@ -34,6 +34,7 @@ HOMES = {
     "fastapi": ("fastapi", ["streamchat.adapters.fastapi"]),
     "starlette": ("fastapi", ["streamchat.adapters.fastapi"]),
     "django": ("django", ["streamchat.adapters.django"]),
+    "asgiref": ("django", ["streamchat.adapters.django"]),
     "opentelemetry": ("otel", ["streamchat.observe"]),
     "prometheus_client": ("prometheus", ["streamchat.observe"]),
     "taskiq": ("taskiq", ["streamchat.service"]),
