@@ -49,7 +49,7 @@ async def row_locked(store: Store, run_id: str) -> AsyncIterator[None]:
 
     at = urlsplit(store.url)
     maria: Any = await asyncmy.connect(
-        host=at.hostname, port=at.port, user=at.username, password=at.password, db=at.path[1:]
+        host=at.hostname, port=at.port or 3306, user=at.username, password=at.password or "", db=at.path[1:]
     )
     try:
         async with maria.cursor() as cursor:

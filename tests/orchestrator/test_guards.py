@@ -108,8 +108,8 @@ async def test_a_guard_that_waits_is_ended_by_a_stop():
 
             group.start_soon(stop)
             log = await play(model, options=guarded(guard_input=guard), context=context)
-    assert_whole(log.events)
-    assert log.status == "cancelled"
+            assert_whole(log.events)
+            assert log.status == "cancelled"
 
 
 # What comes out.

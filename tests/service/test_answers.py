@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -320,8 +320,9 @@ async def test_an_answer_posted_by_another_process_reaches_the_holder_at_work(bu
     ):
         run_id = (await holder.start(None, "pay")).run_id
         async with holder.attach(run_id) as reading:
-            while not any(event.type == "approval_requested" for event in await reading.next() or ()):
-                pass
+            seen: list[str] = []
+            while "approval_requested" not in seen:
+                seen += [event.type for event in cast(Any, await reading.next()) or ()]
         await other.resolve_approval(run_id, "p", True)
         while not shop.paid:
             await asyncio.sleep(0.01)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
@@ -54,7 +54,7 @@ class Backend(Protocol):
         """Finish what is waiting, then end all threads, tasks and connections; idempotent."""
         ...
 
-    async def write(self, job: Job[Tx, R]) -> R:
+    def write(self, job: Job[Tx, R]) -> Coroutine[Any, Any, R]:
         """Have a job done; tell followers here and elsewhere of its news."""
         ...
 
