@@ -23,7 +23,7 @@ DEV     := $(HAVE)/dev-$(CONTENT)
 # All that the demo needs is part of the development environment.
 FOR_DEMO = $(if $(wildcard $(DEV)),$(DEV),$(DEMO))
 
-.PHONY: help demo test test-all check-fast lint types imports bench chaos docs fmt clean
+.PHONY: help demo test test-all test-failed check-fast lint types imports bench chaos docs fmt clean
 
 help:
 	@echo "make demo [ARGS='--port 8123']   the chat page on loopback, no key needed"
@@ -87,6 +87,11 @@ test: lint types imports
 
 test-all: $(DEV)
 	HYPOTHESIS_PROFILE=long $(PYTEST) -m "slow or hypothesis" --timeout 900 $(ARGS)
+
+# What failed last, once more and alone: processes that are killed and servers that die can starve beside others. A
+# defect fails again.
+test-failed: $(DEV)
+	$(BIN)/python -m pytest -v --lf --lfnf=none --timeout 900 $(ARGS)
 
 # mypy keeps its cache between calls; pyright, and tests with many examples or processes, are left to `make test`.
 check-fast: $(DEV)

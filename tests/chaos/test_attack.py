@@ -26,11 +26,11 @@ async def test_nothing_is_lost_doubled_or_left_behind_by_killed_workers(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [21, 22])
+@pytest.mark.parametrize("seed", [21])
 async def test_nothing_is_lost_doubled_or_left_behind_in_a_longer_attack(
     kind: str, seed: int, make_store: MakeStore, tmp_path: Path
 ) -> None:
-    options = Options(kind, seconds=25.0, seed=seed, kills=40, patience=180.0)
+    options = Options(kind, seconds=15.0, seed=seed, kills=20, patience=180.0)
     outcome = await Attack(options, make_store(tmp_path), tmp_path).run()
     assert not outcome.findings.violations, as_text(outcome)
     assert outcome.kills > 10
