@@ -44,7 +44,7 @@ def _follow_all(kind: type[Backend], request: pytest.FixtureRequest, directory: 
 
 
 WALKS = [(Memory, 60), (SQLite, 2), (PostgreSQL, 1), (MariaDB, 1), (Valkey, 2)]
-LONG = [(Memory, 2000), (SQLite, 100), (PostgreSQL, 40), (MariaDB, 40), (Valkey, 100), (Redis, 100)]
+LONG = [(Memory, 1000), (SQLite, 50), (PostgreSQL, 10), (MariaDB, 10), (Valkey, 50), (Redis, 50)]
 
 
 @pytest.mark.timeout(300)
