@@ -67,8 +67,9 @@ def test_every_call_has_exactly_one_answer_right_behind_it(log: list[StreamEvent
             answered.append(open_calls.pop(0))
             assert message.call_id == answered[-1]
         else:
-            assert message.role == "assistant"
-            assert not open_calls, "an assistant's message before all calls were answered"
+            # A user's message tells what a job came to, where the model had been asked again meanwhile.
+            assert message.role in ("assistant", "user")
+            assert not open_calls, "another message before all calls were answered"
             open_calls = [made.call_id for made in message.calls]
     assert not open_calls
     made_here = [c for c in folded(log).state.calls if c.executed_by != "provider"]
