@@ -12,8 +12,8 @@ EXTRAS := sqlite,postgres,mysql,redis,aiohttp,client,fastapi,django,langgraph,te
 ARGS   ?=
 # What else is type-checked and linted, as far as it exists.
 CODE   := src tests $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py examples/*.py))))
-# Tests that start no process and no server.
-FAST   := $(wildcard $(addprefix tests/,core tools http wire orchestrator/test_loop.py project/test_modules.py project/test_repository.py))
+# Tests that start no process and no server, a few seconds each.
+FAST   := $(addprefix tests/,core tools wire orchestrator/test_loop.py project/test_modules.py project/test_repository.py)
 PYTEST ?= $(BIN)/python -m pytest -n auto --maxprocesses=4
 
 CONTENT := $(firstword $(shell { cat pyproject.toml; echo $(EXTRAS); } | cksum))
@@ -23,7 +23,7 @@ DEV     := $(HAVE)/dev-$(CONTENT)
 # All that the demo needs is part of the development environment.
 FOR_DEMO = $(if $(wildcard $(DEV)),$(DEV),$(DEMO))
 
-.PHONY: help demo test test-all test-failed check-fast lint types imports bench chaos docs fmt clean
+.PHONY: help demo test test-all test-failed check-fast fast-types fast-tests lint types imports bench chaos docs fmt clean
 
 help:
 	@echo "make demo [ARGS='--port 8123']   the chat page on loopback, no key needed"
@@ -93,13 +93,19 @@ test-all: $(DEV)
 test-failed: $(DEV)
 	$(BIN)/python -m pytest -v --lf --lfnf=none --timeout 900 $(ARGS)
 
-# mypy keeps its cache between calls; pyright, and tests with many examples or processes, are left to `make test`.
+# Types and tests at once, a core for each: mypy without its cache takes as long as the tests. Types of the tests, pyright,
+# and tests with many examples, servers or processes are left to `make test`.
 check-fast: $(DEV)
 	$(BIN)/ruff check --quiet $(CODE)
 	$(BIN)/ruff format --quiet --check $(CODE)
 	$(BIN)/lint-imports --no-logo --no-cache
-	$(BIN)/mypy $(CODE)
-	$(PYTEST) -q -m "not slow and not hypothesis" $(FAST) $(ARGS)
+	@$(MAKE) --no-print-directory -j2 fast-types fast-tests
+
+fast-types: $(DEV)
+	$(BIN)/mypy src
+
+fast-tests: $(DEV)
+	$(BIN)/python -m pytest -q -m "not slow and not hypothesis" $(FAST) $(ARGS)
 
 fmt: $(DEV)
 	$(BIN)/ruff check --fix $(CODE)
