@@ -136,6 +136,13 @@ class Driver:
         self._unsure = False
         """Whether a try of the batch that is being sent may have been written."""
         self._appended_at = self._held_at = time.monotonic()
+        self._leaving = False
+
+    @property
+    def late(self) -> bool:
+        """Whether the lease should have been renewed twice by now, and was not: the process, or the store, is
+        too busy."""
+        return not self._leaving and time.monotonic() - self._held_at > self._options.lease_ttl * 2 / 3
 
     def poke(self) -> None:
         """Look for inputs now: something was posted in this process."""
@@ -172,6 +179,7 @@ class Driver:
         keeper = asyncio.create_task(self._keep(), name=f"streamchat keep {self.run.run_id}")
         told = asyncio.create_task(self._wait_to_let_go(), name=f"streamchat let go {self.run.run_id}")
         await asyncio.wait({puller, writer, keeper, told}, return_when=asyncio.FIRST_COMPLETED)
+        self._leaving = True
         # From here on nothing new is asked for. Closing the generator ends its tools, within the grace time.
         for task in (told, puller):
             task.cancel()

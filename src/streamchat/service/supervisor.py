@@ -161,6 +161,8 @@ class Supervisor:
             except Exception:
                 log.exception("claiming runs failed; it is tried again")
                 wait = min(wait, _PAUSE_AFTER_FAILURE)
+            if self._late():
+                wait = min(wait, self._lease_ttl / 3)
             try:
                 async with asyncio.timeout(wait):
                     await self._wakeup.wait()
@@ -168,7 +170,7 @@ class Supervisor:
                 pass
 
     async def _claim_what_there_is(self) -> None:
-        while len(self._tasks) < self._max_runs and not self.draining:
+        while len(self._tasks) < self._max_runs and not self.draining and not self._late():
             run_id = self._queue.first()
             try:
                 claim = await self._buffer.claim(self._worker, self._lease_ttl, run_id)
@@ -186,6 +188,11 @@ class Supervisor:
                 return
             if claim is not None:
                 self._begin(claim)
+
+    def _late(self) -> bool:
+        # A process that cannot renew what it has in time would lose every run that it takes besides, and so
+        # would the next one that takes them all: everybody would claim, and nobody finish.
+        return any(driver.late for driver in self._drivers.values())
 
     def _begin(self, claim: Claim) -> None:
         run_id = claim.run.run_id
