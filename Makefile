@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # The extras whose code is there and tested; `make demo` needs only [demo].
-EXTRAS := sqlite,postgres,mysql,redis,aiohttp,client,fastapi,django,langgraph,testing,demo
+EXTRAS := sqlite,postgres,mysql,redis,aiohttp,client,fastapi,django,langgraph,serve,terminal,testing,demo
 ARGS   ?=
 # What else is type-checked and linted, as far as it exists.
 CODE   := src tests $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py examples/*.py))))

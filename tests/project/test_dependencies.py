@@ -43,7 +43,8 @@ HOMES = {
     "aiohttp": ("aiohttp", ["streamchat.models"]),
     "hypothesis": ("testing", ["streamchat.testing"]),
     "pytest": ("testing", ["streamchat.testing"]),
-    "uvicorn": ("demo", ["streamchat.cli", "streamchat.testing"]),
+    "uvicorn": ("serve", ["streamchat.cli", "streamchat.testing"]),
+    "rich": ("terminal", ["streamchat.cli"]),
 }
 
 
