@@ -10,14 +10,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.holders import BATCHES, Holders
 from benchmarks.measure import Case, Clock, Row, Scale, in_turns
 from benchmarks.subscribing import sqlite_buffer
-from streamchat.buffers.base import EventBuffer, NewEvent, NewRun
-from streamchat.events import RunStarted, TextDelta
+from streamchat.buffers.base import NewEvent
+from streamchat.events import TextDelta
 
 __all__ = ["appending"]
-
-BATCHES = (1, 10, 50, 200)
 
 
 class _Bare:
@@ -76,26 +75,6 @@ def _through_bare(bare: _Bare, batch: list[NewEvent], times: int) -> Case:
     return case
 
 
-def _through_buffer(buffer: EventBuffer, batch: list[NewEvent], times: int) -> Case:
-    made = 0
-
-    async def case(clock: Clock) -> float:
-        nonlocal made
-        made += 1
-        name = f"{len(batch)}-{made}"
-        started = NewEvent.of(RunStarted(run_id=name))
-        await buffer.create(NewRun(name, conversation_id=name, message_id=f"m-{name}", started=started))
-        claim = await buffer.claim("benchmark", 600.0, name)
-        assert claim is not None
-        lease = claim.lease
-        with clock.running():
-            for _ in range(times):
-                lease = (await buffer.append(lease, batch)).lease
-        return times * len(batch)
-
-    return case
-
-
 async def appending(scale: Scale) -> list[Row]:
     """Deltas appended to one run by one holder, one batch after the other."""
     event = NewEvent.of(TextDelta(step=1, part=1, text=" word"))
@@ -104,10 +83,11 @@ async def appending(scale: Scale) -> list[Row]:
         bare = _Bare(Path(directory) / "bare.db")
         try:
             async with sqlite_buffer() as buffer:
+                holders = Holders(buffer)
                 for size in BATCHES:
                     times = max(1, min(scale.events // 10, scale.events // size))
                     cases = {
-                        "ours": _through_buffer(buffer, [event] * size, times),
+                        "ours": holders.case([event] * size, times),
                         "bare": _through_bare(bare, [event] * size, times),
                     }
                     samples = await in_turns(cases, scale.rounds)
