@@ -11,8 +11,8 @@ from hypothesis import given
 
 from streamchat.buffers.base import NewEvent
 from streamchat.buffers.sql import SQLEventBuffer
-from streamchat.buffers.sql.pacing import DISTANCE, ENOUGH, Pace
 from streamchat.buffers.sql.sqlite_backend import SQLiteBackend
+from streamchat.buffers.transactional.pacing import DISTANCE, ENOUGH, Pace
 from streamchat.testing.buffers import Bench
 from streamchat.testing.buffers.suite import deltas
 from tests.buffers.backends import SQLite

@@ -21,8 +21,8 @@ from sqlalchemy.pool import StaticPool
 
 from streamchat.buffers.base import Input, NewEvent
 from streamchat.buffers.sql import SQLEventBuffer, SQLiteVersionWarning
-from streamchat.buffers.sql.jobs import Job
 from streamchat.buffers.sql.sqlite import warn_of_version
+from streamchat.buffers.transactional.jobs import Job
 from streamchat.errors import BufferError, BufferUnavailable, InvalidInput, StreamChatError
 from streamchat.principal import Principal
 from streamchat.testing.buffers import Bench
@@ -324,26 +324,6 @@ async def test_ids_that_are_no_text_are_refused(tmp_path: Path) -> None:
             await bench.created(run_id="\ud800")
         with pytest.raises(InvalidInput, match="not text"):
             await bench.buffer.get("\ud800")
-
-
-async def test_pages_of_large_logs_are_bounded_in_bytes(tmp_path: Path) -> None:
-    async with opened(file_url(tmp_path)) as bench:
-        lease = await bench.held()
-        for number in range(9):
-            event = NewEvent("custom", b"%d" % number * 4_000_000, b"p" if number % 2 else None)
-            lease = (await bench.buffer.append(lease, [event, *deltas("small")])).lease
-        sizes, seqs, after = [], [], 0
-        while after < 19:
-            page = await bench.buffer.read(lease.run_id, after)
-            sizes.append(sum(len(event.data) for event in page.events))
-            seqs += [event.seq for event in page.events]
-            after = seqs[-1]
-            assert page.last_seq == 19
-        assert seqs == list(range(1, 20))
-        assert max(sizes) <= 16 * 1024 * 1024
-        assert len(sizes) == 3
-        (event,) = (await bench.buffer.read(lease.run_id, 3, 1)).events
-        assert (event.data, event.private) == (b"1" * 4_000_000, b"p")
 
 
 # -------------------------------------------------------------------------------------------------- codecs

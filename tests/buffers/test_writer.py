@@ -16,7 +16,7 @@ from hypothesis import given
 
 from streamchat.buffers.base import Appended, Lease, NewEvent
 from streamchat.buffers.sql import SQLEventBuffer
-from streamchat.buffers.sql.jobs import BIG_JOB, Job, next_transaction
+from streamchat.buffers.transactional.jobs import BIG_JOB, Job, next_transaction
 from streamchat.errors import BufferUnavailable, InvalidInput, LeaseLost
 from streamchat.testing.buffers import Bench
 from streamchat.testing.buffers.suite import deltas, ending, suspended

@@ -14,9 +14,9 @@ from streamchat.buffers.codec import Payloads
 from streamchat.buffers.following import Followers
 from streamchat.buffers.shared import Clock, Token
 from streamchat.buffers.sql.dialect import ServerDialect
-from streamchat.buffers.sql.jobs import Job
 from streamchat.buffers.sql.schema import Schema
 from streamchat.buffers.sql.transaction import Tx
+from streamchat.buffers.transactional.jobs import Job
 from streamchat.errors import InvalidInput
 
 if TYPE_CHECKING:

@@ -31,12 +31,12 @@ from streamchat.buffers.following import Followers
 from streamchat.buffers.notes import NewNote, Note
 from streamchat.buffers.shared import Clock, Token, check_create, check_page, random_token
 from streamchat.buffers.sql import noting, queries, removing, running
-from streamchat.buffers.sql.appending import AppendJob
 from streamchat.buffers.sql.backend import Backend, Settings, backend_for
-from streamchat.buffers.sql.jobs import Job
 from streamchat.buffers.sql.schema import Schema
 from streamchat.buffers.sql.titling import set_title
 from streamchat.buffers.sql.transaction import Tx
+from streamchat.buffers.transactional.appending import AppendJob
+from streamchat.buffers.transactional.jobs import Job
 from streamchat.concurrency import on_asyncio
 from streamchat.errors import BufferUnavailable, StreamChatError
 from streamchat.principal import Principal

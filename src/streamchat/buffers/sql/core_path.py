@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from streamchat.buffers.sql.schema import Schema
-from streamchat.buffers.sql.transaction import EventRow, Head, Move, PageRows
+from streamchat.buffers.transactional.hot import EventRow, Head, Move, PageRows
 
 __all__ = ["CoreHotPath"]
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from sqlalchemy import URL, Connection, Executable
 
-from streamchat.buffers.sql.appending import AppendJob
 from streamchat.buffers.sql.schema import Schema
-from streamchat.buffers.sql.transaction import PageRows
+from streamchat.buffers.transactional.appending import AppendJob
+from streamchat.buffers.transactional.hot import PageRows
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
-from streamchat.buffers.sql.appending import AppendJob
-from streamchat.buffers.sql.jobs import next_transaction
-from streamchat.buffers.sql.pacing import ENOUGH, Pace
+from streamchat.buffers.transactional.appending import AppendJob
+from streamchat.buffers.transactional.jobs import next_transaction
+from streamchat.buffers.transactional.pacing import ENOUGH, Pace
 from streamchat.concurrency import Deadline
 from streamchat.errors import BufferUnavailable
 

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from streamchat.buffers.sql.dialect import Fault
-from streamchat.buffers.sql.jobs import Job
 from streamchat.buffers.sql.transaction import Tx
+from streamchat.buffers.transactional.jobs import Job
 from streamchat.errors import BufferUnavailable, StreamChatError
 
 __all__ = ["Lanes"]

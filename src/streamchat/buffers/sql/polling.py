@@ -13,8 +13,7 @@ import sqlite3
 from threading import Event, Lock, Thread
 
 from streamchat.buffers.following import Followers
-from streamchat.buffers.sql.sqlite_store import SQLiteStore
-from streamchat.buffers.sql.transaction import Tx
+from streamchat.buffers.sql.sqlite_store import SQLiteSession, SQLiteStore
 
 __all__ = ["Poller"]
 
@@ -55,27 +54,27 @@ class Poller:
             thread.join()
 
     def _live(self) -> None:
-        session: tuple[Tx, sqlite3.Connection] | None = None
+        session: SQLiteSession | None = None
         version, pause = None, _SOONEST
         while not self._stop.wait(pause):
             if not self._followers.anybody_waits:
                 pause, version = _LATEST, None
                 continue
             try:
-                session = session or self._store.session(writes=False)
-                found = session[1].execute("PRAGMA data_version").fetchone()
-                changed = found != version and self._look(session[1])
+                session = session or self._store.session()
+                found = session.raw.execute("PRAGMA data_version").fetchone()
+                changed = found != version and self._look(session.raw)
                 version = found
             except Exception as error:
                 _log.warning("looking for news failed, trying on: %s", error)
                 changed = False
                 if session is not None:
                     with contextlib.suppress(Exception):
-                        session[0].connection.close()
+                        session.close()
                 session = None
             pause = _SOONEST if changed else min(pause * 1.5, _LATEST)
         if session is not None:
-            session[0].connection.close()
+            session.close()
 
     def _look(self, raw: sqlite3.Connection) -> bool:
         """Hint at the followed runs that have changed since the last look; say whether there were any."""

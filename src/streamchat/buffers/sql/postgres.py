@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Executable, literal_column, select, text
 
-from streamchat.buffers.sql.appending import AppendJob
 from streamchat.buffers.sql.dialect import Accepted, Fault
 from streamchat.buffers.sql.schema import Schema
-from streamchat.buffers.sql.transaction import PageRows
+from streamchat.buffers.transactional.appending import AppendJob
+from streamchat.buffers.transactional.hot import PageRows
 from streamchat.errors import BufferUnavailable, InvalidInput, MissingDependency
 
 try:

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from streamchat.buffers.sql.appending import AppendJob
 from streamchat.buffers.sql.dialect import Accepted
-from streamchat.buffers.sql.transaction import PageRows
+from streamchat.buffers.transactional.appending import AppendJob
+from streamchat.buffers.transactional.hot import PageRows
 
 __all__ = ["CLOCK", "Statements"]
 

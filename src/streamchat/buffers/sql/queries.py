@@ -9,16 +9,16 @@ from sqlalchemy import Select, and_, or_, select
 from streamchat.buffers import refusals
 from streamchat.buffers.base import ConversationRecord, Input, MessageRecord, Page, RunRecord, Segment
 from streamchat.buffers.codec import Payloads
-from streamchat.buffers.sql.rows import (
+from streamchat.buffers.sql.running import get_run, select_run
+from streamchat.buffers.sql.transaction import Tx
+from streamchat.buffers.transactional.hot import PageRows
+from streamchat.buffers.transactional.records import (
     conversation_record,
     message_record,
     posted_input,
     run_record,
-    select_run,
     stored_events,
 )
-from streamchat.buffers.sql.running import get_run
-from streamchat.buffers.sql.transaction import PageRows, Tx
 
 __all__ = [
     "find_active",

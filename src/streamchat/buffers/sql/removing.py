@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from sqlalchemy import delete, func, insert, select, update
 
-from streamchat.buffers.sql.rows import touch_conversation
 from streamchat.buffers.sql.transaction import Tx
 
 __all__ = ["delete_conversation", "delete_owner", "delete_run", "trim"]
@@ -44,7 +43,7 @@ def delete_run(tx: Tx, run_id: str) -> list[str]:
         return []
     tx.connection.execute(delete(messages).where(messages.c.run_id == run_id))
     _remove_runs(tx, [run_id])
-    touch_conversation(tx, conversation_id, free=run_id)
+    tx.touch_conversation(conversation_id, free=run_id)
     leaf = (
         select(messages.c.message_id)
         .where(messages.c.conversation_id == conversation_id)

@@ -20,14 +20,23 @@ from streamchat.buffers.base import (
     RunRecord,
 )
 from streamchat.buffers.shared import encode_body, event_bytes, owner_and_tenant, same_run
-from streamchat.buffers.sql.appending import event_rows, judge
-from streamchat.buffers.sql.rows import encode_claims, encode_text, put_messages, run_record, select_run
+from streamchat.buffers.sql.schema import Schema
 from streamchat.buffers.sql.transaction import Tx
+from streamchat.buffers.transactional.appending import event_rows, judge
+from streamchat.buffers.transactional.records import encode_claims, encode_text, run_record
 from streamchat.core.append_rule import claimable_since, decide_post, idempotency_slot, status_after_post
 from streamchat.core.cursor import next_generation
 from streamchat.principal import Principal
 
-__all__ = ["claim", "create", "created", "get_run", "post", "renew"]
+__all__ = ["claim", "create", "created", "get_run", "post", "renew", "select_run"]
+
+
+def select_run(schema: Schema) -> Select[Any]:
+    """Return the query for runs as `run_record` takes them."""
+    runs, requests = schema.runs, schema.requests
+    return select(runs, requests.c.request, requests.c.claims).join(
+        requests, requests.c.run_id == runs.c.run_id
+    )
 
 
 def get_run(tx: Tx, run_id: str) -> RunRecord | None:
@@ -86,7 +95,7 @@ def create(tx: Tx, run: NewRun, messages: Sequence[MessageRecord], kept: Sequenc
     _begin_segment(tx, run.run_id, 0, generation, 1)
     coded = [(e.type, tx.payloads.put(e.data), tx.payloads.put_optional(e.private)) for e in events]
     tx.hot.insert(event_rows(tx, run.run_id, 0, coded))
-    put_messages(tx, messages)
+    tx.put_messages(messages)
     made = get_run(tx, run.run_id)
     assert made is not None
     return Created(made, new=True)

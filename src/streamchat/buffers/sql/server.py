@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import URL
 
 from streamchat.buffers.base import Page
-from streamchat.buffers.sql.appending import AppendJob, accepted
 from streamchat.buffers.sql.backend import Settings, where_of
 from streamchat.buffers.sql.dialect import ServerDialect
 from streamchat.buffers.sql.group import GroupWriter
-from streamchat.buffers.sql.jobs import Job, done, finish, to_the_end
 from streamchat.buffers.sql.lanes import Lanes
 from streamchat.buffers.sql.sessions import Sessions, UnknownFate
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.buffers.sql.watching import Watcher
+from streamchat.buffers.transactional.appending import AppendJob, accepted
+from streamchat.buffers.transactional.jobs import Job, done, finish, to_the_end
 from streamchat.errors import BufferUnavailable, InvalidInput, StreamChatError
 
 if TYPE_CHECKING:

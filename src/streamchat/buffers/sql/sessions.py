@@ -18,13 +18,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from streamchat.buffers.base import Page
 from streamchat.buffers.sql import queries
-from streamchat.buffers.sql.appending import AppendJob
 from streamchat.buffers.sql.backend import Settings
 from streamchat.buffers.sql.core_path import CoreHotPath
 from streamchat.buffers.sql.dialect import Accepted, ServerDialect
-from streamchat.buffers.sql.jobs import Job
 from streamchat.buffers.sql.migrations import LOCK_SECONDS
 from streamchat.buffers.sql.transaction import Tx
+from streamchat.buffers.transactional.appending import AppendJob
+from streamchat.buffers.transactional.jobs import Job
 from streamchat.concurrency import Deadline
 from streamchat.errors import StreamChatError
 

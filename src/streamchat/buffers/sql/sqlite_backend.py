@@ -12,13 +12,13 @@ from streamchat.buffers.base import Page
 from streamchat.buffers.shared import now_ms
 from streamchat.buffers.sql import queries
 from streamchat.buffers.sql.backend import Given, Settings
-from streamchat.buffers.sql.jobs import Job
 from streamchat.buffers.sql.polling import Poller
-from streamchat.buffers.sql.readers import Readers
 from streamchat.buffers.sql.sqlite import engine_for, in_memory, warn_of_version
 from streamchat.buffers.sql.sqlite_store import SQLiteStore
 from streamchat.buffers.sql.transaction import Tx
-from streamchat.buffers.sql.writer import Writer
+from streamchat.buffers.transactional.jobs import Job
+from streamchat.buffers.transactional.readers import Readers
+from streamchat.buffers.transactional.writer import Writer
 from streamchat.errors import BufferUnavailable, InvalidInput
 
 __all__ = ["SQLiteBackend"]
@@ -34,7 +34,7 @@ class SQLiteBackend:
         self._settings = settings
         self._engine: Engine | None = None
         self._writer: Writer[Tx] | None = None
-        self._readers: Readers | None = None
+        self._readers: Readers[Tx] | None = None
         self._poller: Poller | None = None
 
     async def open(self) -> None:

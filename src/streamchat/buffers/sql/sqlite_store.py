@@ -11,22 +11,25 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import Engine
 
 from streamchat.buffers.codec import Payloads
 from streamchat.buffers.shared import Clock, Token
-from streamchat.buffers.sql.appending import AppendJob, accepted, append_many
-from streamchat.buffers.sql.jobs import Job
 from streamchat.buffers.sql.migrations import prepare
 from streamchat.buffers.sql.schema import Schema
 from streamchat.buffers.sql.sqlite import begin_immediate, connect, translate
-from streamchat.buffers.sql.transaction import EventRow, Head, Move, PageRows, Tx
+from streamchat.buffers.sql.transaction import Tx
+from streamchat.buffers.transactional.appending import AppendJob, accepted, append_many
+from streamchat.buffers.transactional.hot import EventRow, Head, Move, PageRows
+from streamchat.buffers.transactional.jobs import Job
 from streamchat.errors import BufferUnavailable, StreamChatError
 
-__all__ = ["SQLiteHotPath", "SQLiteStore"]
+__all__ = ["SQLiteHotPath", "SQLiteSession", "SQLiteStore"]
+
+R = TypeVar("R")
 
 # At most so many rows in one INSERT: each number is a statement for the driver's cache, which holds 128.
 _ROWS = 64
@@ -162,6 +165,29 @@ def _page_rows(row: Sequence[Any]) -> PageRows:
     return PageRows(first_seq, head_seq, [(g, s) for g, s in json.loads(segments)], events)
 
 
+class SQLiteSession:
+    """A connection to read by: see `readers.Session`."""
+
+    def __init__(self, tx: Tx, raw: sqlite3.Connection) -> None:
+        self._tx = tx
+        self.raw = raw
+
+    def look(self, body: Callable[[Tx], R]) -> R:
+        """Run ``body`` in a transaction that sees one moment."""
+        tx, raw = self._tx, self.raw
+        raw.execute("BEGIN")
+        tx.now = tx.clock()
+        try:
+            return body(tx)
+        finally:
+            if raw.in_transaction:
+                raw.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._tx.connection.close()
+
+
 class SQLiteStore:
     """What the writer needs of SQLite; the readers' connections are made here too."""
 
@@ -188,15 +214,18 @@ class SQLiteStore:
         self._raw: sqlite3.Connection | None = None
         self._full = False
 
-    def session(self, *, writes: bool) -> tuple[Tx, sqlite3.Connection]:
-        """Open a connection for the calling thread."""
+    def session(self) -> SQLiteSession:
+        """Open a connection to read by, for the calling thread."""
+        return SQLiteSession(*self._opened(writes=False))
+
+    def _opened(self, *, writes: bool) -> tuple[Tx, sqlite3.Connection]:
         connection, raw = connect(self._engine, writes=writes)
         hot = SQLiteHotPath(raw, self._schema.prefix)
         return Tx(connection, hot, self._schema, self._payloads, self._clock, self._token), raw
 
     def connect(self) -> None:
         """Open the writing connection, and make or check the tables."""
-        self._tx, self._raw = self.session(writes=True)
+        self._tx, self._raw = self._opened(writes=True)
         self._raw.execute("PRAGMA synchronous = FULL")
         self._full = True
         begin_immediate(self._raw, self._busy_seconds)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import update
 
-from streamchat.buffers.sql.rows import encode_text
 from streamchat.buffers.sql.transaction import Tx
+from streamchat.buffers.transactional.records import encode_text
 
 __all__ = ["set_title"]
 

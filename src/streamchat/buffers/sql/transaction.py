@@ -8,74 +8,19 @@ dialect brings itself, over its driver's own connection.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
 
 from sqlalchemy import Connection
 
+from streamchat.buffers.base import MessageRecord
 from streamchat.buffers.codec import Payloads
 from streamchat.buffers.shared import Clock, Token
+from streamchat.buffers.sql import changing
 from streamchat.buffers.sql.schema import Schema
+from streamchat.buffers.transactional.hot import Batch, Head, HotPath
 
-__all__ = ["EventRow", "Head", "HotPath", "Move", "PageRows", "Tx"]
-
-
-EventRow: TypeAlias = tuple[str, int, str, bytes, bytes | None, int]
-"""An event as it is written: run_id, seq, type, data, private (both coded), at."""
-
-
-class Head(NamedTuple):
-    """Where a run's log is, and who holds it; ``unread`` counts inputs."""
-
-    run_id: str
-    generation: str
-    head_seq: int
-    owner: str | None
-    unread: int
-    conversation_id: str
-    status: str
-
-
-class Move(NamedTuple):
-    """How an append changes its run: the new head, the seq at which its batch begins, the bytes that it
-    adds."""
-
-    run_id: str
-    head_seq: int
-    batch_seq: int
-    size: int
-    at: int
-
-
-class PageRows(NamedTuple):
-    """A page as it is stored; ``events`` are (seq, type, data, private, at), payload still coded."""
-
-    first_seq: int
-    head_seq: int
-    segments: Sequence[tuple[str, int]]
-    events: Sequence[tuple[int, str, bytes, bytes | None, int]]
-
-
-class HotPath(Protocol):
-    """What a dialect does once per batch or page, in as few statements as it can."""
-
-    def heads(self, run_ids: Collection[str]) -> dict[str, Head]:
-        """Read (and lock, where the dialect has row locks) the heads of some runs; unknown ones are left
-        out."""
-        ...
-
-    def insert(self, rows: Sequence[EventRow]) -> None:
-        """Write events."""
-        ...
-
-    def advance(self, moves: Sequence[Move]) -> None:
-        """Move heads."""
-        ...
-
-    def page(self, run_id: str, after: int, limit: int) -> PageRows | None:
-        """Read a page; None for an unknown run. May hold fewer events than ``limit`` where they are large."""
-        ...
+__all__ = ["Tx"]
 
 
 @dataclass(slots=True, eq=False)
@@ -89,3 +34,19 @@ class Tx:
     clock: Clock
     token: Token
     now: int = 0
+
+    def consume(self, run_id: str, names: Sequence[str]) -> int:
+        """See `Transaction.consume`."""
+        return changing.consume(self, run_id, names)
+
+    def give_up(self, head: Head, batch: Batch) -> None:
+        """See `Transaction.give_up`."""
+        changing.give_up(self, head, batch)
+
+    def touch_conversation(self, conversation_id: str, free: str | None = None) -> None:
+        """See `Transaction.touch_conversation`."""
+        changing.touch_conversation(self, conversation_id, free)
+
+    def put_messages(self, records: Iterable[MessageRecord]) -> None:
+        """See `Transaction.put_messages`."""
+        changing.put_messages(self, records)

@@ -20,8 +20,15 @@ from queue import SimpleQueue
 from threading import Event, Lock, Thread
 from typing import Any, Generic, Protocol, TypeVar
 
-from streamchat.buffers.sql.jobs import Job, done, finish, hold_back_cancellation, next_transaction, settle
-from streamchat.buffers.sql.pacing import ENOUGH, Pace
+from streamchat.buffers.transactional.jobs import (
+    Job,
+    done,
+    finish,
+    hold_back_cancellation,
+    next_transaction,
+    settle,
+)
+from streamchat.buffers.transactional.pacing import ENOUGH, Pace
 from streamchat.errors import BufferUnavailable
 
 __all__ = ["Store", "Writer"]

@@ -4,24 +4,20 @@ ending)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
-
-from sqlalchemy import update
+from typing import Any
 
 from streamchat.buffers import refusals
 from streamchat.buffers.base import Appended, Lease, MessageRecord, NewEvent, Then
 from streamchat.buffers.shared import check_messages, event_bytes
-from streamchat.buffers.sql.jobs import Job
-from streamchat.buffers.sql.rows import put_messages, stored_events, touch_conversation
-from streamchat.buffers.sql.transaction import EventRow, Head, Move, Tx
+from streamchat.buffers.transactional.hot import Batch, EventRow, Head, Move, Transaction
+from streamchat.buffers.transactional.jobs import Job
+from streamchat.buffers.transactional.records import stored_events
 from streamchat.core.append_rule import (
     Decision,
     batch_must_last,
     blocked_by_inputs,
     final_status,
-    frees_slot,
     judge_append,
-    ready_at,
     status_after_append,
 )
 from streamchat.events import StoredEvent
@@ -29,20 +25,7 @@ from streamchat.events import StoredEvent
 __all__ = ["AppendJob", "accepted", "append_many", "append_one", "event_rows", "judge"]
 
 
-class Batch(NamedTuple):
-    """What `EventBuffer.append` was given; ``status`` is the run's afterwards."""
-
-    lease: Lease
-    events: Sequence[NewEvent]
-    messages: Sequence[MessageRecord]
-    consumed: Sequence[str]
-    then: Then
-    wake_at: int | None
-    keep_slot: bool
-    status: str
-
-
-class AppendJob(Job[Tx, Appended]):
+class AppendJob(Job[Any, Appended]):
     """An append; ``plain`` (see `Job`) where it is nothing but events by a holder who stays."""
 
     __slots__ = ("batch", "coded")
@@ -78,7 +61,7 @@ class AppendJob(Job[Tx, Appended]):
         )
 
 
-def append_many(tx: Tx, jobs: Sequence[AppendJob]) -> None:
+def append_many(tx: Transaction, jobs: Sequence[AppendJob]) -> None:
     """Append plain batches, at most one for each run; refusals are set as ``error``."""
     heads = tx.hot.heads([job.run_id for job in jobs])
     rows: list[EventRow] = []
@@ -98,7 +81,7 @@ def append_many(tx: Tx, jobs: Sequence[AppendJob]) -> None:
     tx.hot.advance(moves)
 
 
-def append_one(tx: Tx, job: AppendJob) -> Appended:
+def append_one(tx: Transaction, job: AppendJob) -> Appended:
     """Append one batch with all that comes with it."""
     batch, run_id = job.batch, job.run_id
     head = tx.hot.heads([run_id]).get(run_id)
@@ -107,16 +90,16 @@ def append_one(tx: Tx, job: AppendJob) -> Appended:
         raise _lost(batch.lease, head)
     if decision == "recovered":
         return _appended(tx, head, job, recovered=True)
-    unread = head.unread - _consume(tx, run_id, batch.consumed)
+    unread = head.unread - tx.consume(run_id, batch.consumed)
     if blocked_by_inputs(batch.then, unread):
         raise refusals.inputs_pending(run_id, unread)
     check_messages(head.conversation_id, batch.messages)
     # This locks the conversation, so that its messages are numbered in the order in which they are seen.
     if batch.then != "hold":
-        _give_up(tx, head, batch)
+        tx.give_up(head, batch)
     elif batch.messages:
-        touch_conversation(tx, head.conversation_id)
-    put_messages(tx, batch.messages)
+        tx.touch_conversation(head.conversation_id)
+    tx.put_messages(batch.messages)
     if job.coded:
         tx.hot.insert(event_rows(tx, run_id, head.head_seq, job.coded))
         reached, size = head.head_seq + len(job.coded), event_bytes(batch.events)
@@ -124,7 +107,9 @@ def append_one(tx: Tx, job: AppendJob) -> Appended:
     return _appended(tx, head._replace(unread=unread), job, recovered=False)
 
 
-def judge(tx: Tx, head: Head | None, lease: Lease, events: Sequence[NewEvent], *, keeps: bool) -> Decision:
+def judge(
+    tx: Transaction, head: Head | None, lease: Lease, events: Sequence[NewEvent], *, keeps: bool
+) -> Decision:
     """Decide about an append (or, without events, a renewal) by what is stored."""
     if head is None:
         return "lost"
@@ -141,7 +126,7 @@ def judge(tx: Tx, head: Head | None, lease: Lease, events: Sequence[NewEvent], *
 
 
 def event_rows(
-    tx: Tx, run_id: str, head_seq: int, coded: Sequence[tuple[str, bytes, bytes | None]]
+    tx: Transaction, run_id: str, head_seq: int, coded: Sequence[tuple[str, bytes, bytes | None]]
 ) -> list[EventRow]:
     """Return events as rows behind ``head_seq``."""
     now = tx.now
@@ -162,7 +147,7 @@ def accepted(job: AppendJob, now: int, unread: int) -> Appended:
     return Appended(lease.advanced(seq, inputs=unread > 0), written)
 
 
-def _appended(tx: Tx, head: Head, job: AppendJob, *, recovered: bool) -> Appended:
+def _appended(tx: Transaction, head: Head, job: AppendJob, *, recovered: bool) -> Appended:
     if not recovered:
         return accepted(job, tx.now, head.unread)
     batch = job.batch
@@ -170,7 +155,7 @@ def _appended(tx: Tx, head: Head, job: AppendJob, *, recovered: bool) -> Appende
     return Appended(lease, _written(tx, batch.lease, len(batch.events)), recovered=True)
 
 
-def _written(tx: Tx, lease: Lease, count: int) -> list[StoredEvent]:
+def _written(tx: Transaction, lease: Lease, count: int) -> list[StoredEvent]:
     if count == 0:
         return []
     page = tx.hot.page(lease.run_id, lease.head_seq, count)
@@ -179,40 +164,3 @@ def _written(tx: Tx, lease: Lease, count: int) -> list[StoredEvent]:
 
 def _lost(lease: Lease, head: Head | None) -> Exception:
     return refusals.lease_lost(lease, *((None, 0) if head is None else (head.generation, head.head_seq)))
-
-
-def _consume(tx: Tx, run_id: str, names: Sequence[str]) -> int:
-    """Mark inputs as read; return how many of them were not."""
-    inputs, runs = tx.schema.inputs, tx.schema.runs
-    done = 0
-    for name in dict.fromkeys(names):
-        kind, _, key = name.partition(":")
-        done += tx.connection.execute(
-            update(inputs)
-            .where(inputs.c.run_id == run_id, inputs.c.kind == kind, inputs.c.key == key)
-            .where(inputs.c.consumed_at.is_(None))
-            .values(consumed_at=tx.now)
-        ).rowcount
-    if done:
-        tx.connection.execute(
-            update(runs).where(runs.c.run_id == run_id).values(consumed=runs.c.consumed + done)
-        )
-    return done
-
-
-def _give_up(tx: Tx, head: Head, batch: Batch) -> None:
-    runs = tx.schema.runs
-    tx.connection.execute(
-        update(runs)
-        .where(runs.c.run_id == head.run_id)
-        .values(
-            status=batch.status,
-            owner=None,
-            lease_until=None,
-            ready_at=ready_at(batch.then, now=tx.now, wake_at=batch.wake_at),
-            ended_at=tx.now if batch.then == "over" else None,
-            updated_at=tx.now,
-        )
-    )
-    frees = frees_slot(batch.then, keep_slot=batch.keep_slot)
-    touch_conversation(tx, head.conversation_id, free=head.run_id if frees else None)

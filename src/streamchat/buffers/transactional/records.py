@@ -1,19 +1,14 @@
-"""Rows to records and back: what several transaction bodies need of each table."""
+"""Rows to records: any row will do that has the columns as attributes, whatever fetched it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any, cast
 
-from sqlalchemy import Select, func, insert, select, update
-
-from streamchat.buffers import refusals
 from streamchat.buffers.base import ConversationRecord, Input, InputKind, MessageRecord, RunRecord
 from streamchat.buffers.codec import Payloads
 from streamchat.buffers.shared import input_id
-from streamchat.buffers.sql.schema import Schema
-from streamchat.buffers.sql.transaction import PageRows, Tx
+from streamchat.buffers.transactional.hot import PageRows
 from streamchat.core.append_rule import canonical_body
 from streamchat.core.cursor import owner_of
 from streamchat.events import StoredEvent
@@ -21,28 +16,18 @@ from streamchat.principal import Principal
 
 __all__ = [
     "conversation_record",
+    "encode_claims",
     "encode_text",
     "message_record",
     "posted_input",
-    "put_messages",
     "run_record",
-    "select_run",
     "stored_events",
-    "touch_conversation",
 ]
 
 
 def encode_text(text: str) -> bytes:
     """Return text as bytes; a lone surrogate, which a client's title may hold, survives."""
     return text.encode("utf-8", "surrogatepass")
-
-
-def select_run(schema: Schema) -> Select[Any]:
-    """Return the query for runs as `run_record` takes them."""
-    runs, requests = schema.runs, schema.requests
-    return select(runs, requests.c.request, requests.c.claims).join(
-        requests, requests.c.run_id == runs.c.run_id
-    )
 
 
 def run_record(payloads: Payloads, row: Any) -> RunRecord:
@@ -138,43 +123,3 @@ def stored_events(payloads: Payloads, page: PageRows) -> list[StoredEvent]:
             )
         )
     return events
-
-
-def put_messages(tx: Tx, records: Iterable[MessageRecord]) -> None:
-    """Insert messages, or replace them where they stand; raises for an id of another conversation."""
-    messages = tx.schema.messages
-    for record in records:
-        values = {
-            "conversation_id": record.conversation_id,
-            "role": record.role,
-            "status": record.status,
-            "kind": record.kind,
-            "content": tx.payloads.put(record.content),
-            "private": tx.payloads.put_optional(record.private),
-            "run_id": record.run_id,
-            "parent_id": record.parent_id,
-        }
-        home = tx.connection.execute(
-            select(messages.c.conversation_id).where(messages.c.message_id == record.message_id)
-        ).scalar()
-        if home is None:
-            row = {**values, "message_id": record.message_id, "created_at": tx.now}
-            tx.connection.execute(insert(messages).values(row))
-        elif home == record.conversation_id:
-            tx.connection.execute(
-                update(messages).where(messages.c.message_id == record.message_id).values(values)
-            )
-        else:
-            raise refusals.message_id_taken(record.message_id)
-
-
-def touch_conversation(tx: Tx, conversation_id: str, *, free: str | None = None) -> None:
-    """Note a change of a conversation, and take the slot from the run ``free`` if that one has it."""
-    conversations = tx.schema.conversations
-    active = conversations.c.active_run_id
-    values: dict[str, Any] = {"updated_at": tx.now}
-    if free is not None:
-        values["active_run_id"] = func.nullif(active, free)
-    tx.connection.execute(
-        update(conversations).where(conversations.c.conversation_id == conversation_id).values(values)
-    )

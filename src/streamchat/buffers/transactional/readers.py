@@ -4,35 +4,58 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Lock, Thread
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from streamchat.buffers.sql.jobs import hold_back_cancellation, settle
-from streamchat.buffers.sql.sqlite_store import SQLiteStore
-from streamchat.buffers.sql.transaction import Tx
+from streamchat.buffers.transactional.jobs import hold_back_cancellation, settle
 from streamchat.errors import BufferUnavailable, StreamChatError
 
-__all__ = ["Readers"]
+__all__ = ["Readers", "ReadingStore", "Session"]
 
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 R = TypeVar("R")
+
+
+class Session(Protocol[T_co]):
+    """A thread's own connection to read by."""
+
+    def look(self, body: Callable[[T_co], R]) -> R:
+        """Run ``body`` in a transaction that sees one moment."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection."""
+        ...
+
+
+class ReadingStore(Protocol[T_co]):
+    """What `Readers` need of a database. Everything is called from the threads that read."""
+
+    def session(self) -> Session[T_co]:
+        """Open a connection for the calling thread."""
+        ...
+
+    def translate(self, error: Exception) -> Exception:
+        """Return the error that callers are to see."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
 class _Read:
-    body: Callable[[Tx], Any]
+    body: Callable[[Any], Any]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
 
 
-class Readers:
+class Readers(Generic[T]):
     """``count`` threads that take what is to be read from one queue; a thread connects when it is first
     needed."""
 
-    def __init__(self, store: SQLiteStore, count: int, name: str) -> None:
+    def __init__(self, store: ReadingStore[T], count: int, name: str) -> None:
         self._store = store
         self._count = count
         self._name = name
@@ -65,7 +88,7 @@ class Readers:
         for thread in threads:
             thread.join()
 
-    async def read(self, body: Callable[[Tx], R]) -> R:
+    async def read(self, body: Callable[[T], R]) -> R:
         """Run ``body`` in a transaction that sees one moment; cancelled, its result is thrown away."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
@@ -76,7 +99,7 @@ class Readers:
         return await future
 
     def _live(self) -> None:
-        session: tuple[Tx, sqlite3.Connection] | None = None
+        session: Session[T] | None = None
         while True:
             read = self._queue.get()
             if read is None:
@@ -86,8 +109,8 @@ class Readers:
             result: Any = None
             error: Exception | None = None
             try:
-                session = session or self._store.session(writes=False)
-                result = _within(*session, read.body)
+                session = session or self._store.session()
+                result = session.look(read.body)
             except StreamChatError as refused:
                 error = refused
             except Exception as failed:
@@ -97,17 +120,7 @@ class Readers:
             # Nothing of a page is kept alive until the next read comes.
             del read, result, error
         if session is not None:
-            session[0].connection.close()
+            session.close()
         loop, ended = self._ended.pop()
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle, ended, None, None)
-
-
-def _within(tx: Tx, raw: sqlite3.Connection, body: Callable[[Tx], R]) -> R:
-    raw.execute("BEGIN")
-    tx.now = tx.clock()
-    try:
-        return body(tx)
-    finally:
-        if raw.in_transaction:
-            raw.execute("ROLLBACK")
