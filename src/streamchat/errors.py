@@ -13,6 +13,7 @@ __all__ = [
     "BufferUnavailable",
     "Busy",
     "ConversationBusy",
+    "ConversationMoved",
     "ConversationNotFound",
     "CursorInvalid",
     "IdempotencyConflict",
@@ -28,6 +29,7 @@ __all__ = [
     "RunOver",
     "StreamChatError",
     "TooManyRuns",
+    "TooManyStarts",
     "ToolDefinitionError",
     "WaitNotFound",
 ]
@@ -194,6 +196,13 @@ class ConversationBusy(BufferError):
         self.active_run_id = active_run_id
 
 
+class ConversationMoved(BufferError):
+    """The conversation has gone on since a message for it was made; make it anew, for the leaf that is there
+    now."""
+
+    code = "conversation_moved"
+
+
 class Busy(StreamChatError):
     """The service takes no more runs at the moment; ``retry_after`` is in seconds."""
 
@@ -208,6 +217,12 @@ class TooManyRuns(Busy):
     """One principal has as many runs queued or at work as one may have."""
 
     code = "too_many_runs"
+
+
+class TooManyStarts(Busy):
+    """One principal has begun as many runs within a minute as one may."""
+
+    code = "too_many_starts"
 
 
 class NotAuthorized(StreamChatError):

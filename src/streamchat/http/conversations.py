@@ -85,6 +85,7 @@ async def _stream(call: Call) -> Response:
     else's."""
     cursor, name = last_event_id(call.request), client_id(call.request)
     chat = call.endpoints.chat
+    await call.endpoints.refuse_streams(call)
     run = await chat.find(call.id, call.principal)
     if run is None:
         return Response(204)
@@ -100,6 +101,7 @@ async def _stream(call: Call) -> Response:
 
 async def _stream_head(call: Call) -> Response:
     last_event_id(call.request)
+    await call.endpoints.refuse_streams(call)
     run = await call.endpoints.chat.find(call.id, call.principal)
     if run is None:
         return Response(204)

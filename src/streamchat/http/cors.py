@@ -84,6 +84,13 @@ def check_origin(request: Request, cors: CORS | None) -> None:
     if site is not None:
         foreign = site not in ("same-origin", "none")
     else:
-        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+        foreign = origin is not None and _host_of(origin) != request.headers.get("host", "").lower()
     if foreign:
         raise HTTPError(403, "cross_origin", "Pages of this origin may not do that.")
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:  # no browser sends that
+        return None

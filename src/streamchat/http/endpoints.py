@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
@@ -15,8 +17,8 @@ from streamchat.errors import StreamChatError
 from streamchat.http import answers, conversations, description, health, retrying, runs
 from streamchat.http.bodies import B, read_json
 from streamchat.http.cors import CORS, check_origin
-from streamchat.http.errors import HTTPError, error_response, not_allowed
-from streamchat.http.limits import HTTPOptions, StreamCount
+from streamchat.http.errors import HTTPError, error_response, expired, not_allowed, unauthenticated
+from streamchat.http.limits import HTTPOptions, StreamCount, who
 from streamchat.http.requests import ClientGone, Request, Response
 from streamchat.http.routing import Call, Route, Router, allowed
 from streamchat.http.streams import EventStream, StreamWire, stream_response
@@ -138,9 +140,9 @@ class Endpoints:
             answer = self._principal(request)
             principal = await answer if inspect.isawaitable(answer) else answer
         if principal is None and not self.chat.allow_anonymous:
-            raise HTTPError(
-                401, "unauthenticated", "Say who you are.", headers=[("www-authenticate", "Bearer")]
-            )
+            raise unauthenticated()
+        if principal is not None and _ends_in(principal) <= 0:
+            raise expired()
         return principal
 
     # What handlers share.
@@ -180,22 +182,27 @@ class Endpoints:
 
         Raises `HTTPError` 409 where this principal is given no streams, 429 and 503 where too many are open.
         """
-        if not self.chat.streams_for(call.principal):
-            raise HTTPError(
-                409, "streaming_off", "Streaming is switched off for you; use /runs/reply instead."
-            )
-        who = call.principal.id if call.principal is not None else None
-        self._streams.enter(who)
+        await self.refuse_streams(call)
+        counted = who(call.principal)
+        self._streams.enter(counted)
         try:
             subscription = await attach()
         except BaseException:
-            self._streams.leave(who)
+            self._streams.leave(counted)
             raise
-        body = EventStream(subscription, wire, self.options, self._draining, self._streams, who)
+        lifetime = math.inf if call.principal is None else _ends_in(call.principal)
+        body = EventStream(subscription, wire, self.options, self._draining, self._streams, counted, lifetime)
         if subscription.finished:
             await body.aclose()
             return Response(204, b"", headers or [])
         return stream_response(body, wire, headers)
+
+    async def refuse_streams(self, call: Call) -> None:
+        """Raise `HTTPError` 409 where this principal is given no streams."""
+        if not await self.chat.streams_for(call.principal):
+            raise HTTPError(
+                409, "streaming_off", "Streaming is switched off for you; use /runs/reply instead."
+            )
 
     async def while_connected(self, request: Request, work: Awaitable[Response]) -> Response:
         """Do ``work`` for as long as the client is there; raises `ClientGone`, having cancelled it, when it
@@ -211,3 +218,8 @@ class Endpoints:
             for each in (task, watch):
                 each.cancel()
             await asyncio.wait({task, watch})
+
+
+def _ends_in(principal: Principal) -> float:
+    """How many seconds what proved the identity still holds."""
+    return math.inf if principal.expires_at is None else principal.expires_at - time.time()

@@ -26,11 +26,20 @@ from streamchat.errors import (
     RunOver,
     StreamChatError,
     TooManyRuns,
+    TooManyStarts,
     WaitNotFound,
 )
 from streamchat.http.requests import Response, json_response
 
-__all__ = ["HTTPError", "correlation_id", "error_response", "not_allowed", "not_found"]
+__all__ = [
+    "HTTPError",
+    "correlation_id",
+    "error_response",
+    "expired",
+    "not_allowed",
+    "not_found",
+    "unauthenticated",
+]
 
 log = logging.getLogger("streamchat.http")
 
@@ -74,6 +83,7 @@ _TABLE: dict[type[StreamChatError], tuple[int, str]] = {
     IdempotencyConflict: (422, "The idempotency key was used before, with another request."),
     # This process has too much to do, not this client: another process may take it.
     TooManyRuns: (429, "You have too many answers under way. Wait for one to end."),
+    TooManyStarts: (429, "You have asked for too many answers within a minute. Wait a little."),
     Busy: (503, "There is too much to do at the moment. Try again later."),
     BufferUnavailable: (503, "The service cannot be reached at the moment. Try again later."),
 }
@@ -94,6 +104,21 @@ def not_allowed(methods: str) -> HTTPError:
     """The path exists, the method does not; ``methods`` is the ``Allow`` header."""
     return HTTPError(
         405, "method_not_allowed", f"Only {methods} can be used here.", headers=[("allow", methods)]
+    )
+
+
+def unauthenticated() -> HTTPError:
+    """Nobody is signed in, and nobody is not enough."""
+    return HTTPError(401, "unauthenticated", "Say who you are.", headers=[("www-authenticate", "Bearer")])
+
+
+def expired() -> HTTPError:
+    """What proved the identity holds no longer."""
+    return HTTPError(
+        401,
+        "credentials_expired",
+        "Your sign-in has ended. Sign in again, or renew the token.",
+        headers=[("www-authenticate", 'Bearer error="invalid_token"')],
     )
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from streamchat.http.errors import HTTPError
 from streamchat.http.requests import Request
+from streamchat.principal import Principal
 
-__all__ = ["HTTPOptions", "StreamCount", "read_body"]
+__all__ = ["HTTPOptions", "StreamCount", "Who", "read_body", "who"]
+
+Who: TypeAlias = tuple[str | None, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,8 @@ class HTTPOptions:
     come back after ``retry``, after ``suspended_retry`` where a run waits for a person: its stream stays for
     ``suspended_linger`` and then closes. Each of these delays is spread by half of itself, so that many
     clients do not come back at once. ``stream_lifetime`` ends a stream of any kind in between events (None:
-    never), which makes a client show its credentials again.
+    never), which makes a client show its credentials again, as the end of its principal does
+    (``expires_at``).
 
     A reader that takes nothing for ``send_timeout`` is let go, and resumes. ``body_timeout`` is for a whole
     request body; ``max_body_bytes`` is its size (None: the service's own limit). ``max_streams`` and
@@ -70,16 +75,21 @@ def _too_large(most: int) -> HTTPError:
     return HTTPError(413, "body_too_large", f"The body is larger than the {most} bytes that are taken.")
 
 
+def who(principal: Principal | None) -> Who | None:
+    """Return what a principal is counted by: a name alone may be another's in another tenant."""
+    return None if principal is None else (principal.tenant, principal.id)
+
+
 class StreamCount:
     """Counts the streams that are open in this process, altogether and for each principal."""
 
     def __init__(self, options: HTTPOptions) -> None:
         self._most = options.max_streams
         self._most_each = options.max_streams_per_principal
-        self._each: Counter[str] = Counter()
+        self._each: Counter[Who] = Counter()
         self.open = 0
 
-    def enter(self, principal: str | None) -> None:
+    def enter(self, principal: Who | None) -> None:
         """Take a place; raises `HTTPError` 503 (all are taken) or 429 (this principal has its share)."""
         if self._most is not None and self.open >= self._most:
             raise HTTPError(
@@ -93,7 +103,7 @@ class StreamCount:
             self._each[principal] += 1
         self.open += 1
 
-    def leave(self, principal: str | None) -> None:
+    def leave(self, principal: Who | None) -> None:
         """Give the place back."""
         self.open -= 1
         if principal is not None:

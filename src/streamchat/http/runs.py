@@ -131,6 +131,7 @@ async def _stream(call: Call) -> Response:
 async def _stream_head(call: Call) -> Response:
     """Say whether there is something to stream, without attaching: a reader that leaves has a meaning."""
     last_event_id(call.request)
+    await call.endpoints.refuse_streams(call)
     await call.endpoints.chat.events(call.id, call.principal, limit=1)
     return Response(200, b"", [("content-type", "text/event-stream; charset=utf-8")])
 

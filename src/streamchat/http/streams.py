@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 from streamchat.errors import BufferUnavailable, RunNotFound
 from streamchat.http.errors import correlation_id
-from streamchat.http.limits import HTTPOptions, StreamCount
+from streamchat.http.limits import HTTPOptions, StreamCount, Who
 from streamchat.http.requests import Response
 from streamchat.http.rounds import rounds
 from streamchat.service.hub import Encoder, Subscription
@@ -61,9 +61,9 @@ class EventStream:
     """The bytes of one subscription, from the priming frame to the terminal event or a farewell.
 
     Everything pending is one piece. It ends after the terminal event; with a farewell (``retry:``) while the
-    service drains, when a suspended run stays quiet, or when the stream has lived long enough; the client
-    then comes back with its last id. A failure behind it ends it too, and is logged. It holds a place in
-    ``count``, which it gives back for ``who`` when it is closed.
+    service drains, when a suspended run stays quiet, or when the stream has lived long enough (``lifetime``
+    seconds at most); the client then comes back with its last id. A failure behind it ends it too, and is
+    logged. It holds a place in ``count``, which it gives back for ``who`` when it is closed.
     """
 
     __slots__ = (
@@ -73,6 +73,7 @@ class EventStream:
         "_due",
         "_end_at",
         "_ended",
+        "_lifetime",
         "_lingering",
         "_options",
         "_padded",
@@ -91,7 +92,8 @@ class EventStream:
         options: HTTPOptions,
         draining: Callable[[], bool],
         count: StreamCount,
-        who: str | None,
+        who: Who | None,
+        lifetime: float = math.inf,
     ) -> None:
         self._subscription = subscription
         self._wire = wire
@@ -99,6 +101,7 @@ class EventStream:
         self._draining = draining
         self._count: StreamCount | None = count
         self._who = who
+        self._lifetime = lifetime
         self._begun = self._ended = self._padded = self._lingering = False
         # The place at the last visit, if nothing else was sent since.
         self._seen = -1
@@ -158,8 +161,11 @@ class EventStream:
     def _begin(self) -> bytes:
         self._begun = True
         self._due = False
+        lifetime = self._lifetime
         if self._options.stream_lifetime is not None:
-            self._end_at = asyncio.get_running_loop().time() + spread(self._options.stream_lifetime)
+            lifetime = min(lifetime, spread(self._options.stream_lifetime))
+        if lifetime < math.inf:
+            self._end_at = asyncio.get_running_loop().time() + lifetime
             self._arm()
         if self._subscription.suspended:
             self._linger()

@@ -45,8 +45,9 @@ def owns(principal: Principal | None, action: Action, resource: Resource) -> boo
 class Gate:
     """Looks things up for a principal: what they may not have is not found."""
 
-    def __init__(self, buffer: EventBuffer, authorize: Authorize) -> None:
+    def __init__(self, buffer: EventBuffer, authorize: Authorize, *, client_ids: bool = True) -> None:
         self._buffer = buffer
+        self._client_ids = client_ids
         self._authorize = authorize
         self._unknown_versions: set[int] = set()
 
@@ -96,12 +97,15 @@ class Gate:
     ) -> ConversationRecord | None:
         """Return the conversation for a new run, None where it is to be made.
 
-        Raises `ConversationNotFound` for another's, `NotAuthorized` for who may make none.
+        Raises `ConversationNotFound` for another's, and for an unknown one where clients give no ids;
+        `NotAuthorized` for who may make none.
         """
         if conversation_id is not None:
             try:
                 return await self.conversation(conversation_id, principal, "start")
             except ConversationNotFound:
+                if not self._client_ids:
+                    raise
                 if await self._is_known(conversation_id):
                     # Another's, or made since the first look, by a request of the same client that is
                     # repeated.

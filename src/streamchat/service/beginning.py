@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from streamchat.buffers.base import MessageRecord, NewEvent, NewRun
@@ -56,20 +57,22 @@ class StartingVerbs(ReadingVerbs):
         Without ``conversation_id`` a conversation is made. ``on_disconnect`` and ``on_busy`` are this run's
         own policies. An interrupted run is waited for, for at most the limits' ``interrupt_seconds``.
         Raises `InvalidInput` and `AttachmentTooLarge` (with ``field``), `Busy`, `TooManyRuns`,
-        `ConversationBusy`, `ConversationNotFound` (also for another's), `IdempotencyConflict`,
-        `BufferUnavailable`; nothing is written then.
+        `TooManyStarts`, `ConversationBusy`, `ConversationNotFound` (also for another's),
+        `IdempotencyConflict`, `BufferUnavailable`; nothing is written then.
         """
         supervisor = self._opened()
         parts = user_content(message, self.limits.max_message_chars)
         check_attachments(parts, self.limits)
         if system_message is not None and not self._allow_system_message:
             raise InvalidInput("a system message is not taken from clients here", field="system_message")
-        if conversation_id is not None and not (conversation_id.isascii() and 0 < len(conversation_id) <= 64):
+        if conversation_id is not None and not _usable_id(conversation_id):
             raise InvalidInput(
-                f"a conversation id has 1 to 64 ASCII characters, not {conversation_id[:80]!r}",
+                f"a conversation id has 1 to 64 printable ASCII characters, not {conversation_id[:80]!r}",
                 field="conversation_id",
             )
         grace = self._grace if on_disconnect is None else grace_of(on_disconnect)
+        if principal is not None and principal.expires_at is not None:
+            principal = replace(principal, expires_at=None)  # the run outlives the token
         turn = Turn(
             parts, conversation_id, principal, idempotency_key, metadata, system_message, client_id, grace
         )
@@ -116,8 +119,8 @@ class StartingVerbs(ReadingVerbs):
 
         The whole run; or from a step on, with the steps before it as they were; or one failed call alone,
         after which the model goes on. The new answer stands beside the old one. Raises `NotRetryable` (with
-        ``reason``), `InvalidInput`, `RunNotFound`, `Busy`, `TooManyRuns`, `ConversationBusy`,
-        `IdempotencyConflict`.
+        ``reason``), `InvalidInput`, `RunNotFound`, `Busy`, `TooManyRuns`, `TooManyStarts`,
+        `ConversationBusy`, `IdempotencyConflict`.
         """
         supervisor = self._opened()
         parent = await self._gate.run(run_id, principal, "retry")
@@ -149,6 +152,7 @@ class StartingVerbs(ReadingVerbs):
         await self._delivery.announce(run.run_id)
         created = await self.buffer.create(run, messages, kept)
         if created.new:
+            self._shares.began(created.run.principal)
             supervisor.submit(created.run.run_id, created.run.principal)
             self._delivery.begun(created.run.run_id)
         return Started.of(created.run, new=created.new)
@@ -161,3 +165,7 @@ class StartingVerbs(ReadingVerbs):
             return None
         run = await self.buffer.created(principal, key, digest)
         return None if run is None else Started.of(run, new=False)
+
+
+def _usable_id(conversation_id: str) -> bool:
+    return conversation_id.isascii() and conversation_id.isprintable() and 0 < len(conversation_id) <= 64

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import socket
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -67,7 +68,9 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
     ``on_disconnect`` says what becomes of a run when its last reader, in any process, has left: ``continue``,
     ``cancel``, or seconds in which one may come back. What was never read, or is suspended, goes on.
     ``on_busy`` says what becomes of a message to a conversation that is being answered: ``reject`` refuses it
-    (`ConversationBusy`), ``interrupt`` cancels the run that is at work, or waits for somebody, first. With
+    (`ConversationBusy`), ``interrupt`` cancels the run that is at work, or waits for somebody, first.
+    ``client_conversation_ids`` lets clients begin conversations under ids of their own; without, one that is
+    unknown is not found, as another's is. ``streaming`` says who is given streams. With
     ``work=False`` runs are left to other processes (``streamchat worker``). From ``job_secret``, the same in
     every process, each background job's own secret is made, for ``POST /jobs/{job_id}``.
 
@@ -94,7 +97,8 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
         on_disconnect: OnDisconnect = "continue",
         on_busy: OnBusy = "reject",
         allow_system_message: bool = False,
-        streaming: bool | Callable[[Principal | None], bool] = True,
+        client_conversation_ids: bool = True,
+        streaming: bool | Callable[[Principal | None], bool | Awaitable[bool]] = True,
         work: bool = True,
         worker: str | None = None,
         job_secret: str | None = None,
@@ -122,7 +126,7 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
         self.allow_anonymous = allow_anonymous
         self.worker = worker or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.hub = Hub(self.buffer)
-        self._access = Gate(self.buffer, authorize or owns)
+        self._access = Gate(self.buffer, authorize or owns, client_ids=client_conversation_ids)
         self._turns = TurnMaker(
             self.buffer,
             model.name,
@@ -149,7 +153,9 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
             titler=Titler(self.buffer, title),
         )
         self._stopper = Stopper(self.buffer, self._cancel)
-        self._shares = Shares(self.buffer, self.limits.max_runs_per_principal)
+        self._shares = Shares(
+            self.buffer, self.limits.max_runs_per_principal, self.limits.max_starts_per_minute
+        )
         self._deleter = Deleter(self.buffer, self._stopper, self.limits.delete_seconds)
         self._works = work
         self._allow_system_message = allow_system_message
@@ -256,9 +262,10 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
         """Whether it takes no more runs."""
         return self.hub.leaving or (self._supervisor is not None and self._supervisor.draining)
 
-    def streams_for(self, principal: Principal | None) -> bool:
+    async def streams_for(self, principal: Principal | None) -> bool:
         """Whether this principal is given streams."""
-        return self._streaming(principal) if callable(self._streaming) else self._streaming
+        answer = self._streaming(principal) if callable(self._streaming) else self._streaming
+        return bool(await answer if inspect.isawaitable(answer) else answer)
 
     # Reading.
 
