@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
-import inspect
-import os
 import signal
-import sys
 from typing import Any
 
 from streamchat import StreamChat, StreamChatError
+from streamchat.cli.loading import load_chat
 
 __all__ = ["add_to"]
 
@@ -48,7 +45,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 async def _work(name: str, look_every: float) -> None:
-    chat = await _load(name)
+    chat = await load_chat(name)
     asked = asyncio.Semaphore(0)
     restore = _on_signals(asked.release)
     try:
@@ -88,32 +85,3 @@ def _on_signals(tell: Any) -> Any:
             signal.signal(number, handler)
 
     return restore
-
-
-async def _load(name: str) -> StreamChat:
-    module_name, colon, attribute = name.partition(":")
-    if not (module_name and colon and attribute):
-        raise StreamChatError(f"{name!r}: name a module and what is in it, as in myapp.chat:chat")
-    sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise StreamChatError(
-            f"there is no module {error.name!r} here or among what is installed: "
-            "run this where your application is imported from"
-        ) from None
-    found: Any = module
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise StreamChatError(f"{module_name!r} has no {attribute!r}")
-        found = getattr(found, part)
-    if not isinstance(found, StreamChat) and callable(found):
-        made = found()
-        found = await made if inspect.isawaitable(made) else made
-    if not isinstance(found, StreamChat):
-        raise StreamChatError(
-            f"{name} is of type {type(found).__name__}: it must be a StreamChat, or make one"
-        )
-    return found

@@ -1,4 +1,4 @@
-"""Where the demo listens, and by which names it may be asked for there."""
+"""Where a command listens, and by which names the demo may be asked for there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def listen(host: str, port: int) -> socket.socket:
             ) from error
         option = f"--port {port}" if error.errno == errno.EACCES else f"--host {host}"
         raise StreamChatError(
-            f"{option}: the demo cannot listen there: {os.strerror(error.errno or 0)}"
+            f"{option}: this process cannot listen there: {os.strerror(error.errno or 0)}"
         ) from error
 
 

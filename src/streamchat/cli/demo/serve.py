@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import sys
 import warnings
-from functools import partial
-from typing import Any
 
 import uvicorn
 
@@ -17,14 +14,13 @@ from streamchat.cli.demo.address import allowed_names, url_of
 from streamchat.cli.demo.app import demo_app
 from streamchat.cli.demo.provider import RealProvider, opened_client
 from streamchat.cli.demo.tools import make_tools
+from streamchat.cli.serve_uvicorn import DrainingServer
 from streamchat.models import Model, OpenAIChatModel, OpenAIResponsesModel
 
 __all__ = ["serve"]
 
 _INSTRUCTIONS = "You are the demo of streamchat. Answer briefly, and use the tools when they help."
 _DRAIN_SECONDS = 2.0
-# What takes less is nothing to wait for.
-_AT_ONCE_SECONDS = 0.1
 
 
 async def serve(
@@ -46,7 +42,10 @@ async def serve(
                 timeout_graceful_shutdown=3,
             )
             start = f"streamchat demo: {url_of(listening)}/  ({answers}; Ctrl+C ends it)"
-            await _Server(config, chat, start).serve([listening])
+            server = DrainingServer(config, chat, start)
+            await server.serve([listening])
+    if server.interrupted:
+        raise KeyboardInterrupt
 
 
 def _chat(model: Model, buffer: EventBuffer) -> StreamChat:
@@ -59,26 +58,3 @@ def _chat(model: Model, buffer: EventBuffer) -> StreamChat:
         limits=ServiceLimits(drain_seconds=_DRAIN_SECONDS),
         lease_ttl=5.0,  # a demo that was killed goes on soon after it is started again
     )
-
-
-class _Server(uvicorn.Server):
-    """Says where the page is, and sends streams home before it waits for them to end."""
-
-    def __init__(self, config: uvicorn.Config, chat: StreamChat, start: str) -> None:
-        super().__init__(config)
-        self._chat = chat
-        self._start = start
-
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        print(self._start, flush=True)
-
-    async def shutdown(self, sockets: Any = None) -> None:
-        # uvicorn waits for open streams, and a stream waits for its run: drain first.
-        tell = partial(print, f"finishing what runs ({_DRAIN_SECONDS:g} s at most)…", flush=True)
-        telling = asyncio.get_running_loop().call_later(_AT_ONCE_SECONDS, tell)
-        try:
-            await self._chat.drain()
-        finally:
-            telling.cancel()
-        await super().shutdown(sockets)

@@ -1,0 +1,116 @@
+"""``streamchat serve``: the endpoints of a StreamChat, or an ASGI application, on uvicorn."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import inspect
+from typing import Any
+
+from streamchat import StreamChat
+from streamchat.cli.demo.address import listen
+from streamchat.cli.loading import load_name, made
+from streamchat.errors import MissingDependency, StreamChatError
+
+__all__ = ["add_to"]
+
+_PREFIX = "/chat"
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser(
+        "serve",
+        help="serve the endpoints of a StreamChat",
+        description="Serves the endpoints of a StreamChat over HTTP, in one process. At SIGTERM or Ctrl+C it "
+        "takes no more runs, lets those at work finish, sends readers away to come back elsewhere, and ends; "
+        "at a second one it hands over what is at work at once. An ASGI application can be named as well, "
+        "and is served as it is.",
+    )
+    command.add_argument(
+        "app",
+        metavar="MODULE:NAME",
+        help="a StreamChat, an ASGI application, or a function that makes one, as in myapp.chat:chat",
+    )
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    command.add_argument(
+        "--port", type=int, default=8000, help="port to listen on, 0 for any (default: %(default)s)"
+    )
+    command.add_argument(
+        "--prefix", metavar="PATH", help=f"what a StreamChat's endpoints stand below (default: {_PREFIX})"
+    )
+    command.add_argument(
+        "--principal",
+        metavar="MODULE:NAME",
+        help="a function that is given a request's ASGI scope and returns who asks, a Principal or None",
+    )
+    command.add_argument(
+        "--shutdown",
+        metavar="SECONDS",
+        type=float,
+        help="how long runs may take to finish at the end (default: the StreamChat's drain_seconds; "
+        "for an ASGI application, how long its responses may take: 10)",
+    )
+    command.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if not 0 <= arguments.port <= 65535:
+        raise StreamChatError(f"--port {arguments.port}: a port is a number from 0 to 65535")
+    if arguments.shutdown is not None and not 0 <= arguments.shutdown < 1e6:
+        raise StreamChatError(f"--shutdown {arguments.shutdown:g}: it must be 0 seconds or more")
+    try:
+        import uvicorn as _uvicorn  # noqa: F401
+    except ImportError as error:
+        raise MissingDependency("streamchat serve", "serve", "uvicorn") from error
+    asyncio.run(_serve(arguments))
+    return 0
+
+
+async def _serve(arguments: argparse.Namespace) -> None:
+    from streamchat.adapters.asgi import ASGIApp, asgi_app
+    from streamchat.cli.serve_uvicorn import serve_app, serve_endpoints
+
+    name, prefix = arguments.app, _prefix(arguments.prefix)
+    found = load_name(name)
+    if not isinstance(found, StreamChat) and callable(found) and not _is_asgi(found):
+        found = await made(found)
+    if isinstance(found, StreamChat):
+        if arguments.principal is None and not found.allow_anonymous:
+            raise StreamChatError(
+                f"{name} lets nobody in without a name: give --principal MODULE:NAME, a function that is "
+                "given a request's ASGI scope and returns who asks"
+            )
+        principal = None if arguments.principal is None else load_name(arguments.principal)
+        found = asgi_app(found, principal=principal)
+    elif arguments.principal is not None:
+        raise StreamChatError(f"--principal is for a StreamChat: {name} asks by itself who is there")
+    if not isinstance(found, ASGIApp):
+        if not _is_asgi(found):
+            raise StreamChatError(
+                f"{name} is of type {type(found).__name__}: it must be a StreamChat or an ASGI application, "
+                "or make one"
+            )
+        if arguments.prefix is not None:
+            raise StreamChatError(f"--prefix is for a StreamChat: {name} is served at the paths that it has")
+    with listen(arguments.host, arguments.port) as listening:
+        if isinstance(found, ASGIApp):
+            await serve_endpoints(listening, found, prefix, arguments.shutdown)
+        else:
+            await serve_app(listening, found, 10.0 if arguments.shutdown is None else arguments.shutdown)
+
+
+def _prefix(given: str | None) -> str:
+    prefix = (_PREFIX if given is None else given).rstrip("/")
+    if prefix and not prefix.startswith("/"):
+        raise StreamChatError(f"--prefix {given!r}: a path begins with a slash, as in {_PREFIX}")
+    return prefix
+
+
+def _is_asgi(found: Any) -> bool:
+    """Whether it can be called with a scope, receive and send."""
+    try:
+        inspect.signature(found).bind({}, None, None)
+    except (TypeError, ValueError):
+        return False
+    return not inspect.isclass(found)
