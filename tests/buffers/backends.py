@@ -19,7 +19,7 @@ from streamchat.buffers.memory import MemoryEventBuffer
 from streamchat.buffers.shared import Token, random_token
 from streamchat.buffers.sql import SQLEventBuffer
 from streamchat.buffers.sql.schema import Schema
-from streamchat.testing.buffers import BufferSuite
+from streamchat.testing.buffers import Bench, BufferSuite
 from tests.services.databases import execute
 
 __all__ = ["BACKENDS", "Backend", "ManualClock", "found"]
@@ -143,6 +143,10 @@ class Server(Backend):
 
     shares = True
     share = 1 / 10
+    emptied: ClassVar[str]
+    """The statement that empties a table."""
+    copied: ClassVar[str]
+    """The statement that makes a table like another one."""
     _made: ClassVar[set[str]] = set()
 
     def __init__(self, directory: Path, server: str = "") -> None:
@@ -181,37 +185,30 @@ class Server(Backend):
         """Return the tables that hold what tests write."""
         return [name for name in self.tables() if name != f"{self.prefix}schema"]
 
+    @contextlib.asynccontextmanager
+    async def bench(self, **options: Any) -> AsyncIterator[Bench]:
+        """A buffer with a clock that goes by itself."""
+        buffer = await self.make(**{"clock": None, **options}).open()
+        try:
+            yield Bench(buffer, None, None, 30.0)
+        finally:
+            await buffer.close()
+
     async def run(self, *statements: str) -> None:
         """Run statements in one transaction."""
         raise NotImplementedError
 
     async def empty(self) -> None:
-        raise NotImplementedError
-
-
-class PostgreSQL(Server):
-    service = "postgres_url"
-
-    async def run(self, *statements: str) -> None:
-        connection = await asyncpg.connect(self.server)
-        try:
-            async with connection.transaction():
-                for statement in statements:
-                    await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    async def empty(self) -> None:
-        await self.run(f"TRUNCATE {', '.join(self.data())}")
+        await self.run(*(self.emptied.format(name) for name in self.data()))
 
     def save(self, buffer: Any) -> str:
         statements = [
-            statement
+            statement.format(name=name, copy=f"saved_{name}")
             for name in self.data()
             for statement in (
-                f"CREATE TABLE IF NOT EXISTS saved_{name} (LIKE {name})",
-                f"TRUNCATE saved_{name}",
-                f"INSERT INTO saved_{name} SELECT * FROM {name}",
+                self.copied,
+                self.emptied.format("{copy}"),
+                "INSERT INTO {copy} SELECT * FROM {name}",
             )
         ]
         asyncio.run(self.run(*statements))
@@ -221,9 +218,24 @@ class PostgreSQL(Server):
         statements = [
             statement
             for name in self.data()
-            for statement in (f"TRUNCATE {name}", f"INSERT INTO {name} SELECT * FROM saved_{name}")
+            for statement in (self.emptied.format(name), f"INSERT INTO {name} SELECT * FROM saved_{name}")
         ]
         asyncio.run(self.run(*statements))
+
+
+class PostgreSQL(Server):
+    service = "postgres_url"
+    emptied = "TRUNCATE {}"
+    copied = "CREATE TABLE IF NOT EXISTS {copy} (LIKE {name})"
+
+    async def run(self, *statements: str) -> None:
+        connection = await asyncpg.connect(self.server)
+        try:
+            async with connection.transaction():
+                for statement in statements:
+                    await connection.execute(statement)
+        finally:
+            await connection.close()
 
 
 def found(module: str, kind: str, directory: str, server: str, prefix: str) -> Backend:
@@ -236,33 +248,11 @@ def found(module: str, kind: str, directory: str, server: str, prefix: str) -> B
 
 class MariaDB(Server):
     service = "mariadb_url"
+    emptied = "DELETE FROM {}"
+    copied = "CREATE TABLE IF NOT EXISTS {copy} LIKE {name}"
 
     async def run(self, *statements: str) -> None:
-        await execute(self.server, *statements)
-
-    async def empty(self) -> None:
-        await self.run(*(f"DELETE FROM {name}" for name in self.data()))
-
-    def save(self, buffer: Any) -> str:
-        statements = [
-            statement
-            for name in self.data()
-            for statement in (
-                f"CREATE TABLE IF NOT EXISTS saved_{name} LIKE {name}",
-                f"DELETE FROM saved_{name}",
-                f"INSERT INTO saved_{name} SELECT * FROM {name}",
-            )
-        ]
-        asyncio.run(self.run(*statements))
-        return "saved"
-
-    def restore(self, buffer: Any, saved: str) -> None:
-        statements = [
-            statement
-            for name in self.data()
-            for statement in (f"DELETE FROM {name}", f"INSERT INTO {name} SELECT * FROM saved_{name}")
-        ]
-        asyncio.run(self.run("SET autocommit = 0", *statements, "COMMIT"))
+        await execute(self.server, "SET autocommit = 0", *statements, "COMMIT")
 
 
 BACKENDS: dict[str, type[Backend]] = {

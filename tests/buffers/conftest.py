@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.buffers.backends import BACKENDS, Backend
+from tests.buffers.backends import BACKENDS, Backend, MariaDB, PostgreSQL
 from tests.buffers.redis_backend import Redis, Valkey
 
 BACKENDS |= {"valkey": Valkey, "redis": Redis}
@@ -31,3 +33,19 @@ def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     kind: type[Backend] = request.param
     server = request.getfixturevalue(kind.service) if kind.service is not None else ""
     return kind(tmp_path_factory.mktemp("buffer"), server)
+
+
+@pytest.fixture
+async def postgres(tmp_path: Path, postgres_url: str) -> PostgreSQL:
+    """The tables of this process, empty."""
+    store = PostgreSQL(tmp_path, postgres_url)
+    await store.begin()
+    return store
+
+
+@pytest.fixture
+async def mariadb(tmp_path: Path, mariadb_url: str) -> MariaDB:
+    """The tables of this process, empty."""
+    store = MariaDB(tmp_path, mariadb_url)
+    await store.begin()
+    return store

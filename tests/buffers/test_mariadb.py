@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -34,26 +33,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def store(tmp_path: Path, mariadb_url: str) -> MariaDB:
-    """The tables of this process, empty; a clock that goes by itself."""
-    store = MariaDB(tmp_path, mariadb_url)
-    await store.begin()
-    store.clock = None  # type: ignore[assignment]
-    return store
-
-
-@contextlib.asynccontextmanager
-async def opened(store: MariaDB, **options: Any) -> AsyncIterator[Bench]:
-    buffer = await store.make(**options).open()
-    try:
-        yield Bench(buffer, None, None, 30.0)
-    finally:
-        await buffer.close()
-
-
-@pytest.fixture
-async def bench(store: MariaDB) -> AsyncIterator[Bench]:
-    async with opened(store) as bench:
+async def bench(mariadb: MariaDB) -> AsyncIterator[Bench]:
+    async with mariadb.bench() as bench:
         yield bench
 
 
@@ -83,12 +64,12 @@ async def connected(url: str) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def locked(store: MariaDB, *run_ids: str) -> AsyncIterator[None]:
+async def locked(mariadb: MariaDB, *run_ids: str) -> AsyncIterator[None]:
     """Have runs' rows locked by another transaction."""
-    other = await connected(store.server)
+    other = await connected(mariadb.server)
     try:
         async with other.cursor() as cursor:
-            query = f"SELECT 1 FROM {store.prefix}runs FORCE INDEX (run_id) WHERE run_id IN %s FOR UPDATE"
+            query = f"SELECT 1 FROM {mariadb.prefix}runs FORCE INDEX (run_id) WHERE run_id IN %s FOR UPDATE"
             await cursor.execute(query, (run_ids,))
             assert len(await cursor.fetchall()) == len(run_ids)
         yield
@@ -148,8 +129,8 @@ async def test_what_does_not_fit_is_refused_and_never_cut(bench: Bench) -> None:
     assert await bench.texts(other.run_id) == ["a"]
 
 
-async def test_a_row_that_an_update_leaves_as_it_was_counts_as_found(store: MariaDB) -> None:
-    async with opened(store, clock=lambda: 1_700_000_000_000) as bench:
+async def test_a_row_that_an_update_leaves_as_it_was_counts_as_found(mariadb: MariaDB) -> None:
+    async with mariadb.bench(clock=lambda: 1_700_000_000_000) as bench:
         lease = await bench.held()
         lease = await bench.buffer.renew(await bench.buffer.renew(lease, 30.0), 30.0)
         await bench.buffer.append(lease, ())
@@ -163,31 +144,14 @@ async def test_a_row_that_an_update_leaves_as_it_was_counts_as_found(store: Mari
         assert len(await bench.buffer.messages(run.conversation_id)) == 1
 
 
-async def test_pages_of_large_logs_are_bounded_in_bytes(bench: Bench) -> None:
-    lease = await bench.held()
-    for number in range(9):
-        event = NewEvent("custom", b"%d" % number * 4_000_000, b"p" if number % 2 else None)
-        lease = (await bench.buffer.append(lease, [event, *deltas("small")])).lease
-    sizes, seqs, after = [], [], 0
-    while after < 19:
-        page = await bench.buffer.read(lease.run_id, after)
-        sizes.append(sum(len(event.data) for event in page.events))
-        seqs += [event.seq for event in page.events]
-        after = seqs[-1]
-    assert seqs == list(range(1, 20))
-    assert max(sizes) <= 16 * 1024 * 1024
-    (second,) = (await bench.buffer.read(lease.run_id, 3, 1)).events
-    assert (second.data, second.private) == (b"1" * 4_000_000, b"p")
-
-
 # ------------------------------------------------------------------------------------------------ locked rows
 
 
-async def test_a_run_whose_row_is_locked_holds_up_nobody(store: MariaDB, bench: Bench) -> None:
+async def test_a_run_whose_row_is_locked_holds_up_nobody(mariadb: MariaDB, bench: Bench) -> None:
     buffer = bench.buffer
     stuck, *others = [await bench.held() for _ in range(6)]
     waiting = await bench.created()
-    async with locked(store, stuck.run_id):
+    async with locked(mariadb, stuck.run_id):
         batch = asyncio.ensure_future(buffer.append(stuck, deltas("late")))
         answers = [
             asyncio.ensure_future(buffer.post(stuck.run_id, Input("tool_result", str(n)))) for n in range(8)
@@ -207,10 +171,10 @@ async def test_a_run_whose_row_is_locked_holds_up_nobody(store: MariaDB, bench: 
     assert await bench.texts(stuck.run_id) == ["late"]
 
 
-async def test_a_lock_that_is_never_given_back_is_told_of(store: MariaDB) -> None:
-    async with opened(store, busy_seconds=0.3) as bench:
+async def test_a_lock_that_is_never_given_back_is_told_of(mariadb: MariaDB) -> None:
+    async with mariadb.bench(busy_seconds=0.3) as bench:
         lease = await bench.held()
-        async with locked(store, lease.run_id):
+        async with locked(mariadb, lease.run_id):
             with pytest.raises(BufferUnavailable, match=r"holds a lock.*INNODB STATUS.*Nothing of this"):
                 await bench.buffer.append(lease, deltas("a"))
         await bench.buffer.append(lease, deltas("a"))
@@ -240,9 +204,9 @@ async def test_the_databases_time_does_not_depend_on_the_sessions_zone(mariadb_u
     assert abs(stored - time.time() * 1000) < 600_000
 
 
-async def test_a_workers_clock_does_not_matter(store: MariaDB, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_workers_clock_does_not_matter(mariadb: MariaDB, monkeypatch: pytest.MonkeyPatch) -> None:
     real = time.time_ns
-    async with opened(store) as bench:
+    async with mariadb.bench() as bench:
         monkeypatch.setattr(time, "time_ns", lambda: real() + 3600 * 10**9)
         lease = await bench.held()
         appended = await bench.buffer.append(lease, deltas("a"))
@@ -254,8 +218,8 @@ async def test_a_workers_clock_does_not_matter(store: MariaDB, monkeypatch: pyte
 # ------------------------------------------------------------------------------------------------------ news
 
 
-async def test_another_process_finds_what_is_written(store: MariaDB) -> None:
-    async with opened(store) as writing, opened(store) as reading:
+async def test_another_process_finds_what_is_written(mariadb: MariaDB) -> None:
+    async with mariadb.bench() as writing, mariadb.bench() as reading:
         lease = await writing.held()
         follower = await reading.buffer.follow(lease.run_id)
         for number in range(3):
@@ -357,9 +321,9 @@ def with_driver(url: str, driver: str) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["mysql", "mariadb", "mysql+asyncmy", "mariadb+asyncmy"])
-async def test_each_way_of_naming_it_works(store: MariaDB, scheme: str) -> None:
-    store.server = with_driver(store.server, scheme)
-    async with opened(store) as bench:
+async def test_each_way_of_naming_it_works(mariadb: MariaDB, scheme: str) -> None:
+    mariadb.server = with_driver(mariadb.server, scheme)
+    async with mariadb.bench() as bench:
         await bench.held()
 
 
@@ -386,20 +350,20 @@ async def test_what_cannot_be_connected_to_says_what_to_do(
     assert quote(parts.password or "") not in str(caught.value)
 
 
-async def test_an_old_server_is_refused(store: MariaDB, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_old_server_is_refused(mariadb: MariaDB, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mysql, "_OLDEST_MARIADB", (99, 1))
     with pytest.raises(BufferUnavailable, match=r"MariaDB 1\d\..* is too old, 99\.1 or later is needed"):
-        await store.make().open()
+        await mariadb.make().open()
 
 
-async def test_an_engine_of_the_application_is_used_if_its_sessions_are_set_up(store: MariaDB) -> None:
-    url = with_driver(store.server, "mysql+asyncmy")
+async def test_an_engine_of_the_application_is_used_if_its_sessions_are_set_up(mariadb: MariaDB) -> None:
+    url = with_driver(mariadb.server, "mysql+asyncmy")
     bare = create_async_engine(url)
     with pytest.raises(InvalidInput, match="CONNECT_ARGS"):
-        await SQLEventBuffer(bare, prefix=store.prefix).open()
+        await SQLEventBuffer(bare, prefix=mariadb.prefix).open()
     await bare.dispose()
     engine = create_async_engine(url, isolation_level="READ COMMITTED", connect_args=mysql.CONNECT_ARGS)
-    buffer = await SQLEventBuffer(engine, prefix=store.prefix).open()
+    buffer = await SQLEventBuffer(engine, prefix=mariadb.prefix).open()
     bench = Bench(buffer, None, None, 30.0)
     lease = await bench.held()
     await buffer.append(lease, deltas("a"))
