@@ -6,17 +6,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import ColumnElement, and_, func, insert, select, update
 
 from streamchat.buffers import refusals
 from streamchat.buffers.base import MessageRecord
 from streamchat.buffers.transactional.hot import Batch, Head
+from streamchat.buffers.sql.schema import Schema
 from streamchat.core.append_rule import frees_slot, ready_at
 
 if TYPE_CHECKING:
     from streamchat.buffers.sql.transaction import Tx
 
-__all__ = ["consume", "give_up", "put_messages", "touch_conversation"]
+__all__ = ["consume", "enqueued_in", "give_up", "put_messages", "touch_conversation"]
 
 
 def consume(tx: Tx, run_id: str, names: Sequence[str]) -> int:
@@ -85,7 +86,8 @@ def put_messages(tx: Tx, records: Iterable[MessageRecord]) -> None:
 
 
 def touch_conversation(tx: Tx, conversation_id: str, free: str | None = None) -> None:
-    """Note a change of a conversation, and take the slot from the run ``free`` if that one has it."""
+    """Note a change of a conversation, and take the slot from the run ``free`` if that one has it: the
+    oldest run that is enqueued gets it."""
     conversations = tx.schema.conversations
     active = conversations.c.active_run_id
     values: dict[str, Any] = {"updated_at": tx.now}
@@ -94,3 +96,34 @@ def touch_conversation(tx: Tx, conversation_id: str, free: str | None = None) ->
     tx.connection.execute(
         update(conversations).where(conversations.c.conversation_id == conversation_id).values(values)
     )
+    if free is not None:
+        _give_on(tx, conversation_id)
+
+
+def enqueued_in(schema: Schema, conversation_id: str) -> ColumnElement[bool]:
+    """Return what is true of the runs that wait for a conversation's slot (`append_rule.is_enqueued`)."""
+    runs = schema.runs
+    return and_(
+        runs.c.conversation_id == conversation_id, runs.c.status == "queued", runs.c.ready_at.is_(None)
+    )
+
+
+def _give_on(tx: Tx, conversation_id: str) -> None:
+    """Give the slot, if it is free, to the oldest run that waits for it.
+
+    The conversation is locked by now, so nobody joins the line meanwhile. Who leaves it (cancelled, deleted)
+    is seen by the second look, which is the write.
+    """
+    runs, conversations = tx.schema.runs, tx.schema.conversations
+    waiting = enqueued_in(tx.schema, conversation_id)
+    home = conversations.c.conversation_id == conversation_id
+    # The look locks nothing: it could wait for a run whose holder waits for the conversation.
+    first = select(runs.c.run_id).where(waiting).order_by(runs.c.number).limit(1)
+    active = select(conversations.c.active_run_id).where(home)
+    while (run_id := tx.connection.execute(first).scalar()) is not None:
+        if tx.connection.execute(active).scalar() is not None:
+            return
+        begins = update(runs).where(waiting, runs.c.run_id == run_id).values(ready_at=tx.now)
+        if tx.connection.execute(begins).rowcount:
+            tx.connection.execute(update(conversations).where(home).values(active_run_id=run_id))
+            return

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import Select, and_, not_, or_, select
 
 from streamchat.buffers import refusals
 from streamchat.buffers.base import ConversationRecord, Input, MessageRecord, Page, RunRecord, Segment
 from streamchat.buffers.codec import Payloads
+from streamchat.buffers.sql.changing import enqueued_in
 from streamchat.buffers.sql.running import get_run, select_run
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.buffers.transactional.hot import PageRows
@@ -22,6 +23,7 @@ from streamchat.buffers.transactional.records import (
 
 __all__ = [
     "find_active",
+    "list_enqueued",
     "list_conversations",
     "list_inputs",
     "list_messages",
@@ -75,10 +77,18 @@ def find_active(tx: Tx, conversation_id: str) -> RunRecord | None:
     row = tx.connection.execute(
         select_run(tx.schema)
         .where(runs.c.conversation_id == conversation_id, runs.c.ended_at.is_(None))
+        .where(not_(enqueued_in(tx.schema, conversation_id)))
         .order_by(runs.c.number.desc())
         .limit(1)
     ).first()
     return None if row is None else run_record(tx.payloads, row)
+
+
+def list_enqueued(tx: Tx, conversation_id: str) -> list[RunRecord]:
+    """See `EventBuffer.enqueued`."""
+    found = select_run(tx.schema).where(enqueued_in(tx.schema, conversation_id))
+    rows = tx.connection.execute(found.order_by(tx.schema.runs.c.number))
+    return [run_record(tx.payloads, row) for row in rows]
 
 
 def read_conversation(tx: Tx, conversation_id: str) -> ConversationRecord:

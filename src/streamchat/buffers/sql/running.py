@@ -24,7 +24,15 @@ from streamchat.buffers.sql.schema import Schema
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.buffers.transactional.appending import event_rows, judge
 from streamchat.buffers.transactional.records import encode_claims, encode_text, run_record
-from streamchat.core.append_rule import claimable_since, decide_post, idempotency_slot, status_after_post
+from streamchat.core.append_rule import (
+    claimable_since,
+    decide_entrance,
+    decide_post,
+    idempotency_slot,
+    is_enqueued,
+    status_after_post,
+    wakes,
+)
 from streamchat.core.cursor import next_generation
 from streamchat.principal import Principal
 
@@ -57,7 +65,7 @@ def create(tx: Tx, run: NewRun, messages: Sequence[MessageRecord], kept: Sequenc
     known = _known(tx, run, slot)
     if known is not None:
         return Created(known, new=False)
-    _take_slot(tx, run, owner, tenant, conversation)
+    active = _enter(tx, run, owner, tenant, conversation)
     events = (run.started, *kept)
     generation = next_generation(tx.token(), tx.token())
     tx.connection.execute(
@@ -73,7 +81,7 @@ def create(tx: Tx, run: NewRun, messages: Sequence[MessageRecord], kept: Sequenc
             log_version=run.log_version,
             created_at=tx.now,
             status="queued",
-            ready_at=tx.now,
+            ready_at=tx.now if active else None,
             updated_at=tx.now,
             generation=generation,
             fence=0,
@@ -140,24 +148,33 @@ def _locked_conversation(tx: Tx, conversation_id: str) -> Any:
     return tx.connection.execute(found.with_for_update()).first()
 
 
-def _take_slot(tx: Tx, run: NewRun, owner: str | None, tenant: str | None, row: Any) -> None:
-    """Make the conversation, or take its slot if it is the principal's and free; ``row`` is what is
-    there."""
+def _enter(tx: Tx, run: NewRun, owner: str | None, tenant: str | None, row: Any) -> bool:
+    """Make the conversation, or enter it if it is the principal's; ``row`` is what is there. Return whether
+    the run has the slot."""
     conversations, tombstones = tx.schema.conversations, tx.schema.tombstones
-    mine = conversations.c.conversation_id == run.conversation_id
     values = {"active_run_id": run.run_id, "leaf_id": run.message_id, "updated_at": tx.now}
     if row is not None:
         if (row.owner, row.tenant) != (owner, tenant):
             raise refusals.conversation_foreign(run.conversation_id)
-        if row.active_run_id is not None:
+        entrance = decide_entrance(
+            active_run_id=row.active_run_id, enqueue=run.enqueue, leaf_id=row.leaf_id, follows=run.follows
+        )
+        if entrance == "busy":
             raise refusals.conversation_busy(run.conversation_id, row.active_run_id)
+        if entrance == "moved":
+            raise refusals.conversation_moved(run.conversation_id, run.follows)
+        if entrance == "enqueued":
+            del values["active_run_id"]
+        mine = conversations.c.conversation_id == run.conversation_id
         tx.connection.execute(update(conversations).where(mine).values(values))
-        return
+        return entrance == "active"
     deleted = select(tombstones.c.id).where(
         tombstones.c.kind == "conversation", tombstones.c.id == run.conversation_id
     )
     if tx.connection.execute(deleted).first() is not None:
         raise refusals.conversation_deleted(run.conversation_id)
+    if run.follows:
+        raise refusals.conversation_moved(run.conversation_id, run.follows)
     title = None if run.title is None else tx.payloads.put(encode_text(run.title))
     tx.connection.execute(
         insert(conversations).values(
@@ -169,6 +186,7 @@ def _take_slot(tx: Tx, run: NewRun, owner: str | None, tenant: str | None, row: 
             **values,
         )
     )
+    return True
 
 
 def _begin_segment(tx: Tx, run_id: str, fence: int, generation: str, first_seq: int) -> None:
@@ -306,9 +324,9 @@ def post(tx: Tx, run_id: str, posted: Input) -> Posted:
                 at=tx.now,
             )
         )
-        status = status_after_post(run.status)
-        values = {"posted": number, "status": status, "updated_at": tx.now}
-        if status != run.status:
+        values = {"posted": number, "status": status_after_post(run.status), "updated_at": tx.now}
+        enqueued = is_enqueued(run.status, queued_at=run.ready_at)
+        if wakes(posted.kind, status=run.status, enqueued=enqueued):
             values["ready_at"] = tx.now
         tx.connection.execute(update(runs).where(runs.c.run_id == run_id).values(values))
     after = get_run(tx, run_id)

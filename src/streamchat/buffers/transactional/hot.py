@@ -112,7 +112,8 @@ class Transaction(Protocol):
         ...
 
     def touch_conversation(self, conversation_id: str, free: str | None = None) -> None:
-        """Note a change of a conversation, and take the slot from the run ``free`` if that one has it."""
+        """Note a change of a conversation, and take the slot from the run ``free`` if that one has it: the
+        oldest run that is enqueued gets it."""
         ...
 
     def put_messages(self, records: Iterable[MessageRecord]) -> None:

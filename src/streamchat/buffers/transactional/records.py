@@ -9,7 +9,7 @@ from streamchat.buffers.base import ConversationRecord, Input, InputKind, Messag
 from streamchat.buffers.codec import Payloads
 from streamchat.buffers.shared import input_id
 from streamchat.buffers.transactional.hot import PageRows
-from streamchat.core.append_rule import canonical_body
+from streamchat.core.append_rule import canonical_body, is_enqueued
 from streamchat.core.cursor import owner_of
 from streamchat.events import StoredEvent
 from streamchat.principal import Principal
@@ -53,6 +53,7 @@ def run_record(payloads: Payloads, row: Any) -> RunRecord:
         log_version=row.log_version,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        enqueued=is_enqueued(row.status, queued_at=row.ready_at),
     )
 
 
