@@ -10,7 +10,7 @@ from streamchat.messages import ToolCallPart
 from streamchat.models.base import WorkflowStep
 from streamchat.tools import ToolContext, ToolRegistry
 
-__all__ = ["Decision", "asking_tools", "decisions"]
+__all__ = ["AskingModel", "Decision", "decisions"]
 
 _QUESTIONS = ("question", "message", "description")
 
@@ -30,7 +30,33 @@ class Decision:
     by: str | None = None
 
 
-def asking_tools(name: str) -> ToolRegistry:
+class AskingModel:
+    """What workflows have in common: a name, a tool that asks people, and whether the rest of a run can be
+    had later."""
+
+    def __init__(self, name: str, *, resumable: bool, ask_tool: str) -> None:
+        self._name = name
+        self._resumable = resumable
+        self._ask_tool = ask_tool
+        self._tools = _asking_tools(ask_tool)
+
+    @property
+    def name(self) -> str:
+        """The workflow's own name, unless another was given."""
+        return self._name
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a run that was left in the middle can go on from there."""
+        return self._resumable
+
+    @property
+    def workflow_tools(self) -> ToolRegistry:
+        """The tool that stands for what the workflow asks people."""
+        return self._tools
+
+
+def _asking_tools(name: str) -> ToolRegistry:
     """Return the tool whose calls are a workflow's questions: it needs an approval, and does nothing more.
 
     Its one argument is ``value``; editing it is how a person answers with more than yes or no.

@@ -8,11 +8,10 @@ from typing import Any, TypeAlias
 
 from streamchat.errors import InvalidInput
 from streamchat.messages import ModelMessage, Usage
-from streamchat.models.asking import Decision, asking_tools, decisions
+from streamchat.models.asking import AskingModel, Decision, decisions
 from streamchat.models.base import CustomOutput, ModelOutput, ModelRequest, NextStep, WorkflowProgress
 from streamchat.models.step_output import StepOutput
 from streamchat.principal import Principal
-from streamchat.tools import ToolRegistry
 from streamchat.tools.output import json_value
 
 __all__ = [
@@ -154,7 +153,7 @@ def workflow_run(request: ModelRequest, ask_tool: str) -> WorkflowRun:
     )
 
 
-class WorkflowModel:
+class WorkflowModel(AskingModel):
     """A model that is an async generator function of a `WorkflowRun`, yielding `WorkflowItem`s.
 
     What comes before the first `Node` is a step without a name. ``yield Node(…)`` returns when the step
@@ -181,25 +180,8 @@ class WorkflowModel:
         ask_tool: str = "ask",
     ) -> None:
         self._function = function
-        self._name: str = name or getattr(function, "__name__", None) or "workflow"
-        self._resumable = resumable
-        self._ask_tool = ask_tool
-        self._tools = asking_tools(ask_tool)
-
-    @property
-    def name(self) -> str:
-        """The function's name, unless another was given."""
-        return self._name
-
-    @property
-    def resumable(self) -> bool:
-        """Whether the function can be called again for the rest of a run."""
-        return self._resumable
-
-    @property
-    def workflow_tools(self) -> ToolRegistry:
-        """The tool that stands for questions."""
-        return self._tools
+        name = name or getattr(function, "__name__", None) or "workflow"
+        super().__init__(name, resumable=resumable, ask_tool=ask_tool)
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelOutput], None]:
         """Call the function and translate what it yields; raises `InvalidInput` for what is no item."""

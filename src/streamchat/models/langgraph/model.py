@@ -15,11 +15,10 @@ from langgraph.types import Command, StateSnapshot
 from streamchat.core.jsontext import parse_object
 from streamchat.errors import InvalidInput, ModelError
 from streamchat.messages import ModelMessage
-from streamchat.models.asking import Decision, asking_tools, decisions
+from streamchat.models.asking import AskingModel, Decision, decisions
 from streamchat.models.base import ModelOutput, ModelRequest, WorkflowProgress
 from streamchat.models.langgraph.reading import Breakpoint, GraphReader, GraphStream, StateEvents
 from streamchat.models.workflow import WorkflowRun, workflow_run
-from streamchat.tools import ToolRegistry
 
 __all__ = ["LangGraphModel", "from_langgraph"]
 
@@ -87,7 +86,7 @@ def from_langgraph(
     )
 
 
-class LangGraphModel:
+class LangGraphModel(AskingModel):
     """What `from_langgraph` returns: a `streamchat.models.base.WorkflowSource`, shared by all runs."""
 
     def __init__(
@@ -122,7 +121,7 @@ class LangGraphModel:
                 "graph.compile(checkpointer=…)",
                 field="graph",
             )
-        self._name: str = name or graph.get_name()
+        super().__init__(name or graph.get_name(), resumable=self._saves, ask_tool=ask_tool)
         self._input = input
         self._resume = resume or _as_given
         self._state: StateEvents | None = state
@@ -132,23 +131,6 @@ class LangGraphModel:
         self._context = context
         self._restart_on = restart_on
         self._durability: Durability = durability
-        self._ask_tool = ask_tool
-        self._tools = asking_tools(ask_tool)
-
-    @property
-    def name(self) -> str:
-        """The graph's name, unless another was given."""
-        return self._name
-
-    @property
-    def resumable(self) -> bool:
-        """Whether the graph has a checkpointer."""
-        return self._saves
-
-    @property
-    def workflow_tools(self) -> ToolRegistry:
-        """The tool that stands for interrupts."""
-        return self._tools
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelOutput], None]:
         """Run the graph from where it stands; raises `ModelError` for what it raises."""
