@@ -51,11 +51,14 @@ class StartingVerbs(ReadingVerbs):
         client_id: str | None = None,
         on_disconnect: OnDisconnect | None = None,
         on_busy: OnBusy | None = None,
+        branch_at: str | None = None,
     ) -> Started:
         """Make the user's message, the assistant's placeholder and the run durable, and answer at once.
 
         Without ``conversation_id`` a conversation is made. ``on_disconnect`` and ``on_busy`` are this run's
-        own policies. An interrupted run is waited for, for at most the limits' ``interrupt_seconds``.
+        own policies. An interrupted run is waited for, for at most the limits' ``interrupt_seconds``. The
+        message follows the conversation's newest answer, or the message ``branch_at`` of it (``""``: none),
+        which makes a branch: so an edited message takes the place of what was said.
         Raises `InvalidInput` and `AttachmentTooLarge` (with ``field``), `Busy`, `TooManyRuns`,
         `TooManyStarts`, `ConversationBusy`, `ConversationNotFound` (also for another's),
         `IdempotencyConflict`, `BufferUnavailable`; nothing is written then.
@@ -74,7 +77,15 @@ class StartingVerbs(ReadingVerbs):
         if principal is not None and principal.expires_at is not None:
             principal = replace(principal, expires_at=None)  # the run outlives the token
         turn = Turn(
-            parts, conversation_id, principal, idempotency_key, metadata, system_message, client_id, grace
+            parts,
+            conversation_id,
+            principal,
+            idempotency_key,
+            metadata,
+            system_message,
+            client_id,
+            grace,
+            branch_at,
         )
         try:
             async with self._shares.place(principal, conversation_id):

@@ -11,6 +11,7 @@ from itertools import dropwhile
 from typing import Any, TypeAlias
 
 from streamchat.buffers.base import ConversationRecord, EventBuffer, MessageRecord, NewEvent, NewRun
+from streamchat.errors import InvalidInput
 from streamchat.events import RunStarted, dump_json
 from streamchat.messages import ModelMessage
 from streamchat.orchestration.context import RunContext
@@ -30,7 +31,10 @@ PrepareMessages: TypeAlias = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a client asked for: ``parts`` are the user's message as Chat Completions parts, checked."""
+    """What a client asked for: ``parts`` are the user's message as Chat Completions parts, checked.
+
+    ``branch_at`` is the message that it follows (``""``: none) where that is not the conversation's leaf.
+    """
 
     parts: list[dict[str, Any]]
     conversation_id: str | None = None
@@ -40,10 +44,19 @@ class Turn:
     system_message: str | None = None
     client_id: str | None = None
     grace: float | None = None
+    branch_at: str | None = None
+
+    def leaf(self, known: ConversationRecord | None) -> str | None:
+        """Return the message that this one follows, None for a first one."""
+        if known is None:
+            return None
+        return known.leaf_id if self.branch_at is None else self.branch_at or None
 
     def digest(self) -> str:
         """Identify the body, so that an idempotency key that comes again with another one is noticed."""
-        body = [self.conversation_id, self.parts, self.system_message, self.metadata]
+        body: list[Any] = [self.conversation_id, self.parts, self.system_message, self.metadata]
+        if self.branch_at is not None:
+            body.append(self.branch_at)
         return hashlib.sha256(dump_json(body)).hexdigest()
 
 
@@ -104,7 +117,7 @@ class TurnMaker:
         prompts = (await self._system_prompt(context), turn.system_message)
         messages = [ModelMessage(role="system", content=text) for text in prompts if text]
         if known is not None:
-            messages += model_history(await self._path(known))
+            messages += model_history(await self._path(known, turn))
         parts = turn.parts
         only_text = len(parts) == 1 and parts[0]["type"] == "text"
         messages.append(ModelMessage(role="user", content=parts[0]["text"] if only_text else parts))
@@ -117,11 +130,11 @@ class TurnMaker:
             metadata=dict(turn.metadata) if turn.metadata else None,
             client_id=turn.client_id,
             grace=turn.grace,
-            previous_message_id=known.leaf_id if known is not None else None,
+            previous_message_id=turn.leaf(known),
         )
 
-    async def _path(self, known: ConversationRecord) -> list[MessageRecord]:
-        """The newest messages up to the active leaf, at most ``max_history``, the first one a user's."""
+    async def _path(self, known: ConversationRecord, turn: Turn) -> list[MessageRecord]:
+        """The newest messages up to the turn's leaf, at most ``max_history``, the first one a user's."""
         rows: list[MessageRecord] = []
         while page := await self._buffer.messages(
             known.conversation_id, after=rows[-1].message_id if rows else None, limit=_PAGE
@@ -129,7 +142,12 @@ class TurnMaker:
             rows += page
             if len(page) < _PAGE:
                 break
-        path = conversation_path(rows, known.leaf_id)[-self._max_history :]
+        path = conversation_path(rows, turn.leaf(known))[-self._max_history :]
+        if turn.branch_at and not path:
+            raise InvalidInput(
+                f"conversation {known.conversation_id} has no message {turn.branch_at[:80]!r} to branch at",
+                field="branch_at",
+            )
         return list(dropwhile(lambda row: row.role == "assistant", path))
 
     async def _system_prompt(self, context: RunContext) -> str | None:
@@ -149,7 +167,7 @@ def _first_messages(
         role="user",
         status="complete",
         content=stored_content(turn.parts),
-        parent_id=known.leaf_id if known else None,
+        parent_id=turn.leaf(known),
     )
     placeholder = MessageRecord(
         message_id=run.message_id,
