@@ -101,7 +101,9 @@ class NewRun:
     """What `EventBuffer.create` is given. ``started`` is the ``run_started`` event, which becomes seq 1.
 
     ``request`` (opaque bytes) is what a fresh process needs to go on. ``digest`` identifies the body that
-    came with ``idempotency_key``. ``title`` is used when the conversation is new.
+    came with ``idempotency_key``. ``title`` is used when the conversation is new. With ``enqueue`` a run to
+    whose conversation another is active is made all the same, and waits until it is over. ``follows`` is the
+    leaf that its messages were made for (``""``: none yet; None: any will do).
     """
 
     run_id: str
@@ -115,12 +117,14 @@ class NewRun:
     digest: str | None = None
     title: str | None = None
     log_version: int = LOG_VERSION
+    enqueue: bool = False
+    follows: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """A run as stored. ``lease_until`` and ``wake_at`` are None where there is no lease, or nothing to wake
-    for."""
+    for. ``enqueued``: it is queued behind others of its conversation, and nobody can claim it."""
 
     run_id: str
     conversation_id: str
@@ -138,6 +142,7 @@ class RunRecord:
     log_version: int
     created_at: int
     updated_at: int
+    enqueued: bool = False
 
     @property
     def over(self) -> bool:
@@ -289,11 +294,13 @@ class EventBuffer(Protocol):
         rows.
 
         The run is ``queued``. An unknown conversation is made, and belongs to the run's principal. In the
-        same transaction the run takes the conversation's slot, by compare-and-set.
+        same transaction the run takes the conversation's slot, by compare-and-set; where that is taken and
+        ``run.enqueue`` says so, it is made ``enqueued``. It is the conversation's leaf in both cases.
 
         Idempotent by (principal, ``idempotency_key``): the same key with the same digest returns the first
         run. Raises `IdempotencyConflict` (same key, other digest), `ConversationBusy` (the slot is taken),
-        `ConversationNotFound` (the conversation belongs to another principal or tenant).
+        `ConversationMoved` (the leaf is not ``run.follows``), `ConversationNotFound` (the conversation
+        belongs to another principal or tenant).
         """
         ...
 
@@ -315,9 +322,10 @@ class EventBuffer(Protocol):
         """Take a run that nobody holds, for ``ttl`` seconds: the named one, or the one that has waited
         longest.
 
-        To be had are queued runs, runs whose lease has expired, and suspended runs past ``wake_at``. The
-        fence grows by one, a new generation begins at the next seq. Returns None when there is nothing to
-        take (also when the named run is held, over, suspended with nothing to wake it, or unknown).
+        To be had are queued runs that are not enqueued, runs whose lease has expired, and suspended runs past
+        ``wake_at``. The fence grows by one, a new generation begins at the next seq. Returns None when there
+        is nothing to take (also when the named run is held, over, enqueued, suspended with nothing to wake
+        it, or unknown).
         """
         ...
 
@@ -337,7 +345,8 @@ class EventBuffer(Protocol):
         ``then``: ``hold`` keeps the lease; ``queue`` gives it up for others to take; ``suspend`` gives it up
         until an input or ``wake_at`` (None: never by time), and with ``keep_slot=False`` gives the
         conversation's slot free; ``over`` ends the run (its status is that of the ``finalized`` event, which
-        must come last) and frees the slot. Messages are inserted, or replaced by ``message_id``.
+        must come last) and frees the slot. A slot that becomes free goes to the oldest enqueued run of the
+        conversation, which can be claimed from then on. Messages are inserted, or replaced by ``message_id``.
 
         Succeeds if and only if the stored generation and head are those of ``lease``. A head that has
         advanced by exactly this batch under this generation is an acknowledgement that was lost, hence a
@@ -367,7 +376,8 @@ class EventBuffer(Protocol):
         ...
 
     async def post(self, run_id: str, posted: Input) -> Posted:
-        """Leave an input for the run's holder; a suspended run is queued in the same transaction.
+        """Leave an input for the run's holder; a suspended run is queued in the same transaction, and an
+        enqueued one that is cancelled can be claimed: it has only to be ended.
 
         Unique by (run, kind, key): the same again is no error and changes nothing, whether it was consumed or
         not and also after the run's end; another body raises `AnswerConflict` (a second cancel never does:
@@ -384,7 +394,11 @@ class EventBuffer(Protocol):
         ...
 
     async def find(self, conversation_id: str) -> RunRecord | None:
-        """Return the conversation's newest run that is not over, or None."""
+        """Return the conversation's newest run that is neither over nor enqueued, or None."""
+        ...
+
+    async def enqueued(self, conversation_id: str) -> list[RunRecord]:
+        """Return the conversation's enqueued runs, the next one first; none for an unknown conversation."""
         ...
 
     async def conversation(self, conversation_id: str) -> ConversationRecord:

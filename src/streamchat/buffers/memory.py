@@ -55,6 +55,7 @@ from streamchat.core.append_rule import (
     frees_slot,
     ready_at,
     status_after_post,
+    wakes,
 )
 from streamchat.core.cursor import next_generation
 from streamchat.errors import BufferUnavailable, LeaseLost
@@ -121,7 +122,6 @@ class MemoryEventBuffer(LocalNotes):
         made.write((run.started, *kept), now)
         state.grow(made, (run.started, *kept), len(run.request))
         state.put_messages(messages, now)
-        state.conversations[run.conversation_id].take_slot(run, now)
         self._followers.notify((run.run_id,))
         return Created(made.record(), new=True)
 
@@ -249,9 +249,9 @@ class MemoryEventBuffer(LocalNotes):
         made = replace(posted, input_id=input_id(posted.kind, posted.key), at=now)
         run.posted[key] = (made, body)
         run.unread[made.input_id] = made
-        status = cast(RunStatus, status_after_post(run.status))
-        if run.status != status:
-            run.status, run.queued_at, run.wake_at = status, now, None
+        if wakes(posted.kind, status=run.status, enqueued=run.enqueued):
+            run.status = cast(RunStatus, status_after_post(run.status))
+            run.queued_at, run.wake_at = now, None
         run.updated_at = now
         self._followers.notify((run_id,))
         return Posted(run.record(), new=True)
@@ -322,13 +322,13 @@ class MemoryEventBuffer(LocalNotes):
         return self._run(run_id).record()
 
     async def find(self, conversation_id: str) -> RunRecord | None:
-        """Return the conversation's newest run that is not over, or None."""
-        conversation = self._state.conversations.get(conversation_id)
-        if conversation is not None:
-            for run in reversed(conversation.runs.values()):
-                if run.ended_at is None:
-                    return run.record()
-        return None
+        """Return the conversation's newest run that is neither over nor enqueued, or None."""
+        run = self._state.newest(conversation_id)
+        return None if run is None else run.record()
+
+    async def enqueued(self, conversation_id: str) -> list[RunRecord]:
+        """Return the conversation's enqueued runs, the next one first."""
+        return [run.record() for run in self._state.enqueued(conversation_id)]
 
     async def conversation(self, conversation_id: str) -> ConversationRecord:
         """Return a conversation."""

@@ -23,7 +23,9 @@ from streamchat.core.append_rule import (
     Decision,
     claimable_since,
     decide_append,
+    decide_entrance,
     idempotency_slot,
+    is_enqueued,
     judge_append,
 )
 from streamchat.events import StoredEvent
@@ -142,7 +144,13 @@ class Run:
             log_version=new.log_version,
             created_at=self.created_at,
             updated_at=self.updated_at,
+            enqueued=self.enqueued,
         )
+
+    @property
+    def enqueued(self) -> bool:
+        """Whether it stands behind others of its conversation."""
+        return is_enqueued(self.status, queued_at=self.queued_at)
 
 
 @dataclass(slots=True, eq=False)
@@ -152,16 +160,36 @@ class Conversation:
     record: ConversationRecord
     messages: dict[str, MessageRecord] = field(default_factory=dict)
     runs: dict[int, Run] = field(default_factory=dict)
+    line: list[Run] = field(default_factory=list)
+    """Those that were enqueued, the oldest first, and perhaps no longer are."""
 
-    def take_slot(self, run: NewRun, now: int) -> None:
-        """Make ``run`` the active one."""
-        self.record = replace(self.record, active_run_id=run.run_id, leaf_id=run.message_id, updated_at=now)
+    def enter(self, run: Run, now: int) -> None:
+        """Give ``run`` the slot if that is free; else it is enqueued."""
+        active = self.record.active_run_id or run.new.run_id
+        if active != run.new.run_id:
+            run.queued_at = None
+            self.line.append(run)
+        leaf_id = run.new.message_id
+        self.record = replace(self.record, active_run_id=active, leaf_id=leaf_id, updated_at=now)
 
     def touch(self, now: int, *, free: str | None = None) -> None:
-        """Note a change, and take the slot from the run ``free`` if that one has it."""
-        freed = free is not None and self.record.active_run_id == free
-        active = None if freed else self.record.active_run_id
+        """Note a change, and take the slot from the run ``free`` if that one has it: the next run gets it."""
+        active = self.record.active_run_id
+        if free is not None and active == free:
+            active = None
+            if following := self.enqueued():
+                active, following[0].queued_at = following[0].new.run_id, now
         self.record = replace(self.record, active_run_id=active, updated_at=now)
+
+    def enqueued(self) -> list[Run]:
+        """Return the runs that wait for the slot, the next one first."""
+        self.line = [run for run in self.line if run.enqueued and run.number in self.runs]
+        return self.line
+
+    def newest(self) -> Run | None:
+        """Return the newest run that is neither over nor enqueued."""
+        runs = reversed(self.runs.values())
+        return next((run for run in runs if run.ended_at is None and not run.enqueued), None)
 
 
 def _slot(run: NewRun) -> str | None:
@@ -234,12 +262,20 @@ class MemoryState:
         if conversation is None:
             if ("conversation", run.conversation_id) in self.tombstones:
                 raise refusals.conversation_deleted(run.conversation_id)
+            if run.follows:
+                raise refusals.conversation_moved(run.conversation_id, run.follows)
             return
         record = conversation.record
         if (record.owner, record.tenant) != owner_and_tenant(run.principal):
             raise refusals.conversation_foreign(run.conversation_id)
-        if record.active_run_id is not None:
-            raise refusals.conversation_busy(run.conversation_id, record.active_run_id)
+        active = record.active_run_id
+        entrance = decide_entrance(
+            active_run_id=active, enqueue=run.enqueue, leaf_id=record.leaf_id, follows=run.follows
+        )
+        if entrance == "busy":
+            raise refusals.conversation_busy(run.conversation_id, active or "")
+        if entrance == "moved":
+            raise refusals.conversation_moved(run.conversation_id, run.follows)
 
     def check_homes(self, conversation_id: str, messages: Iterable[MessageRecord]) -> None:
         """Raise where a message would take the place of another conversation's."""
@@ -248,7 +284,7 @@ class MemoryState:
                 raise refusals.message_id_taken(message.message_id)
 
     def add(self, new: NewRun, generation: str, now: int) -> Run:
-        """Take in a new run without events, and its conversation if that is new."""
+        """Take in a new run without events, and its conversation if that is new; see `check_conversation`."""
         self.numbers += 1
         run = Run(
             new, self.numbers, generation, created_at=now, updated_at=now, queued_at=now, slot=_slot(new)
@@ -262,8 +298,20 @@ class MemoryState:
             self.conversations[new.conversation_id] = Conversation(
                 ConversationRecord(new.conversation_id, owner, tenant, new.title, None, None, now, now)
             )
-        self.conversations[new.conversation_id].runs[run.number] = run
+        conversation = self.conversations[new.conversation_id]
+        conversation.runs[run.number] = run
+        conversation.enter(run, now)
         return run
+
+    def newest(self, conversation_id: str) -> Run | None:
+        """Return a conversation's newest run that is neither over nor enqueued."""
+        conversation = self.conversations.get(conversation_id)
+        return None if conversation is None else conversation.newest()
+
+    def enqueued(self, conversation_id: str) -> list[Run]:
+        """Return a conversation's enqueued runs, the next one first."""
+        conversation = self.conversations.get(conversation_id)
+        return [] if conversation is None else conversation.enqueued()
 
     def end(self, run: Run, now: int) -> None:
         """Count a run among those that are over."""

@@ -8,6 +8,7 @@ from streamchat.buffers.base import Input, Lease
 from streamchat.errors import (
     AnswerConflict,
     ConversationBusy,
+    ConversationMoved,
     ConversationNotFound,
     IdempotencyConflict,
     InputsPending,
@@ -22,6 +23,7 @@ __all__ = [
     "conversation_busy",
     "conversation_deleted",
     "conversation_foreign",
+    "conversation_moved",
     "conversation_unknown",
     "inputs_pending",
     "key_used",
@@ -76,6 +78,13 @@ def conversation_busy(conversation_id: str, active_run_id: str) -> ConversationB
         f"conversation {conversation_id!r} has the active run {active_run_id!r}: "
         f"wait for its end, or cancel it",
         active_run_id=active_run_id,
+    )
+
+
+def conversation_moved(conversation_id: str, follows: str | None) -> ConversationMoved:
+    """The new messages do not follow the conversation's leaf any more."""
+    return ConversationMoved(
+        f"conversation {conversation_id!r} has gone on behind {follows!r}: make the message anew"
     )
 
 

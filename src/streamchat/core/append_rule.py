@@ -21,6 +21,7 @@ from streamchat.events import TERMINAL
 
 __all__ = [
     "Decision",
+    "Entrance",
     "Payload",
     "Reception",
     "batch_must_last",
@@ -28,18 +29,22 @@ __all__ = [
     "canonical_body",
     "claimable_since",
     "decide_append",
+    "decide_entrance",
     "decide_post",
     "final_status",
     "frees_slot",
     "idempotency_slot",
+    "is_enqueued",
     "judge_append",
     "ready_at",
     "same_events",
     "status_after_append",
     "status_after_post",
+    "wakes",
 ]
 
 Decision: TypeAlias = Literal["write", "recovered", "lost"]
+Entrance: TypeAlias = Literal["active", "enqueued", "moved", "busy"]
 Reception: TypeAlias = Literal["new", "known", "conflict", "over"]
 Then: TypeAlias = Literal["hold", "queue", "suspend", "over"]
 Status: TypeAlias = Literal["queued", "running", "suspended", "success", "error", "cancelled"]
@@ -155,6 +160,37 @@ def frees_slot(then: Then, *, keep_slot: bool) -> bool:
     return then == "over" or (then == "suspend" and not keep_slot)
 
 
+def decide_entrance(
+    *, active_run_id: str | None, enqueue: bool, leaf_id: str | None, follows: str | None
+) -> Entrance:
+    """Say how a new run enters a conversation; all of this and the new run are one transaction.
+
+    ``active``: it takes the slot. ``enqueued``: it stands behind the run that has the slot, and all that
+    stand there already; whoever frees the slot gives it, in the same transaction, to the oldest of those.
+    ``busy``: it may not wait (``enqueue``). ``moved``: its messages follow ``follows`` (``""``: none; None:
+    nobody looks), and the conversation's leaf is another by now.
+    """
+    if active_run_id is not None and not enqueue:
+        return "busy"
+    if follows is not None and follows != (leaf_id or ""):
+        return "moved"
+    return "active" if active_run_id is None else "enqueued"
+
+
+def is_enqueued(status: str, *, queued_at: int | None) -> bool:
+    """Say whether a run stands behind others of its conversation: queued, but not to be had by time."""
+    return status == "queued" and queued_at is None
+
+
+def wakes(kind: str, *, status: str, enqueued: bool) -> bool:
+    """Say whether an input makes a run one that may be taken, from now on.
+
+    What was suspended goes on. An enqueued run waits on, but for a cancel: to end it needs no slot, so
+    whoever claims it ends it, and it is passed over when the slot is given on.
+    """
+    return status == "suspended" or (enqueued and kind == "cancel")
+
+
 def status_after_append(then: Then, types: Sequence[str]) -> Status | None:
     """Return the run's status after an append of events with these ``types``; None means: that of
     `final_status`.
@@ -218,7 +254,8 @@ def claimable_since(
     """Return since when (ms) a run has been there to be taken, or None if it is not; ``now`` is the store's
     time.
 
-    A lease and a wait are over in the millisecond that they name.
+    A queued run without ``queued_at`` is enqueued: others of its conversation come first. A lease and a wait
+    are over in the millisecond that they name.
     """
     since = {"queued": queued_at, "running": lease_until, "suspended": wake_at}.get(status)
     return since if since is not None and since <= now else None

@@ -20,7 +20,7 @@ from streamchat.buffers.base import (
 from streamchat.buffers.codec import Payloads
 from streamchat.buffers.redis import records
 from streamchat.buffers.redis.lanes import Argument
-from streamchat.buffers.redis.records import raw, text
+from streamchat.buffers.redis.records import optional, raw, text
 from streamchat.buffers.shared import check_messages, same_run, status_after, stored
 from streamchat.core.append_rule import frees_slot, same_events
 from streamchat.errors import LeaseLost, StreamChatError
@@ -63,7 +63,8 @@ def create_arguments(
         whose,
     ]
     arguments += [generation, run.log_version, len(events), records.pack_batch(payloads, events)]
-    arguments += [raw(run.message_id), len(mine), *mine, len(home), *home]
+    arguments += [raw(run.message_id), int(run.enqueue), optional(run.follows)]
+    arguments += [len(mine), *mine, len(home), *home]
     return arguments + records.message_arguments(payloads, messages)
 
 
@@ -89,6 +90,8 @@ def create_refused(word: str, run: NewRun, name: str) -> StreamChatError:
         return refusals.conversation_foreign(run.conversation_id)
     if word == "busy":
         return refusals.conversation_busy(run.conversation_id, name)
+    if word == "moved":
+        return refusals.conversation_moved(run.conversation_id, run.follows)
     if word == "deleted":
         return refusals.conversation_deleted(run.conversation_id)
     return refusals.message_id_taken(name)

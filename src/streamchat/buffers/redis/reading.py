@@ -70,9 +70,15 @@ class RedisReading:
         return record
 
     async def find(self, conversation_id: str) -> RunRecord | None:
-        """Return the conversation's newest run that is not over, or None."""
+        """Return the conversation's newest run that is neither over nor enqueued, or None."""
         found = await self._read(scripts.FIND, raw(conversation_id))
         return None if found is None else records.run_record(self._payloads, text(found[0]), found[1])
+
+    async def enqueued(self, conversation_id: str) -> list[RunRecord]:
+        """Return the conversation's enqueued runs, the next one first."""
+        found = await self._read(scripts.ENQUEUED, raw(conversation_id))
+        listed = (records.run_record(self._payloads, text(name), flat) for name, flat in found)
+        return [record for record in listed if record is not None]
 
     async def conversation(self, conversation_id: str) -> ConversationRecord:
         """Return a conversation."""

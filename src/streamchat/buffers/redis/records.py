@@ -117,6 +117,7 @@ def run_record(payloads: Payloads, run_id: str, flat: Sequence[bytes]) -> RunRec
         log_version=int(found[b"version"]),
         created_at=int(found[b"created_at"]),
         updated_at=int(found[b"updated_at"]),
+        enqueued=b"enqueued" in found,
     )
 
 

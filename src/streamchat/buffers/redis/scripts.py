@@ -23,6 +23,7 @@ __all__ = [
     "DELETE_RUN",
     "DROP_NOTES",
     "DUE_NOTES",
+    "ENQUEUED",
     "FIND",
     "HEADS",
     "INPUTS",
@@ -68,7 +69,7 @@ CLAIM = _script("claim")
 RELEASE = _script("release", "conversations")
 APPEND = _script("append", "rule", "conversations", "messages")
 RENEW = _script("renew", "rule")
-POST = _script("post")
+POST = _script("post", "conversations")
 TRIM = _script("trim")
 DELETE_RUN = _script("delete_run", "conversations", "burying")
 DELETE_CONVERSATION = _script("delete_conversation", "burying")
@@ -77,6 +78,7 @@ READ = _script("read")
 HEADS = _script("heads")
 RUN = _script("run")
 FIND = _script("find")
+ENQUEUED = _script("enqueued")
 INPUTS = _script("inputs")
 CONVERSATION = _script("conversation")
 SET_TITLE = _script("set_title")

@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, and_, func, insert, select, update
 
 from streamchat.buffers import refusals
 from streamchat.buffers.base import MessageRecord
-from streamchat.buffers.transactional.hot import Batch, Head
 from streamchat.buffers.sql.schema import Schema
+from streamchat.buffers.transactional.hot import Batch, Head
 from streamchat.core.append_rule import frees_slot, ready_at
 
 if TYPE_CHECKING:

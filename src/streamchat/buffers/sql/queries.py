@@ -23,8 +23,8 @@ from streamchat.buffers.transactional.records import (
 
 __all__ = [
     "find_active",
-    "list_enqueued",
     "list_conversations",
+    "list_enqueued",
     "list_inputs",
     "list_messages",
     "page_of",

@@ -68,7 +68,7 @@ if mode ~= 'hold' then
   end
   touch(conversation, at)
   if ARGV[10] == '1' then
-    free_slot(conversation, run)
+    free_slot(conversation, run, at)
   end
 end
 if consumed > 0 then

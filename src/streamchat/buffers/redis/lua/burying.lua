@@ -16,6 +16,7 @@ local function bury_run(run, conversation)
   local found = call('HMGET', name, 'number', 'version', 'slot')
   call('ZREM', key('runs', conversation), run)
   call('ZREM', key('open', conversation), run)
+  call('ZREM', key('line', conversation), run)
   call('ZREM', base .. 'ended', run)
   if found[1] and found[2] then
     call('ZREM', key('queue', found[2]), queued(found[1], run))

@@ -8,9 +8,23 @@ local function touch(conversation, at)
   end
 end
 
-local function free_slot(conversation, run)
+local function leave_line(conversation, run)
+  call('ZREM', key('line', conversation), run)
+  call('HDEL', key('run', run), 'enqueued')
+end
+
+-- The slot goes on to the oldest run that waits in the conversation's line.
+local function free_slot(conversation, run, at)
   local name = key('conversation', conversation)
-  if call('HGET', name, 'active') == run then
-    call('HDEL', name, 'active')
+  if call('HGET', name, 'active') ~= run then
+    return
+  end
+  call('HDEL', name, 'active')
+  local following = call('ZRANGE', key('line', conversation), 0, 0)[1]
+  if following then
+    local found = call('HMGET', key('run', following), 'number', 'version')
+    leave_line(conversation, following)
+    call('ZADD', key('queue', found[2]), at, queued(found[1], following))
+    call('HSET', name, 'active', following)
   end
 end

@@ -1,9 +1,11 @@
 -- ARGV: now, run, conversation, slot or "", digest, whose, generation, version, number of events, packed events,
--- leaf, number of the run's items, items, number of the conversation's items, items, messages.
+-- leaf, "1" if it may be enqueued, "=leaf" that its messages follow or "", number of the run's items, items, number of
+-- the conversation's items, items, messages.
 local run, conversation, slot, digest, whose = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local generation, version, count, packed, leaf = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
-local run_from = 13
-local run_to = 12 + tonumber(ARGV[12])
+local enqueue, follows = ARGV[12] == '1', ARGV[13]
+local run_from = 15
+local run_to = 14 + tonumber(ARGV[14])
 local conversation_from = run_to + 2
 local conversation_to = run_to + 1 + tonumber(ARGV[run_to + 1])
 local messages = conversation_to + 1
@@ -32,16 +34,22 @@ if call('EXISTS', name) == 1 then
   return {'run_taken'}
 end
 local home = key('conversation', conversation)
-local found = call('HMGET', home, 'whose', 'active')
+local found = call('HMGET', home, 'whose', 'active', 'leaf')
+local busy = false
 if found[1] then
   if found[1] ~= whose then
     return {'foreign'}
   end
-  if found[2] and call('HEXISTS', key('run', found[2]), 'generation') == 1 then
+  -- streamchat.core.append_rule.decide_entrance
+  busy = found[2] and call('HEXISTS', key('run', found[2]), 'generation') == 1
+  if busy and not enqueue then
     return {'busy', found[2]}
   end
 elseif call('EXISTS', home) == 1 then
   return {'deleted'}
+end
+if follows ~= '' and string.sub(follows, 2) ~= (found[3] or '') then
+  return {'moved'}
 end
 local wrong = misplaced(messages, conversation)
 if wrong then
@@ -60,7 +68,12 @@ local number = int(call('INCR', base .. 'number'))
 call('HSET', name, 'number', number, 'generation', generation, 'version', version, 'conversation', conversation,
   'status', 'queued', 'head', count, 'batch', '1', 'whole', '1', 'fence', '0', 'posted', '0',
   'created_at', at, 'updated_at', at, unpack(ARGV, run_from, run_to))
-call('ZADD', key('queue', version), at, queued(number, run))
+if busy then
+  call('HSET', name, 'enqueued', '1')
+  call('ZADD', key('line', conversation), number, run)
+else
+  call('ZADD', key('queue', version), at, queued(number, run))
+end
 call('ZADD', key('runs', conversation), number, run)
 call('ZADD', key('open', conversation), number, run)
 if slot ~= '' then
@@ -73,7 +86,7 @@ if not found[1] then
     call('HSET', home, unpack(ARGV, conversation_from, conversation_to))
   end
 end
-call('HSET', home, 'active', run, 'leaf', leaf)
+call('HSET', home, 'active', busy and found[2] or run, 'leaf', leaf)
 touch(conversation, at)
 put_messages(messages, conversation, at)
 tell(run)

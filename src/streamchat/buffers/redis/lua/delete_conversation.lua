@@ -15,7 +15,8 @@ end
 for _, message in ipairs(call('ZRANGE', key('order', conversation), 0, -1)) do
   call('UNLINK', key('message', message))
 end
-call('UNLINK', key('order', conversation), key('runs', conversation), key('open', conversation))
+call('UNLINK', key('order', conversation), key('runs', conversation), key('open', conversation),
+  key('line', conversation))
 call('ZREM', key('owner', whose), conversation)
 leave_tombstone(home, 'created_at')
 return runs

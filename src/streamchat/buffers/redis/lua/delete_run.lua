@@ -20,12 +20,13 @@ for _, message in ipairs(doomed) do
   call('ZREM', key('order', conversation), message)
 end
 if call('HEXISTS', home, 'whose') == 1 then
-  touch(conversation, now())
+  local at = now()
+  touch(conversation, at)
   if leaf then
     call('HSET', home, 'leaf', leaf)
   else
     call('HDEL', home, 'leaf')
   end
-  free_slot(conversation, run)
+  free_slot(conversation, run, at)
 end
 return 1

@@ -1,7 +1,7 @@
 -- ARGV: now, run, input, body, "=by" or "", nonce of this post.
 local run, input = ARGV[2], ARGV[3]
 local name = key('run', run)
-local found = call('HMGET', name, 'generation', 'status', 'number', 'version')
+local found = call('HMGET', name, 'generation', 'status', 'number', 'version', 'conversation', 'enqueued')
 if not found[1] then
   return {'unknown'}
 end
@@ -21,7 +21,12 @@ if ARGV[5] ~= '' then
 end
 call('ZADD', key('unread', run), int(call('HINCRBY', name, 'posted', 1)), input)
 call('HSET', name, 'updated_at', at)
-if status == 'suspended' then
+-- streamchat.core.append_rule.wakes
+local to_be_ended = found[6] and string.sub(input, 1, 7) == 'cancel:'
+if to_be_ended then
+  leave_line(found[5], run)
+end
+if status == 'suspended' or to_be_ended then
   call('HSET', name, 'status', 'queued')
   call('HDEL', name, 'wake_at')
   call('ZADD', key('queue', found[4]), at, queued(found[3], run))
