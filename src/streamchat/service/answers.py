@@ -18,8 +18,9 @@ from streamchat.orchestration.workflow_run import tools_of
 from streamchat.principal import Principal
 from streamchat.service.access import Action, Gate
 from streamchat.service.driver import read_log
+from streamchat.service.request import RunTerms
 from streamchat.service.supervisor import Supervisor
-from streamchat.tools import OutputUnusable, ToolRegistry
+from streamchat.tools import OutputUnusable, ToolRegistry, with_client_tools
 from streamchat.tools.output import json_value
 
 __all__ = ["AnsweringVerbs"]
@@ -144,7 +145,8 @@ class AnsweringVerbs:
         state = fold(await read_log(self.buffer, run.run_id))
         most = self.options.limits.max_tool_output_bytes
         # Expiry is judged by the run, by the store's clock: ours may be an hour off.
-        tools = tools_of(self.model, self.tools)
+        declared = RunTerms.of(run.request).client_tools
+        tools = tools_of(self.model, with_client_tools(self.tools, declared))
         check_answer(state, tools, Answer(kind, call_id, body, by), most=most)
         posted = await self.buffer.post(run.run_id, Input(kind, call_id, body, by))
         if posted.new:

@@ -8,7 +8,9 @@ from typing import Any
 
 from streamchat.buffers.base import MessageRecord, NewEvent, NewRun
 from streamchat.errors import Busy, ConversationBusy, InvalidInput
+from streamchat.messages import ModelMessage
 from streamchat.models.base import Model
+from streamchat.orchestration.workflow_run import tools_of
 from streamchat.principal import Principal
 from streamchat.service.attachments import check_attachments
 from streamchat.service.delivering import Delivery
@@ -22,6 +24,7 @@ from streamchat.service.starting import Turn, TurnMaker
 from streamchat.service.status import Started
 from streamchat.service.stopping import OnBusy, Stopper, known_policy
 from streamchat.service.supervisor import Supervisor
+from streamchat.tools import ClientTool, ToolRegistry, check_client_tools
 
 __all__ = ["StartingVerbs"]
 
@@ -30,6 +33,7 @@ class StartingVerbs(ReadingVerbs):
     """The part of `StreamChat` that begins runs; that class sets what stands here."""
 
     model: Model
+    tools: ToolRegistry
     limits: ServiceLimits
     _turns: TurnMaker
     _shares: Shares
@@ -52,13 +56,17 @@ class StartingVerbs(ReadingVerbs):
         on_disconnect: OnDisconnect | None = None,
         on_busy: OnBusy | None = None,
         branch_at: str | None = None,
+        history: Sequence[ModelMessage] = (),
+        client_tools: Sequence[ClientTool] = (),
     ) -> Started:
         """Make the user's message, the assistant's placeholder and the run durable, and answer at once.
 
         Without ``conversation_id`` a conversation is made. ``on_disconnect`` and ``on_busy`` are this run's
         own policies. An interrupted run is waited for, for at most the limits' ``interrupt_seconds``. The
         message follows the conversation's newest answer, or the message ``branch_at`` of it (``""``: none),
-        which makes a branch: so an edited message takes the place of what was said.
+        which makes a branch: so an edited message takes the place of what was said. ``history`` is given to
+        the model before the message where the conversation is new, and kept with the run only.
+        ``client_tools`` are offered to the model in this run; their calls wait for `submit_tool_result`.
         Raises `InvalidInput` and `AttachmentTooLarge` (with ``field``), `Busy`, `TooManyRuns`,
         `TooManyStarts`, `ConversationBusy`, `ConversationNotFound` (also for another's),
         `IdempotencyConflict`, `BufferUnavailable`; nothing is written then.
@@ -86,6 +94,8 @@ class StartingVerbs(ReadingVerbs):
             client_id,
             grace,
             branch_at,
+            tuple(history),
+            check_client_tools(client_tools, tools_of(self.model, self.tools).names),
         )
         try:
             async with self._shares.place(principal, conversation_id):

@@ -19,6 +19,7 @@ from streamchat.messages import (
     TextPart,
     parse_content,
 )
+from streamchat.tools import ClientTool
 
 __all__ = [
     "RunRequest",
@@ -38,7 +39,8 @@ class RunRequest(BaseModel):
 
     ``tools`` maps the names of the tools on offer to digests of their parameters. ``user_message_id`` is
     the message that the run answers, ``previous_message_id`` the one before that. ``grace`` is after how many
-    seconds without readers it is cancelled (None: never).
+    seconds without readers it is cancelled (None: never). ``client_tools`` are those that this run's client
+    declared, and carries out.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -50,6 +52,7 @@ class RunRequest(BaseModel):
     user_message_id: str | None = None
     previous_message_id: str | None = None
     grace: float | None = None
+    client_tools: tuple[ClientTool, ...] = ()
 
     def encode(self) -> bytes:
         """Return it as JSON."""
@@ -61,6 +64,7 @@ class RunTerms(BaseModel):
 
     grace: float | None = None
     previous_message_id: str | None = None
+    client_tools: tuple[ClientTool, ...] = ()
 
     @classmethod
     def of(cls, request: bytes) -> RunTerms:

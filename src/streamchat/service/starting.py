@@ -17,7 +17,7 @@ from streamchat.messages import ModelMessage
 from streamchat.orchestration.context import RunContext
 from streamchat.principal import Principal
 from streamchat.service.request import RunRequest, conversation_path, model_history, stored_content
-from streamchat.tools import ToolRegistry
+from streamchat.tools import ClientTool, ToolRegistry
 
 __all__ = ["Instructions", "PrepareMessages", "Turn", "TurnMaker"]
 
@@ -34,6 +34,7 @@ class Turn:
     """What a client asked for: ``parts`` are the user's message as Chat Completions parts, checked.
 
     ``branch_at`` is the message that it follows (``""``: none) where that is not the conversation's leaf.
+    ``history`` is what the client says was said before; it counts only where there is no conversation yet.
     """
 
     parts: list[dict[str, Any]]
@@ -45,6 +46,8 @@ class Turn:
     client_id: str | None = None
     grace: float | None = None
     branch_at: str | None = None
+    history: tuple[ModelMessage, ...] = ()
+    client_tools: tuple[ClientTool, ...] = ()
 
     def leaf(self, known: ConversationRecord | None) -> str | None:
         """Return the message that this one follows, None for a first one."""
@@ -57,6 +60,8 @@ class Turn:
         body: list[Any] = [self.conversation_id, self.parts, self.system_message, self.metadata]
         if self.branch_at is not None:
             body.append(self.branch_at)
+        if self.history or self.client_tools:
+            body.append([each.model_dump(mode="json") for each in (*self.history, *self.client_tools)])
         return hashlib.sha256(dump_json(body)).hexdigest()
 
 
@@ -118,6 +123,8 @@ class TurnMaker:
         messages = [ModelMessage(role="system", content=text) for text in prompts if text]
         if known is not None:
             messages += model_history(await self._path(known, turn))
+        else:
+            messages += turn.history
         parts = turn.parts
         only_text = len(parts) == 1 and parts[0]["type"] == "text"
         messages.append(ModelMessage(role="user", content=parts[0]["text"] if only_text else parts))
@@ -131,6 +138,7 @@ class TurnMaker:
             client_id=turn.client_id,
             grace=turn.grace,
             previous_message_id=turn.leaf(known),
+            client_tools=turn.client_tools,
         )
 
     async def _path(self, known: ConversationRecord, turn: Turn) -> list[MessageRecord]:

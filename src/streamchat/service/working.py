@@ -25,7 +25,7 @@ from streamchat.service.hub import Hub
 from streamchat.service.request import RunRequest
 from streamchat.service.summary import RunSummary, SummaryBuilder
 from streamchat.service.titling import Titler
-from streamchat.tools import ToolRegistry
+from streamchat.tools import ToolRegistry, with_client_tools
 
 __all__ = ["RunWorker"]
 
@@ -122,7 +122,7 @@ class RunWorker:
             return orchestrate(
                 self._model,
                 request.messages if request is not None else (),
-                tools=self._tools,
+                tools=with_client_tools(self._tools, request.client_tools if request is not None else ()),
                 context=context,
                 history=history,
                 options=self._run_options,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from streamchat.tools.abandoned import AbandonedCall, abandoned, settle
 from streamchat.tools.arguments import ArgumentsInvalid
 from streamchat.tools.context import ToolContext
+from streamchat.tools.declared import ClientTool, check_client_tools, with_client_tools
 from streamchat.tools.deferred import Deferred
 from streamchat.tools.definition import Approval, Reconcile, Tool, ToolOptions
 from streamchat.tools.execution import ToolOutcome, run_attempt, run_reconcile
@@ -24,6 +25,7 @@ __all__ = [
     "Approval",
     "ArgumentsInvalid",
     "BoundArguments",
+    "ClientTool",
     "Deferred",
     "OutcomeUnknown",
     "OutputUnusable",
@@ -39,7 +41,9 @@ __all__ = [
     "ToolOutcome",
     "ToolRegistry",
     "abandoned",
+    "check_client_tools",
     "run_attempt",
     "run_reconcile",
     "settle",
+    "with_client_tools",
 ]
