@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from streamchat.buffers.at_once import append_now_of
 from streamchat.buffers.base import (
@@ -24,7 +24,6 @@ from streamchat.buffers.base import (
     Claim,
     EventBuffer,
     Lease,
-    MessageRecord,
     NewEvent,
     Then,
 )
@@ -32,11 +31,11 @@ from streamchat.concurrency import Wakeup
 from streamchat.core.conclude import conclude
 from streamchat.core.lifecycle import BARRIERS
 from streamchat.errors import BufferUnavailable, InputsPending, LeaseLost, RunNotFound
-from streamchat.events import ModelCompleted, StoredEvent, StreamEvent, Suspended
+from streamchat.events import StoredEvent, StreamEvent
 from streamchat.orchestration.context import RunContext
+from streamchat.service.companions import Companions, WithEvents
 from streamchat.service.inbox import Inbox
-from streamchat.service.pending import DELTAS, Pending
-from streamchat.service.rows import final_rows, row_so_far
+from streamchat.service.pending import Pending
 from streamchat.service.summary import RunSummary, SummaryBuilder
 from streamchat.service.waiting import when_it_waits
 
@@ -53,16 +52,6 @@ _OUTCOMES: dict[Then, Outcome] = {"over": "over", "suspend": "suspended", "queue
 _FIRST_WAIT = 0.05
 _LONGEST_WAIT = 1.0
 """Seconds between tries while the store is away."""
-
-
-class _WithEvents(TypedDict, total=False):
-    """What `EventBuffer.append` takes beside the events."""
-
-    messages: list[MessageRecord]
-    consumed: list[str]
-    then: Then
-    wake_at: int | None
-    keep_slot: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +107,6 @@ class Driver:
         self._publish = publish
         self._options = options
         self._summary = summary
-        self._user_message_id = user_message_id
         self._pending = Pending()
         self._refused: Sequence[StreamEvent] = ()  # what could not be appended now, and goes first
         self._work = Wakeup()
@@ -129,8 +117,8 @@ class Driver:
         self._let_go = asyncio.Event()
         self._closing = False
         self._renew_due = False
-        self._extras: dict[int, dict[str, Any]] = {}
         self._inbox = Inbox(buffer, claim.run.run_id, context)
+        self._companions = Companions(claim.run, user_message_id, self._inbox)
         self._stays_awake = False  # it was about to be suspended when something came
         self._outcome: Outcome | None = None
         self._unsure = False
@@ -208,7 +196,7 @@ class Driver:
             await self._patiently(self._inbox.look)
             history = await self._patiently(lambda: read_log(self._buffer, self.run.run_id))
             for stored in history:
-                self._note_extras(stored.event)
+                self._companions.note(stored.event)
             await self._pull_from(history)
             if not self._stays_awake:
                 return
@@ -234,10 +222,6 @@ class Driver:
                         # enough.
                         await self._saved.wait()
 
-    def _note_extras(self, event: StreamEvent) -> None:
-        if isinstance(event, ModelCompleted) and event.private is not None:
-            self._extras[event.step] = event.private
-
     # Making them durable.
 
     def _write_what_waits(self) -> None:
@@ -248,7 +232,7 @@ class Driver:
             events = self._pending.take()
             try:
                 appended = None
-                if not self._what_goes_with(events):
+                if not self._companions.of(events):
                     appended = self._append_now(self._lease, [NewEvent.of(event) for event in events])
                 if appended is not None:
                     self._note_appended(appended)
@@ -303,12 +287,12 @@ class Driver:
         left out when something came meanwhile that the run has not read; if its fate was unknown before that,
         the run is let go.
         """
-        with_it = self._what_goes_with(events)
+        with_it = self._companions.of(events)
         if with_it.get("then") != "suspend":
             await self._send(events, with_it)
             return
         so_far = await self._patiently(lambda: read_log(self._buffer, self.run.run_id))
-        with_it["messages"] = [row_so_far(self.run, self._user_message_id, [*so_far, *events])]
+        with_it["messages"] = [self._companions.row_so_far([*so_far, *events])]
         try:
             await self._send(events, with_it)
         except InputsPending:
@@ -319,9 +303,9 @@ class Driver:
             self._stays_awake = True
             before = [event for event in events if event.type != "suspended"]
             if before:
-                await self._send(before, self._what_goes_with(before))
+                await self._send(before, self._companions.of(before))
 
-    async def _send(self, events: Sequence[StreamEvent], with_it: _WithEvents) -> None:
+    async def _send(self, events: Sequence[StreamEvent], with_it: WithEvents) -> None:
         batch = [NewEvent.of(event) for event in events]
         wait = _FIRST_WAIT
         appended: Appended | None = None
@@ -344,25 +328,6 @@ class Driver:
         self._publish(self.run.run_id, appended.events)
         self._hold(appended.lease)
         self._appended_at = self._held_at
-
-    def _what_goes_with(self, events: Sequence[StreamEvent]) -> _WithEvents:
-        """What else is written with a batch: nothing, if it is only part of an answer."""
-        with_it: _WithEvents = {}
-        for event in events:
-            if event.type in DELTAS:
-                continue
-            self._note_extras(event)
-            if event.type == "finalized":
-                rows = final_rows(self.run, self._user_message_id, events, self._extras)
-                with_it |= {"then": "over", "messages": rows}
-            elif isinstance(event, Suspended):
-                times = [wait.expires_at for wait in event.waits if wait.expires_at is not None]
-                keep_slot = any(wait.kind != "job" for wait in event.waits)
-                with_it |= {"then": "suspend", "wake_at": min(times, default=None), "keep_slot": keep_slot}
-        consumed = self._inbox.consumed_by(events)
-        if consumed:
-            with_it["consumed"] = consumed
-        return with_it
 
     async def _wait_for_store(self, seconds: float, error: BufferUnavailable) -> float:
         """Wait before the next try; returns how long to wait before the one after it."""
