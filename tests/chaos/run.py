@@ -148,7 +148,8 @@ class Attack:
             left = options.kills - self.outcome.kills
             if left <= 0 and now >= options.seconds:
                 return
-            rate = max(1, left) / max(options.seconds - now, options.seconds / _LONGEST)
+            # Late, it does not slow down with what is left.
+            rate = max(1, left, options.kills / 4) / max(options.seconds - now, options.seconds / _LONGEST)
             await asyncio.sleep(self._random.expovariate(rate))
             serving = self._scene.serving()
             if not serving or self.outcome.kills >= options.kills:
