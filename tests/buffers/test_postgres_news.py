@@ -13,6 +13,7 @@ import pytest
 
 from streamchat.buffers.base import Input
 from streamchat.buffers.sql import watching
+from streamchat.buffers.transactional import looking
 from streamchat.testing.buffers import Bench
 from streamchat.testing.buffers.suite import deltas
 from tests.buffers.backends import PostgreSQL
@@ -68,7 +69,7 @@ async def woken(writing: Bench, reading: Bench, tries: int = 1) -> None:
 async def test_another_process_hears_what_is_written_without_looking(
     postgres: PostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "_RARELY", 3600.0)
+    monkeypatch.setattr(looking, "_RARELY", 3600.0)
     async with postgres.bench() as writing, postgres.bench() as reading:
         run = await writing.created()
         follower = await reading.buffer.follow(run.run_id)

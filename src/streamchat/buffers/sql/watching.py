@@ -16,10 +16,11 @@ import secrets
 from streamchat.buffers.following import Followers
 from streamchat.buffers.sql.dialect import ServerDialect
 from streamchat.buffers.sql.sessions import Sessions
+from streamchat.buffers.transactional.looking import Looker
 
 __all__ = ["Watcher"]
 
-_SOONEST, _LATEST, _RARELY = 0.05, 0.2, 5.0
+_SOONEST = 0.05
 _PING_EVERY, _PING_TAKES = 10.0, 2.0
 _LONGEST_BACKOFF = 60.0
 _log = logging.getLogger("streamchat.buffers")
@@ -33,12 +34,10 @@ class Watcher:
         self._dialect = dialect
         self._followers = followers
         self._where = where
-        self._known: dict[str, tuple[int, int]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._looker = Looker(sessions.heads, followers, where, "streamchat-sql-poller")
+        self._listening: asyncio.Task[None] | None = None
         self._hears = False
         self._stopping = False
-        self._look_now = asyncio.Event()
-        """Set when hearing began or ended, and at the end."""
         self._stir = asyncio.Event()
         """Set when the connection that listens is lost, and at the end."""
         self._complained = False
@@ -50,49 +49,17 @@ class Watcher:
 
     def ensure(self) -> None:
         """Start, if that is not so yet."""
-        if not self._tasks and not self._stopping:
-            self._tasks.append(asyncio.create_task(self._keep_looking(), name="streamchat-sql-poller"))
-            if self._dialect.announces:
-                self._tasks.append(
-                    asyncio.create_task(self._keep_listening(), name="streamchat-sql-listener")
-                )
+        self._looker.ensure()
+        if self._dialect.announces and self._listening is None and not self._stopping:
+            self._listening = asyncio.create_task(self._keep_listening(), name="streamchat-sql-listener")
 
     async def stop(self) -> None:
         """End the tasks and their connection; takes as long as what they are at."""
         self._stopping = True
-        self._look_now.set()
         self._stir.set()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    # ----------------------------------------------------------------------------------------------- looking
-
-    async def _keep_looking(self) -> None:
-        pause = _SOONEST
-        while True:
-            await _set_within(self._look_now, _RARELY if self._hears else pause)
-            self._look_now.clear()
-            if self._stopping:
-                return
-            if not self._followers.anybody_waits:
-                pause = _LATEST
-                continue
-            try:
-                changed = await self._look()
-            except Exception as error:
-                _log.warning("%s: looking for news failed, trying on: %s", self._where, error)
-                changed = False
-            pause = _SOONEST if changed else min(pause * 1.5, _LATEST)
-
-    async def _look(self) -> bool:
-        """Hint at the followed runs that have changed since the last look; say whether there were any."""
-        followed = self._followers.followed()
-        heads = await self._sessions.heads(followed)
-        # A run that is gone, or that was not followed at the last look, counts as changed.
-        changed = [run_id for run_id in followed if self._known.get(run_id) != heads.get(run_id, (-1, 0))]
-        self._known = {run_id: heads.get(run_id, (-1, 0)) for run_id in followed}
-        self._followers.notify(changed)
-        return bool(changed)
+        await self._looker.stop()
+        if self._listening is not None:
+            await asyncio.wait([self._listening])
 
     # --------------------------------------------------------------------------------------------- listening
 
@@ -142,7 +109,7 @@ class Watcher:
             self._complained = False
         if hears is not self._hears:
             self._hears = hears
-            self._look_now.set()
+            self._looker.heard(hears)
 
     def _complain(self, why: str) -> None:
         """Say once that news is looked for, not heard."""
