@@ -36,6 +36,7 @@ __all__ = [
     "correlation_id",
     "error_response",
     "expired",
+    "invalid_token",
     "not_allowed",
     "not_found",
     "unauthenticated",
@@ -118,6 +119,16 @@ def expired() -> HTTPError:
         401,
         "credentials_expired",
         "Your sign-in has ended. Sign in again, or renew the token.",
+        headers=[("www-authenticate", 'Bearer error="invalid_token"')],
+    )
+
+
+def invalid_token() -> HTTPError:
+    """A bearer token was given, and it is no good."""
+    return HTTPError(
+        401,
+        "invalid_token",
+        "The token is not accepted.",
         headers=[("www-authenticate", 'Bearer error="invalid_token"')],
     )
 

@@ -7,6 +7,15 @@ Needs no framework: any ASGI 3 server or router will do.
 from __future__ import annotations
 
 from streamchat.adapters.asgi.app import ASGIApp, asgi_app
+from streamchat.adapters.asgi.auth import bearer_principal, session_principal, user_principal
 from streamchat.adapters.asgi.responses import ASGIResponse, event_response
 
-__all__ = ["ASGIApp", "ASGIResponse", "asgi_app", "event_response"]
+__all__ = [
+    "ASGIApp",
+    "ASGIResponse",
+    "asgi_app",
+    "bearer_principal",
+    "event_response",
+    "session_principal",
+    "user_principal",
+]

@@ -20,28 +20,15 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
-from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
+from streamchat.adapters.django.auth import session_user
 from streamchat.http import CORS, Endpoints, HTTPOptions
-from streamchat.principal import Principal
 from streamchat.service.chat import StreamChat
 
 __all__ = ["chat", "endpoints", "session_user"]
 
 _KEYS = {"CHAT", "PRINCIPAL", "HTTP", "CORS"}
-
-
-async def session_user(request: HttpRequest) -> Principal | None:
-    """Return the session's user as a principal, None for nobody."""
-    ask = getattr(request, "auser", None)
-    if ask is None:
-        raise ImproperlyConfigured(
-            "STREAMCHAT has no PRINCIPAL, so the session's user asks: add "
-            "django.contrib.auth.middleware.AuthenticationMiddleware to MIDDLEWARE"
-        )
-    user = await ask()
-    return Principal(str(user.pk)) if user.is_authenticated else None
 
 
 def _setting() -> Mapping[str, Any]:

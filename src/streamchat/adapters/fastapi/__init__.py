@@ -9,7 +9,8 @@ try:
 except ImportError as error:
     raise MissingDependency("streamchat.adapters.fastapi", "fastapi", "fastapi") from error
 
+from streamchat.adapters.fastapi.auth import bearer_principal, session_principal, user_principal
 from streamchat.adapters.fastapi.responses import event_response
 from streamchat.adapters.fastapi.router import chat_router
 
-__all__ = ["chat_router", "event_response"]
+__all__ = ["bearer_principal", "chat_router", "event_response", "session_principal", "user_principal"]

@@ -1,0 +1,95 @@
+"""Who asks, by a bearer token: the header is read here, the application's own verifier judges the token."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import re
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, TypeAlias
+
+from streamchat.errors import StreamChatError
+from streamchat.http.errors import HTTPError, invalid_token
+from streamchat.principal import Principal
+
+__all__ = ["Bearer", "Verified", "Verifier"]
+
+log = logging.getLogger("streamchat.http")
+
+Verified: TypeAlias = Principal | Mapping[str, Any] | None
+Verifier: TypeAlias = Callable[[str], Awaitable[Verified] | Verified]
+
+# RFC 6750, section 2.1.
+_HEADER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
+_LONGEST = 16_384
+
+
+class Bearer:
+    """Makes principals of ``Authorization: Bearer …`` headers; tokens are taken from nowhere else.
+
+    ``verify(token)`` (async; or sync and called in a thread, as many fetch keys) returns the token's claims,
+    a `Principal`, or None for a token that is no good; what it raises counts as that too if it is one of
+    ``refused``, and anything else is a failure of ours (500). Of claims, ``id_claim`` becomes the id,
+    ``tenant_claim`` the tenant and ``exp`` the end; those named in ``keep`` are kept, and stored with runs.
+    """
+
+    def __init__(
+        self,
+        verify: Verifier,
+        *,
+        refused: type[Exception] | tuple[type[Exception], ...] = (),
+        id_claim: str = "sub",
+        tenant_claim: str | None = None,
+        keep: Collection[str] = (),
+    ) -> None:
+        self._verify = verify
+        self._refused = refused
+        self._id_claim = id_claim
+        self._tenant_claim = tenant_claim
+        self._keep = frozenset([keep] if isinstance(keep, str) else keep)
+        self._in_thread = not (
+            inspect.iscoroutinefunction(verify) or inspect.iscoroutinefunction(type(verify).__call__)
+        )
+
+    async def principal(self, authorization: str | None) -> Principal | None:
+        """Return who asks; None without a bearer token.
+
+        Raises `HTTPError` 401 for a token that is no good (so that nobody goes on as nobody unawares), and
+        what the verifier raises.
+        """
+        if authorization is None or not authorization[:7].lower().startswith("bearer"):
+            return None
+        match = _HEADER.fullmatch(authorization) if len(authorization) <= _LONGEST else None
+        if match is None:
+            raise invalid_token()
+        verified = await self._ask(match[1])
+        if verified is None:
+            raise invalid_token()
+        return verified if isinstance(verified, Principal) else self._of_claims(verified)
+
+    async def _ask(self, token: str) -> Verified:
+        try:
+            answer = await asyncio.to_thread(self._verify, token) if self._in_thread else self._verify(token)
+            return await answer if inspect.isawaitable(answer) else answer
+        except HTTPError:
+            raise
+        except self._refused as error:
+            log.info("a bearer token was refused: %s", type(error).__name__)
+            return None
+
+    def _of_claims(self, claims: Mapping[str, Any]) -> Principal:
+        name = claims.get(self._id_claim)
+        if not isinstance(name, str) or not name:
+            raise StreamChatError(
+                f"the verified claims have no {self._id_claim!r} to name the user by: "
+                f"they have {', '.join(sorted(claims))}; pass id_claim="
+            )
+        tenant = None if self._tenant_claim is None else claims.get(self._tenant_claim)
+        end = claims.get("exp")
+        return Principal(
+            name,
+            None if tenant is None else str(tenant),
+            {key: value for key, value in claims.items() if key in self._keep},
+            float(end) if isinstance(end, int | float) else None,
+        )

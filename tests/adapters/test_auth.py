@@ -1,0 +1,321 @@
+"""Who asks: bearer tokens that an application's verifier judges, sessions, users of a middleware."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import Depends, FastAPI
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser, SimpleUser
+from starlette.middleware.authentication import AuthenticationMiddleware
+
+from streamchat import Principal, ServiceLimits, StreamChat, owns
+from streamchat.adapters import asgi
+from streamchat.adapters import fastapi as adapter
+from streamchat.adapters.asgi import asgi_app
+from streamchat.client import StreamChatClient
+from streamchat.errors import StreamChatError
+from streamchat.http import HTTPError
+from streamchat.http.bearer import Bearer
+from streamchat.testing import ScriptedModel, Stall, Step
+from tests.adapters.serving import fetch, request, serve
+
+pytestmark = pytest.mark.anyio
+
+
+class TokenError(Exception):
+    pass
+
+
+def verify(token: str) -> dict[str, Any] | None:
+    """As verifiers of identity tokens are: claims, or an exception of the library's own."""
+    if token == "keys-away":
+        raise OSError("the keys cannot be fetched")
+    if token == "nameless":
+        return {"iss": "https://id.example"}
+    if token == "stale":
+        return {"sub": "ann", "exp": int(time.time()) - 1}
+    if not token.startswith("good-"):
+        raise TokenError(token)
+    return {"sub": token[5:], "org": "acme", "email": "ann@example.org", "exp": int(time.time()) + 3600}
+
+
+async def verify_async(token: str) -> Principal | None:
+    await asyncio.sleep(0)
+    return Principal(token[5:]) if token.startswith("good-") else None
+
+
+def make_chat(model: ScriptedModel | None = None, authorize: Any = owns) -> StreamChat:
+    model = model or ScriptedModel.text("Hello there.", repeat=True)
+    return StreamChat(model=model, authorize=authorize, limits=ServiceLimits(drain_seconds=0))
+
+
+@contextmanager
+def by_asgi(chat: StreamChat, verifier: Any) -> Iterator[Any]:
+    mounted = asgi_app(chat, principal=asgi.bearer_principal(verifier, refused=TokenError))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await mounted({**scope, "root_path": "/chat"}, receive, send)
+
+    yield app
+
+
+@contextmanager
+def by_fastapi(chat: StreamChat, verifier: Any) -> Iterator[Any]:
+    app = FastAPI(lifespan=chat.lifespan)
+    principal = adapter.bearer_principal(verifier, refused=TokenError)
+    app.include_router(adapter.chat_router(chat, principal=principal), prefix="/chat")
+    yield app
+
+
+@contextmanager
+def by_django(chat: StreamChat, verifier: Any) -> Iterator[Any]:
+    import django
+    from django.test import override_settings
+
+    django.setup()
+    from django.core.asgi import get_asgi_application
+
+    from streamchat.adapters.django.auth import bearer_principal
+
+    lifespan = asgi_app(chat, principal=lambda scope: None)
+    setting = {"CHAT": lambda: chat, "PRINCIPAL": bearer_principal(verifier, refused=(TokenError,))}
+    with override_settings(STREAMCHAT=setting, ROOT_URLCONF="tests.adapters.django_project.exempt"):
+        application = get_asgi_application()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await (application if scope["type"] == "http" else lifespan)(scope, receive, send)
+
+        yield app
+
+
+@pytest.fixture(params=[by_asgi, by_fastapi, by_django], ids=["asgi", "fastapi", "django"])
+def app_of(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    # The settings are read once in a process, and other tests want a database in a file.
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.adapters.django_project.settings")
+    os.environ.setdefault("DJANGO_TEST_DB", str(tmp_path / "db.sqlite3"))
+    return request.param
+
+
+@pytest.mark.parametrize("verifier", [verify, verify_async], ids=["sync", "async"])
+async def test_a_token_that_the_verifier_takes_says_who_asks(app_of: Any, verifier: Any) -> None:
+    with app_of(make_chat(), verifier) as app:
+        async with serve(app) as port:
+            ann, bob = {"Authorization": "Bearer good-ann"}, {"Authorization": "bearer good-bob"}
+            status, reply = await fetch(port, "POST", "/chat/runs/reply", {"message": "Hi"}, **ann)
+            assert (status, reply["status"]) == (200, "success")
+            run = f"/chat/runs/{reply['run_id']}"
+            assert (await fetch(port, "GET", run, **ann))[0] == 200
+            assert (await fetch(port, "GET", run, **bob))[0] == 404
+
+
+async def test_no_token_and_a_bad_one_are_401_with_a_challenge(app_of: Any) -> None:
+    with app_of(make_chat(), verify) as app:
+        async with serve(app) as port:
+            refused = [{}, {"Authorization": "Basic good-ann"}]
+            bad = [f"Bearer {token}" for token in ("bad", "stale", "good-ann, Bearer good-bob", "", "a b")]
+            for header in [*refused, *({"Authorization": text} for text in bad)]:
+                async with request(port, "GET", "/chat/conversations", **header) as connection:
+                    assert connection.status == 401, header
+                    challenge = connection.headers["www-authenticate"]
+                    assert challenge.startswith("Bearer")
+                    assert ("invalid_token" in challenge) == (header not in refused)
+
+
+async def test_tokens_in_the_query_count_for_nothing(app_of: Any) -> None:
+    with app_of(make_chat(), verify) as app:
+        async with serve(app) as port:
+            for name in ("access_token", "token", "authorization", "bearer"):
+                status, _ = await fetch(port, "GET", f"/chat/conversations?{name}=good-ann")
+                assert status == 401
+
+
+@pytest.mark.parametrize("token", ["keys-away", "nameless"])
+async def test_a_verifier_that_cannot_tell_is_a_failure_of_the_server_not_of_the_client(token: str) -> None:
+    with by_asgi(make_chat(), verify) as app:
+        async with serve(app) as port:
+            status, answer = await fetch(port, "GET", "/chat/runs/x", Authorization=f"Bearer {token}")
+    assert (status, answer["error"]["code"]) == (500, "internal_error")
+
+
+async def test_a_stream_ends_with_its_token_and_goes_on_with_a_new_one() -> None:
+    stall, renewed = Stall(), asyncio.Event()
+    shown: list[str] = []
+
+    async def short_lived(token: str) -> dict[str, Any]:
+        # The first one ends while the answer is under way.
+        if token not in shown:
+            shown.append(token)
+        if token != "token-1":
+            renewed.set()
+        return {"sub": "ann", "exp": ends[token]}
+
+    ends = {"token-1": time.time() + 0.5}
+
+    async def headers() -> dict[str, str]:
+        name = f"token-{len(ends)}"
+        if ends[name] <= time.time():
+            name = f"token-{len(ends) + 1}"
+            ends[name] = time.time() + 3600
+        return {"Authorization": f"Bearer {name}"}
+
+    model = ScriptedModel([Step("Hello there.", stall_after=1, stall=stall)])
+    with by_fastapi(make_chat(model), short_lived) as app:
+        async with (
+            serve(app) as port,
+            StreamChatClient(f"http://127.0.0.1:{port}/chat", headers=headers) as client,
+        ):
+
+            async def go_on() -> None:
+                await renewed.wait()
+                stall.release()
+
+            going_on = asyncio.create_task(go_on())
+            events = [event async for event in client.ask("Hi")]
+            await going_on
+    assert shown == ["token-1", "token-2"]
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert events[-1].type == "finalized"
+
+
+async def test_what_proves_the_identity_is_not_kept_with_the_run() -> None:
+    chat = make_chat()
+    async with chat:
+        principal = Principal("ann", claims={"email": "ann@example.org"}, expires_at=time.time() + 60)
+        started = await chat.start(None, "Hi", principal)
+        run = await chat.buffer.get(started.run_id)
+        assert run.principal == principal
+        assert run.principal.expires_at is None
+    assert "example.org" not in repr(principal)
+
+
+async def test_of_claims_only_those_that_are_named_are_kept() -> None:
+    bearer = Bearer(verify, tenant_claim="org", keep=["email"])
+    principal = await bearer.principal("Bearer good-ann")
+    assert principal is not None
+    assert (principal.id, principal.tenant) == ("ann", "acme")
+    assert principal.claims == {"email": "ann@example.org"}
+    assert principal.expires_at is not None
+    nothing = await Bearer(verify).principal("Bearer good-ann")
+    assert nothing is not None
+    assert not nothing.claims
+
+
+@given(st.text(max_size=60) | st.from_regex(r"(?i)bearer ?[ -~]{0,20}", fullmatch=True))
+def test_any_header_is_nobody_a_token_for_the_verifier_or_a_refusal(header: str) -> None:
+    asked: list[str] = []
+
+    async def judge(token: str) -> Principal:
+        asked.append(token)
+        return Principal("ann")
+
+    async def ask() -> Principal | None:
+        return await Bearer(judge).principal(header)
+
+    principal: Principal | None = None
+    refused = 0
+    try:
+        principal = asyncio.run(ask())
+    except HTTPError as error:
+        refused = error.status
+    if refused:
+        assert (refused, asked) == (401, [])
+    else:
+        assert (principal is None) == (not asked)
+        # What the verifier sees is one token, whole, with nothing around it.
+        assert all(
+            header.rstrip(" ").endswith(token) and token.isascii() and " " not in token for token in asked
+        )
+
+
+class Session:
+    """As Starlette's SessionMiddleware: what the application wrote at sign-in is in the scope."""
+
+    def __init__(self, app: Any, session: dict[str, Any]) -> None:
+        self.app = app
+        self.session = session
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.app({**scope, "session": self.session}, receive, send)
+
+
+@pytest.mark.parametrize("by", ["asgi", "fastapi"])
+async def test_the_session_says_who_asks(by: str) -> None:
+    seen: list[Principal | None] = []
+    session: dict[str, Any] = {}
+
+    def note(who: Principal | None, *_: Any) -> bool:
+        seen.append(who)
+        return True
+
+    chat = make_chat(authorize=note)
+    app: Any
+    if by == "asgi":
+        app = asgi_app(chat, principal=asgi.session_principal("uid", tenant_key="org"))
+    else:
+        app = FastAPI(lifespan=chat.lifespan)
+        principal = adapter.session_principal("uid", tenant_key="org")
+        app.include_router(adapter.chat_router(chat, principal=principal))
+    async with serve(Session(app, session)) as port:
+        assert (await fetch(port, "GET", "/conversations"))[0] == 401
+        session.update(uid=7, org="acme")
+        assert (await fetch(port, "GET", "/conversations"))[0] == 200
+    assert seen == [Principal("7", "acme")]
+
+
+async def test_a_middleware_that_is_missing_is_named_to_the_operator(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for principal in (asgi.session_principal(), asgi.user_principal()):
+        async with serve(asgi_app(make_chat(), principal=principal)) as port:
+            assert (await fetch(port, "GET", "/conversations"))[0] == 500
+    assert "SessionMiddleware" in caplog.text
+    assert "AuthenticationMiddleware" in caplog.text
+
+
+class Nameless(BaseUser):
+    is_authenticated = True
+
+
+class ByHeader(AuthenticationBackend):
+    async def authenticate(self, conn: Any) -> Any:
+        name = conn.headers.get("x-user")
+        return None if name is None else (AuthCredentials(), SimpleUser(name))
+
+
+async def test_the_user_of_an_authentication_middleware_says_who_asks() -> None:
+    chat = make_chat()
+    app = FastAPI(lifespan=chat.lifespan)
+    app.include_router(adapter.chat_router(chat, principal=adapter.user_principal()))
+    app.add_middleware(AuthenticationMiddleware, backend=ByHeader())
+    async with serve(app) as port:
+        assert (await fetch(port, "GET", "/conversations"))[0] == 401
+        assert (await fetch(port, "GET", "/conversations", X_User="ann"))[0] == 200
+    asked = asgi.user_principal(lambda user: Principal(user.username, "acme"))
+    assert await asked({"user": SimpleUser("bob")}) == Principal("bob", "acme")
+    for nameless in (Nameless(), SimpleUser("")):
+        with pytest.raises(StreamChatError, match="identify"):
+            await asgi.user_principal()({"user": nameless})
+
+
+async def test_fastapis_document_shows_where_the_token_goes_and_other_routes_may_ask_too() -> None:
+    app = FastAPI()
+    dependency = Depends(adapter.bearer_principal(verify, refused=TokenError))
+
+    @app.get("/me")
+    async def me(who: Any = dependency) -> Any:
+        return who and who.id
+
+    assert "HTTPBearer" in app.openapi()["components"]["securitySchemes"]
+    async with serve(app) as port:
+        assert await fetch(port, "GET", "/me", Authorization="Bearer good-ann") == (200, "ann")
+        assert (await fetch(port, "GET", "/me", Authorization="Bearer bad"))[0] == 401
+        assert await fetch(port, "GET", "/me") == (200, None)
