@@ -52,6 +52,7 @@ async def test_presence_tells_who_reads_and_what_they_were_sent_last() -> None:
         while (await fetch(port, "GET", where))[1]["clients"]:
             await asyncio.sleep(0.02)
         assert (await fetch(port, "GET", "/runs/unknown/presence"))[0] == 404
+        await fetch(port, "POST", f"/runs/{started['run_id']}/cancel")  # or the shutdown would wait for it
 
 
 @pytest.mark.parametrize("abort", [True, False])
