@@ -88,7 +88,7 @@ async def test_a_farewell_of_the_server_is_no_leaving() -> None:
     async with chat:
         async with serve(asgi_app(chat), lifespan="off") as port:
             _, started = await fetch(port, "POST", "/runs", {"message": "Hi"})
-            async with request(port, "GET", started["stream_url"]) as connection:
+            async with request(port, "GET", started["stream_url"], Connection="close") as connection:
                 await read_until(connection.blocks(), b"text_delta")
                 await chat.drain(0)
                 await connection.ended()
