@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from streamchat.buffers.base import MessageRecord, NewEvent, NewRun
-from streamchat.errors import Busy, ConversationBusy, InvalidInput
+from streamchat.errors import Busy, ConversationBusy, ConversationMoved, InvalidInput
 from streamchat.messages import ModelMessage
 from streamchat.models.base import Model
 from streamchat.orchestration.workflow_run import tools_of
@@ -62,7 +62,9 @@ class StartingVerbs(ReadingVerbs):
         """Make the user's message, the assistant's placeholder and the run durable, and answer at once.
 
         Without ``conversation_id`` a conversation is made. ``on_disconnect`` and ``on_busy`` are this run's
-        own policies. An interrupted run is waited for, for at most the limits' ``interrupt_seconds``. The
+        own policies. An interrupted run is waited for, for at most the limits' ``interrupt_seconds``; an
+        enqueued one begins, in the order of the messages, when the runs before it are over, or wait for jobs
+        alone, and what the model is given is made then. The
         message follows the conversation's newest answer, or the message ``branch_at`` of it (``""``: none),
         which makes a branch: so an edited message takes the place of what was said. ``history`` is given to
         the model before the message where the conversation is new, and kept with the run only.
@@ -108,24 +110,51 @@ class StartingVerbs(ReadingVerbs):
             return before
 
     async def _start(self, supervisor: Supervisor, turn: Turn, on_busy: OnBusy) -> Started:
-        """Create the turn's run, if need be in the place of one that is interrupted."""
-        principal, interrupted = turn.principal, None
+        """Create the turn's run; if need be in the place of those that are interrupted, or behind others."""
+        principal = turn.principal
+        interrupted: Sequence[str] = ()
         while True:
             known = await self._gate.conversation_to_start_in(turn.conversation_id, principal)
+            behind = known.active_run_id if known is not None and on_busy == "enqueue" else None
+            if behind is not None and await self._line_is_full(turn.conversation_id or ""):
+                before = await self._begun_before(principal, turn.idempotency_key, turn.digest())
+                if before is not None:
+                    return before
+                raise ConversationBusy(
+                    f"{self.limits.max_enqueued} messages wait in conversation {turn.conversation_id!r} "
+                    "(max_enqueued): wait until one is answered, or cancel one",
+                    active_run_id=behind,
+                )
             # Made anew each time: what the interrupted run has said is part of the history.
-            run, messages = await self._turns.make(turn, known)
+            run, messages = await self._turns.make(turn, known, later=behind is not None)
             try:
                 return await self._create(supervisor, run, messages)
+            except ConversationMoved:
+                continue
             except ConversationBusy as busy:
+                if on_busy == "enqueue":
+                    continue
                 # One that took the place meanwhile was sent after this message.
-                if on_busy != "interrupt" or interrupted not in (None, busy.active_run_id):
+                if on_busy == "reject" or (interrupted and busy.active_run_id not in interrupted):
                     raise
-                interrupted = busy.active_run_id
-                by = principal.id if principal is not None else None
-                if not await self._stopper.stop(
-                    interrupted, "interrupted", by, self.limits.interrupt_seconds
-                ):
-                    raise
+                interrupted = await self._interrupt(run.conversation_id, busy, principal)
+
+    async def _line_is_full(self, conversation_id: str) -> bool:
+        return len(await self.buffer.enqueued(conversation_id)) >= self.limits.max_enqueued
+
+    async def _interrupt(
+        self, conversation_id: str, busy: ConversationBusy, principal: Principal | None
+    ) -> list[str]:
+        """Cancel what the conversation is busy with, and wait for its end; raises ``busy`` where it does not
+        come in time."""
+        waiting = [run.run_id for run in await self.buffer.enqueued(conversation_id)]
+        by = principal.id if principal is not None else None
+        # The newest first: none of them begins meanwhile.
+        stopped = [*reversed(waiting), busy.active_run_id]
+        for run_id in stopped:
+            if not await self._stopper.stop(run_id, "interrupted", by, self.limits.interrupt_seconds):
+                raise busy
+        return stopped
 
     async def retry(
         self,
@@ -174,7 +203,8 @@ class StartingVerbs(ReadingVerbs):
         created = await self.buffer.create(run, messages, kept)
         if created.new:
             self._shares.began(created.run.principal)
-            supervisor.submit(created.run.run_id, created.run.principal)
+            if not created.run.enqueued:
+                supervisor.submit(created.run.run_id, created.run.principal)
             self._delivery.begun(created.run.run_id)
         return Started.of(created.run, new=created.new)
 

@@ -68,7 +68,8 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
     ``on_disconnect`` says what becomes of a run when its last reader, in any process, has left: ``continue``,
     ``cancel``, or seconds in which one may come back. What was never read, or is suspended, goes on.
     ``on_busy`` says what becomes of a message to a conversation that is being answered: ``reject`` refuses it
-    (`ConversationBusy`), ``interrupt`` cancels the run that is at work, or waits for somebody, first.
+    (`ConversationBusy`), ``enqueue`` has it answered when all before it is over, ``interrupt`` cancels first
+    what is at work, waits for somebody, or is enqueued.
     ``client_conversation_ids`` lets clients begin conversations under ids of their own; without, one that is
     unknown is not found, as another's is. ``streaming`` says who is given streams. With
     ``work=False`` runs are left to other processes (``streamchat worker``). From ``job_secret``, the same in
@@ -151,6 +152,7 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
             on_run_finished=on_run_finished,
             deliver=self._delivery.deliver,
             titler=Titler(self.buffer, title),
+            complete=self._turns.complete,
         )
         self._stopper = Stopper(self.buffer, self._cancel)
         self._shares = Shares(
@@ -328,6 +330,7 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
             supervisor.poke(run_id)
         else:
             await self._worker.cancel_unheld(run_id, posted)
+            supervisor.look()  # its place in the conversation may be another's now
 
     def _opened(self) -> Supervisor:
         if self._supervisor is None:

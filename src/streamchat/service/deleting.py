@@ -55,8 +55,14 @@ class Deleter:
         return await self._buffer.delete(owner=owner.id, tenant=owner.tenant)
 
     async def _active(self, conversation_ids: Iterable[str]) -> list[str]:
-        found = [await self._buffer.find(conversation_id) for conversation_id in conversation_ids]
-        return [run.run_id for run in found if run is not None]
+        found: list[str] = []
+        for conversation_id in conversation_ids:
+            # What has not begun goes with the conversation; it is only kept from beginning meanwhile.
+            for run in reversed(await self._buffer.enqueued(conversation_id)):
+                await self._stopper.stop(run.run_id, "deleted", None, self._seconds)
+            active = await self._buffer.find(conversation_id)
+            found += [] if active is None else [active.run_id]
+        return found
 
     async def _stop(self, run_ids: Iterable[str], principal: Principal | None) -> None:
         """Cancel runs, and wait until they are over, for a while."""
@@ -102,6 +108,7 @@ class DeletingVerbs(ReadingVerbs):
             gone = await self._deleter.conversation(self._gate, conversation_id, principal)
         else:
             raise InvalidInput("delete() takes a conversation_id or a run_id, one of them")
+        self._opened().look()  # whoever was enqueued behind it may begin
         return gone
 
     async def delete_principal(self, owner: Principal, principal: Principal | None = None) -> int:

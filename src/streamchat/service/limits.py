@@ -17,7 +17,8 @@ class ServiceLimits:
     ``max_runs`` are at work at once, ``max_queue`` wait in this process. ``max_runs_per_principal`` bounds
     what one principal has queued or at work in all processes, ``max_starts_per_minute`` how many one may
     begin within 60 seconds in each process (None: no bound; who has no principal has none).
-    ``drain_seconds`` is how long
+    ``max_enqueued`` messages may wait in one conversation (``on_busy="enqueue"``). ``drain_seconds`` is how
+    long
     `close` lets runs finish, ``delete_seconds`` how long a deletion waits for an active run to stop, and
     ``interrupt_seconds`` a message that interrupts one.
     ``max_body_bytes`` and ``max_message_chars`` bound a request, ``max_attachments`` how many of a message's
@@ -34,6 +35,7 @@ class ServiceLimits:
     max_queue: int = 1000
     max_runs_per_principal: int | None = None
     max_starts_per_minute: int | None = None
+    max_enqueued: int = 20
     drain_seconds: float = 5.0
     delete_seconds: float = 5.0
     interrupt_seconds: float = 10.0

@@ -118,10 +118,16 @@ class ReadingVerbs:
         return await self.buffer.conversations(owner, tenant, after=after, limit=limit)
 
     async def find(self, conversation_id: str, principal: Principal | None = None) -> RunRecord | None:
-        """Return the conversation's newest run that is not over; None also for an unknown or foreign
-        conversation."""
+        """Return the conversation's newest run that is neither over nor enqueued; None also for an unknown or
+        foreign conversation."""
         try:
             await self._gate.conversation(conversation_id, principal, "read")
         except ConversationNotFound:
             return None
         return await self.buffer.find(conversation_id)
+
+    async def enqueued(self, conversation_id: str, principal: Principal | None = None) -> list[RunRecord]:
+        """Return the runs that wait until those before them are over, the next one first; `cancel` takes one
+        out. Raises `ConversationNotFound`."""
+        await self._gate.conversation(conversation_id, principal, "read")
+        return await self.buffer.enqueued(conversation_id)

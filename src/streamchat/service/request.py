@@ -39,7 +39,9 @@ class RunRequest(BaseModel):
 
     ``tools`` maps the names of the tools on offer to digests of their parameters. ``user_message_id`` is
     the message that the run answers, ``previous_message_id`` the one before that. ``grace`` is after how many
-    seconds without readers it is cancelled (None: never). ``client_tools`` are those that this run's client
+    seconds without readers it is cancelled (None: never). ``later`` stands for messages that are made when
+    the run begins, from what its conversation holds by then and ``system_message``: runs before it were not
+    over. ``client_tools`` are those that this run's client
     declared, and carries out.
     """
 
@@ -53,6 +55,8 @@ class RunRequest(BaseModel):
     previous_message_id: str | None = None
     grace: float | None = None
     client_tools: tuple[ClientTool, ...] = ()
+    later: bool = False
+    system_message: str | None = None
 
     def encode(self) -> bytes:
         """Return it as JSON."""

@@ -11,7 +11,7 @@ from itertools import dropwhile
 from typing import Any, TypeAlias
 
 from streamchat.buffers.base import ConversationRecord, EventBuffer, MessageRecord, NewEvent, NewRun
-from streamchat.errors import InvalidInput
+from streamchat.errors import InvalidInput, StreamChatError
 from streamchat.events import RunStarted, dump_json
 from streamchat.messages import ModelMessage
 from streamchat.orchestration.context import RunContext
@@ -84,8 +84,13 @@ class TurnMaker:
         self._prepare_messages = prepare_messages
         self._max_history = max_history
 
-    async def make(self, turn: Turn, known: ConversationRecord | None) -> tuple[NewRun, list[MessageRecord]]:
-        """Return the run and its first messages; ``known`` is the conversation, if there is one already."""
+    async def make(
+        self, turn: Turn, known: ConversationRecord | None, *, later: bool = False
+    ) -> tuple[NewRun, list[MessageRecord]]:
+        """Return the run and its first messages; ``known`` is the conversation, if there is one already.
+
+        With ``later`` it may be enqueued, and the model's messages are made when it begins (`complete`).
+        """
         conversation_id = turn.conversation_id or uuid.uuid4().hex
         context = RunContext(
             run_id=uuid.uuid4().hex,
@@ -95,7 +100,7 @@ class TurnMaker:
         )
         message_id = context.message_id or ""
         user_message_id = uuid.uuid4().hex
-        request = await self._request(context, turn, known)
+        request = await self._request(context, turn, known, later=later)
         request = request.model_copy(update={"user_message_id": user_message_id})
         started = RunStarted(
             run_id=context.run_id,
@@ -114,25 +119,42 @@ class TurnMaker:
             idempotency_key=turn.idempotency_key,
             digest=turn.digest() if turn.idempotency_key is not None else None,
             title=" ".join(text.split())[:80] or None,
+            enqueue=later,
+            follows=None if turn.branch_at is not None else turn.leaf(known) or "",
         )
         return run, _first_messages(run, turn, user_message_id, known)
 
-    async def _request(self, context: RunContext, turn: Turn, known: ConversationRecord | None) -> RunRequest:
+    async def complete(self, context: RunContext, request: RunRequest) -> RunRequest:
+        """Return a request with the model's messages, which one that is for later lacks.
+
+        A run before it is over by now, or waits for jobs alone. Raises `StreamChatError` where the message
+        that it answers has gone, and what the application's own functions raise.
+        """
+        if not request.later or request.user_message_id is None:
+            return request
+        rows = await self._rows(context.conversation_id or "")
+        path = conversation_path(rows, request.user_message_id)
+        if not path:
+            raise StreamChatError(f"the message {request.user_message_id} that it answers is not stored")
+        history = [*model_history(self._newest(path[:-1])), *model_history(path[-1:])]
+        messages = await self._messages(context, request.system_message, history)
+        return request.model_copy(update={"messages": tuple(messages)})
+
+    async def _request(
+        self, context: RunContext, turn: Turn, known: ConversationRecord | None, *, later: bool
+    ) -> RunRequest:
         """What the model will be given: the system prompt, the conversation so far, and the new message."""
-        prompts = (await self._system_prompt(context), turn.system_message)
-        messages = [ModelMessage(role="system", content=text) for text in prompts if text]
+        history = list(turn.history)
         if known is not None:
-            messages += model_history(await self._path(known, turn))
-        else:
-            messages += turn.history
+            history = model_history(await self._path(known, turn))
         parts = turn.parts
         only_text = len(parts) == 1 and parts[0]["type"] == "text"
-        messages.append(ModelMessage(role="user", content=parts[0]["text"] if only_text else parts))
-        if self._prepare_messages is not None:
-            prepared = self._prepare_messages(messages, context)
-            messages = list(await prepared if inspect.isawaitable(prepared) else prepared)
+        history.append(ModelMessage(role="user", content=parts[0]["text"] if only_text else parts))
+        messages = [] if later else await self._messages(context, turn.system_message, history)
         return RunRequest(
             messages=tuple(messages),
+            later=later,
+            system_message=turn.system_message if later else None,
             tools={tool.name: tool.digest() for tool in self._tools},
             metadata=dict(turn.metadata) if turn.metadata else None,
             client_id=turn.client_id,
@@ -141,22 +163,40 @@ class TurnMaker:
             client_tools=turn.client_tools,
         )
 
+    async def _messages(
+        self, context: RunContext, system_message: str | None, history: Sequence[ModelMessage]
+    ) -> Sequence[ModelMessage]:
+        prompts = (await self._system_prompt(context), system_message)
+        messages = [ModelMessage(role="system", content=text) for text in prompts if text]
+        messages += history
+        if self._prepare_messages is None:
+            return messages
+        prepared = self._prepare_messages(messages, context)
+        return await prepared if inspect.isawaitable(prepared) else prepared
+
     async def _path(self, known: ConversationRecord, turn: Turn) -> list[MessageRecord]:
-        """The newest messages up to the turn's leaf, at most ``max_history``, the first one a user's."""
-        rows: list[MessageRecord] = []
-        while page := await self._buffer.messages(
-            known.conversation_id, after=rows[-1].message_id if rows else None, limit=_PAGE
-        ):
-            rows += page
-            if len(page) < _PAGE:
-                break
-        path = conversation_path(rows, turn.leaf(known))[-self._max_history :]
+        """The messages up to the turn's leaf, as far as the model is given them."""
+        path = conversation_path(await self._rows(known.conversation_id), turn.leaf(known))
         if turn.branch_at and not path:
             raise InvalidInput(
                 f"conversation {known.conversation_id} has no message {turn.branch_at[:80]!r} to branch at",
                 field="branch_at",
             )
-        return list(dropwhile(lambda row: row.role == "assistant", path))
+        return self._newest(path)
+
+    async def _rows(self, conversation_id: str) -> list[MessageRecord]:
+        rows: list[MessageRecord] = []
+        while page := await self._buffer.messages(
+            conversation_id, after=rows[-1].message_id if rows else None, limit=_PAGE
+        ):
+            rows += page
+            if len(page) < _PAGE:
+                break
+        return rows
+
+    def _newest(self, path: Sequence[MessageRecord]) -> list[MessageRecord]:
+        """At most ``max_history`` messages, the first one a user's."""
+        return list(dropwhile(lambda row: row.role == "assistant", path[-self._max_history :]))
 
     async def _system_prompt(self, context: RunContext) -> str | None:
         if not callable(self._instructions):

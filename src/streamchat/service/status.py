@@ -13,17 +13,19 @@ __all__ = ["RunStatus", "Started"]
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What `StreamChat.start` answers; ``new`` is False when the idempotency key was known."""
+    """What `StreamChat.start` answers; ``new`` is False when the idempotency key was known, ``enqueued`` says
+    that others of the conversation come first."""
 
     run_id: str
     message_id: str
     conversation_id: str
     new: bool = True
+    enqueued: bool = False
 
     @classmethod
     def of(cls, run: RunRecord, *, new: bool) -> Started:
         """Answer for a run as it is stored."""
-        return cls(run.run_id, run.message_id, run.conversation_id, new=new)
+        return cls(run.run_id, run.message_id, run.conversation_id, new=new, enqueued=run.enqueued)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from streamchat.errors import InvalidInput, RunNotFound
 
 __all__ = ["OnBusy", "Stopper", "known_policy"]
 
-OnBusy: TypeAlias = Literal["reject", "interrupt"]
+OnBusy: TypeAlias = Literal["reject", "enqueue", "interrupt"]
 """What becomes of a message to a conversation that is being answered."""
 
 _LOOK_EVERY = 0.5

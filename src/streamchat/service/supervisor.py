@@ -111,6 +111,10 @@ class Supervisor:
         elif not self.draining:
             self.submit(run_id, principal)
 
+    def look(self) -> None:
+        """Look for runs that can be claimed now, rather than when it is time."""
+        self._wakeup.set()
+
     def start(self) -> None:
         """Begin to claim runs."""
         if self._working:

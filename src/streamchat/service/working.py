@@ -51,6 +51,7 @@ class RunWorker:
         on_run_finished: Callable[[RunSummary], Any] | None,
         deliver: Callable[[str], Awaitable[None]],
         titler: Titler,
+        complete: Callable[[RunContext, RunRequest], Awaitable[RunRequest]],
     ) -> None:
         self.name = name
         self.driver_options = driver_options
@@ -63,6 +64,7 @@ class RunWorker:
         self._on_run_finished = on_run_finished
         self._deliver = deliver
         self._titler = titler
+        self._complete = complete
         self._cancelling: set[asyncio.Task[None]] = set()
 
     async def work(self, claim: Claim, register: Callable[[Driver], None]) -> None:
@@ -115,9 +117,9 @@ class RunWorker:
         made = False
 
         async def make_events(history: Sequence[StoredEvent]) -> AsyncGenerator[StreamEvent, None]:
-            nonlocal made
+            nonlocal made, request
             if not made:
-                await self._make_deps(context)
+                request = await self._prepare(context, request, history)
             made = True
             return orchestrate(
                 self._model,
@@ -139,15 +141,24 @@ class RunWorker:
             user_message_id=request.user_message_id if request is not None else None,
         )
 
-    async def _make_deps(self, context: RunContext) -> None:
-        """Ask the application's factory; a run that is stopped meanwhile does not wait for it."""
-        if self._deps is None or context.stopping:
-            return
+    async def _prepare(
+        self, context: RunContext, request: RunRequest | None, history: Sequence[StoredEvent]
+    ) -> RunRequest | None:
+        """Ask the application for what the run needs; one that is stopped meanwhile does not wait for it."""
+        if context.stopping or request is None:
+            return request
+        if request.later and context.clock is not None:
+            # The time in which others had their turn is not its own.
+            began = history[1].at if len(history) > 1 else context.clock()
+            context.age = max(0, context.clock() - began) / 1000
         with Deadline() as deadline:
             context.interrupt = deadline.expire
-            deps = self._deps(context)
-            context.deps = await deps if inspect.isawaitable(deps) else deps
+            if self._deps is not None:
+                deps = self._deps(context)
+                context.deps = await deps if inspect.isawaitable(deps) else deps
+            request = await self._complete(context, request)
         context.interrupt = None
+        return request
 
     async def _breaks_off_at_once(self, claim: Claim) -> bool:
         """Whether one claim after another came to nothing; the log counts only those that wrote to it."""
