@@ -21,9 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"streamchat {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    from streamchat.cli import demo, migrate, serve, trim, worker
+    from streamchat.cli import chat, demo, migrate, serve, trim, worker
 
-    for command in (demo, serve, worker, migrate, trim):
+    for command in (demo, chat, serve, worker, migrate, trim):
         command.add_to(commands)
     arguments = parser.parse_args(argv)
     try:

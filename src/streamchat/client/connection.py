@@ -70,6 +70,10 @@ class Connection:
             raise InvalidInput(
                 f"{url!r} is no URL of a server: it begins with http:// or https://", field="url"
             )
+        try:
+            httpx2.URL(url)
+        except httpx2.InvalidURL as error:
+            raise InvalidInput(f"{url!r} is no URL of a server: {error}", field="url") from error
         self._url = url.rstrip("/")
         self._headers = headers
         self._client_id = client_id
