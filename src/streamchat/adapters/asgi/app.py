@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 from streamchat.adapters.asgi.responses import Receive, Scope, Send, StreamSender, begin
-from streamchat.adapters.asgi.shutdown import drain_on_sigterm
+from streamchat.adapters.asgi.shutdown import draining_on_sigterm
 from streamchat.http import CORS, ByteStream, ClientGone, Endpoints, HTTPOptions, Request, Route
 from streamchat.principal import Principal
 from streamchat.service.chat import StreamChat
 
-__all__ = ["ASGIApp", "FromScope", "asgi_app", "request_from_scope"]
+__all__ = ["ASGIApp", "Application", "FromScope", "asgi_app", "request_from_scope", "with_lifespan"]
 
+Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 FromScope: TypeAlias = Callable[[Scope], Awaitable[Principal | None] | Principal | None]
 
 log = logging.getLogger("streamchat.http")
@@ -70,7 +72,7 @@ class ASGIApp:
             if stream is not None:
                 await StreamSender(receive, send, self.endpoints.options.send_timeout).run(stream)
         elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+            await _lifespan(self.endpoints.chat, receive, send, self._drain_on_sigterm)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1000})
@@ -85,24 +87,37 @@ class ASGIApp:
             return None
         return await begin(response, send)
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        chat = self.endpoints.chat
-        await receive()
-        try:
-            await chat.open()
-        except Exception as error:
-            log.exception("the service cannot be opened")
-            await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
-            return
-        restore = drain_on_sigterm(chat) if self._drain_on_sigterm else None
-        try:
+
+def with_lifespan(app: Application, chat: StreamChat, *, drain_on_sigterm: bool = False) -> Application:
+    """Return ``app``, an application without a lifespan (Django's), with one that opens and closes ``chat``.
+
+    ``drain_on_sigterm`` is that of `asgi_app`. All that is no lifespan goes to ``app``.
+    """
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(chat, receive, send, drain_on_sigterm)
+        else:
+            await app(scope, receive, send)
+
+    return application
+
+
+async def _lifespan(chat: StreamChat, receive: Receive, send: Send, draining: bool) -> None:
+    await receive()
+    try:
+        await chat.open()
+    except Exception as error:
+        log.exception("the service cannot be opened")
+        await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
+        return
+    try:
+        with draining_on_sigterm(chat) if draining else nullcontext():
             await send({"type": "lifespan.startup.complete"})
             await receive()
-        finally:
-            if restore is not None:
-                restore()
-            await chat.close()
-        await send({"type": "lifespan.shutdown.complete"})
+    finally:
+        await chat.close()
+    await send({"type": "lifespan.shutdown.complete"})
 
 
 def request_from_scope(scope: Scope, receive: Receive) -> Request:

@@ -2,8 +2,8 @@
 
 Servers wait for open responses and only then run the lifespan's shutdown, so a service that drains there is
 asked too late. The handler that the server installed is called in any case, so the server stops as it always
-does. Servers that install theirs after the lifespan's startup (hypercorn) are not reached: call
-`StreamChat.drain` by other means there.
+does. Workers that are told otherwise than by a signal (hypercorn's, which are processes of their own) are not
+reached: call `StreamChat.drain` by other means there.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import asyncio
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from streamchat.service.chat import StreamChat
 
-__all__ = ["drain_on_sigterm"]
+__all__ = ["drain_on_sigterm", "draining_on_sigterm"]
 
 log = logging.getLogger("streamchat.http")
 
@@ -53,3 +54,18 @@ def drain_on_sigterm(chat: StreamChat) -> Callable[[], None]:
     for number in before:
         signal.signal(number, handle)
     return restore
+
+
+@contextmanager
+def draining_on_sigterm(chat: StreamChat) -> Iterator[None]:
+    """Drain ``chat`` at SIGTERM and SIGINT, for use in a lifespan of the application's own, inside of ``async
+    with chat``.
+
+    Without it some servers wait for open streams for ever. The server's own handlers are called as well. Does
+    nothing outside the main thread.
+    """
+    restore = drain_on_sigterm(chat)
+    try:
+        yield
+    finally:
+        restore()
