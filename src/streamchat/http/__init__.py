@@ -11,6 +11,7 @@ from streamchat.http.cors import CORS
 from streamchat.http.endpoints import Endpoints, PrincipalFunction
 from streamchat.http.errors import HTTPError
 from streamchat.http.limits import HTTPOptions
+from streamchat.http.openai_options import OpenAIOptions
 from streamchat.http.requests import ByteStream, ClientGone, Request, Response
 from streamchat.http.routing import Call, Handler, Route
 
@@ -23,6 +24,7 @@ __all__ = [
     "HTTPError",
     "HTTPOptions",
     "Handler",
+    "OpenAIOptions",
     "PrincipalFunction",
     "Request",
     "Response",

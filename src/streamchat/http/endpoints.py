@@ -14,14 +14,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
 from streamchat.errors import StreamChatError
-from streamchat.http import answers, conversations, description, health, retrying, runs
+from streamchat.http import answers, conversations, description, health, openai_endpoints, retrying, runs
 from streamchat.http.bodies import B, read_json
 from streamchat.http.cors import CORS, check_origin
 from streamchat.http.errors import HTTPError, error_response, expired, not_allowed, unauthenticated
 from streamchat.http.limits import HTTPOptions, StreamCount, who
 from streamchat.http.requests import ClientGone, Request, Response
 from streamchat.http.routing import Call, Route, Router, allowed
-from streamchat.http.streams import EventStream, StreamWire, stream_response
+from streamchat.http.streams import EventStream, StreamWire, spread, stream_response
 from streamchat.principal import Principal
 from streamchat.service.chat import StreamChat
 from streamchat.service.hub import Subscription
@@ -70,6 +70,7 @@ class Endpoints:
             *conversations.ROUTES,
             *health.ROUTES,
             *description.ROUTES,
+            *openai_endpoints.ROUTES,
             *routes,
         )
         self._router = Router(self.routes)
@@ -108,6 +109,8 @@ class Endpoints:
             raise
         except Exception as error:
             response = error_response(error, f"{request.method} {request.path!r:.200}")
+            reword = self._router.errors(request.path)
+            response = response if reword is None else reword(response)
         if self._cors is not None:
             self._cors.add_to(response, request)
         if isinstance(response.body, bytes):
@@ -197,8 +200,21 @@ class Endpoints:
             return Response(204, b"", headers or [])
         return stream_response(body, wire, headers)
 
+    async def take_place(self, call: Call) -> tuple[Callable[[], None], float]:
+        """Take a place among the open streams; returns what gives it back, and how many seconds the stream
+        may last. Raises as `stream` does."""
+        await self.refuse_streams(call)
+        counted = who(call.principal)
+        self._streams.enter(counted)
+        lifetime = math.inf if call.principal is None else _ends_in(call.principal)
+        if self.options.stream_lifetime is not None:
+            lifetime = min(lifetime, spread(self.options.stream_lifetime))
+        return lambda: self._streams.leave(counted), lifetime
+
     async def refuse_streams(self, call: Call) -> None:
-        """Raise `HTTPError` 409 where this principal is given no streams."""
+        """Raise `HTTPError` 409 where this principal is given no streams, 501 where nobody can be."""
+        if not call.request.streams:
+            raise HTTPError(501, "streaming_unavailable", "This server cannot stream.")
         if not await self.chat.streams_for(call.principal):
             raise HTTPError(
                 409, "streaming_off", "Streaming is switched off for you; use /runs/reply instead."

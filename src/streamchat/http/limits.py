@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from streamchat.http.errors import HTTPError
+from streamchat.http.openai_options import OpenAIOptions
 from streamchat.http.requests import Request
 from streamchat.principal import Principal
 
@@ -31,7 +32,7 @@ class HTTPOptions:
     A reader that takes nothing for ``send_timeout`` is let go, and resumes. ``body_timeout`` is for a whole
     request body; ``max_body_bytes`` is its size (None: the service's own limit). ``max_streams`` and
     ``max_streams_per_principal`` bound what is open at once in this process (None: no bound). ``max_page`` is
-    the largest ``limit`` of a list.
+    the largest ``limit`` of a list. ``openai`` is about ``/v1`` (`OpenAIOptions`).
     """
 
     heartbeat: float = 15.0
@@ -46,6 +47,7 @@ class HTTPOptions:
     max_streams: int | None = None
     max_streams_per_principal: int | None = None
     max_page: int = 1000
+    openai: OpenAIOptions = field(default_factory=OpenAIOptions)
 
 
 async def read_body(request: Request, most: int, seconds: float) -> bytes:

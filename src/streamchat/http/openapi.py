@@ -17,6 +17,8 @@ from streamchat.http.bodies import (
     StartBody,
     ToolResultBody,
 )
+from streamchat.http.openai_requests import ChatCompletionBody
+from streamchat.http.openai_schemas import ChatCompletionAnswer, ModelAnswer, ModelsAnswer
 from streamchat.http.routing import Route
 from streamchat.http.schemas import (
     AnswerAccepted,
@@ -54,6 +56,7 @@ ERRORS: Mapping[int, str] = {
     415: "The body is not JSON.",
     422: "The body is not what is expected; `field` says where.",
     429: "You have too much open; `Retry-After` says when to come back.",
+    502: "The answer was begun and could not be finished.",
     503: "There is too much to do, or the store is away; `Retry-After` says when to come back.",
 }
 """What each status of a failure means; all have the same body."""
@@ -243,6 +246,19 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         errors=(401, 404, 503),
         tag="conversations",
     ),
+    ("POST", "/v1/chat/completions"): Operation(
+        "Ask the agent as OpenAI's models are asked; a stream of chunks, or one answer",
+        ChatCompletionAnswer,
+        200,
+        ChatCompletionBody,
+        parameters=_START,
+        errors=(400, 401, 403, 404, 408, 409, 413, 415, 429, 502, 503),
+        tag="openai",
+    ),
+    ("GET", "/v1/models"): Operation(
+        "The names that the agent is offered by", ModelsAnswer, errors=(401,), tag="openai"
+    ),
+    ("GET", "/v1/models/{id}"): Operation("One of them", ModelAnswer, errors=(401, 404), tag="openai"),
     ("GET", "/health/live"): Operation("The process answers", Health, tag="health"),
     ("GET", "/health/ready"): Operation("The process takes requests", Health, errors=(503,), tag="health"),
     ("GET", "/openapi.json"): Operation("This description", tag="description"),

@@ -53,6 +53,7 @@ class Request:
     (``""`` or ``/chat``). ``query`` is the raw query string. ``headers`` has lowercase names. ``body`` yields
     the body's bytes as they arrive, once; it raises `ClientGone` where the client leaves before the end.
     ``disconnected`` returns when the client has gone; it may only be awaited after the body was read.
+    ``streams`` is False where the server cannot send a stream.
     ``native`` is the framework's own object (an ASGI scope, a Django request), for the application's
     ``principal`` function.
     """
@@ -65,6 +66,7 @@ class Request:
     disconnected: Callable[[], Awaitable[None]] = _forever
     mount: str = ""
     native: Any = None
+    streams: bool = True
     _parameters: dict[str, str] | None = field(default=None, repr=False)
 
     def parameter(self, name: str) -> str | None:

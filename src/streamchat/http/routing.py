@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from streamchat.http.errors import not_found
+from streamchat.http.errors import HTTPError, not_found
 from streamchat.http.requests import Request, Response
 from streamchat.principal import Principal
 
@@ -33,6 +33,8 @@ Handler: TypeAlias = Callable[[Call], Awaitable[Response]]
 class Route:
     """``path`` as ``/runs/{id}/stream``, with at most one open segment. ``public`` needs no principal.
 
+    ``errors`` puts failures into the words of another protocol, all those at its path.
+
     A GET route answers HEAD as well, unless ``head`` gives that a handler of its own (a stream must not be
     begun).
     """
@@ -42,6 +44,7 @@ class Route:
     handler: Handler
     head: Handler | None = None
     public: bool = False
+    errors: Callable[[Response], Response] | None = None
 
 
 class Router:
@@ -71,6 +74,14 @@ class Router:
                 if segment and "/" not in segment:
                     return methods, segment
         raise not_found()
+
+    def errors(self, path: str) -> Callable[[Response], Response] | None:
+        """Return what puts the failures of a path into other words; None where they stay as they are."""
+        try:
+            methods, _ = self.find(path)
+        except HTTPError:
+            return None
+        return next((route.errors for route in methods.values() if route.errors is not None), None)
 
 
 def allowed(methods: Iterable[str]) -> str:

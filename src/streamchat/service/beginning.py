@@ -43,6 +43,11 @@ class StartingVerbs(ReadingVerbs):
     _on_busy: OnBusy
     _allow_system_message: bool
 
+    @property
+    def takes_system_messages(self) -> bool:
+        """Whether a client may give a system message of its own."""
+        return self._allow_system_message
+
     async def start(
         self,
         conversation_id: str | None,
@@ -57,7 +62,7 @@ class StartingVerbs(ReadingVerbs):
         on_busy: OnBusy | None = None,
         branch_at: str | None = None,
         history: Sequence[ModelMessage] = (),
-        client_tools: Sequence[ClientTool] = (),
+        client_tools: Sequence[ClientTool | Mapping[str, Any]] = (),
     ) -> Started:
         """Make the user's message, the assistant's placeholder and the run durable, and answer at once.
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streamchat.errors import InvalidInput
 from streamchat.models.base import ToolSchema
@@ -50,13 +50,18 @@ class _AnyObject(ArgumentsValidator):
         return dict(arguments)
 
 
-def check_client_tools(tools: Iterable[ClientTool], taken: Collection[str]) -> tuple[ClientTool, ...]:
-    """Return them; ``taken`` are the names of the application's own tools.
+def check_client_tools(
+    tools: Iterable[ClientTool | Mapping[str, Any]], taken: Collection[str]
+) -> tuple[ClientTool, ...]:
+    """Return them, read from mappings of the same fields; ``taken`` are the application's tools' names.
 
     Raises `InvalidInput` (field ``tools``) for more than 64 of them or 64 KiB, for a name that is none or
     stands for something else, and for parameters that are not those of an object.
     """
-    checked = tuple(tools)
+    try:
+        checked = tuple(ClientTool.model_validate(tool) for tool in tools)
+    except ValidationError as error:
+        raise InvalidInput(f"a tool has name, description and parameters: {error}", field="tools") from error
     if len(checked) > _MOST or len(json.dumps([tool.model_dump() for tool in checked])) > _MOST_BYTES:
         raise InvalidInput(
             f"a client may declare {_MOST} tools and {_MOST_BYTES} bytes of them", field="tools"

@@ -9,7 +9,7 @@ step is said only once it stands. Files have no place in this protocol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +82,8 @@ class _Kind:
 class Answer:
     """Takes a run's events, of one response, and returns what each says; pure.
 
-    ``client_tools`` are the names of the tools that this client declared. ``reasoning_field`` is where
+    ``client_tools`` holds the names of the tools that this client carries out. ``behind`` says that the
+    response begins in the middle of the run. ``reasoning_field`` is where
     reasoning goes, as no field of the protocol is meant for it (None: nowhere). Once ``finish_reason`` or
     ``failure`` is set the answer has ended, whatever follows. ``usage`` sums up the model calls of this
     response.
@@ -92,18 +93,20 @@ class Answer:
         self,
         run_id: str,
         *,
-        client_tools: Collection[str] = (),
+        client_tools: Container[str] = (),
         hold_steps: bool = False,
         reasoning_field: str | None = "reasoning_content",
         separator: str = SEPARATOR,
+        behind: bool = False,
     ) -> None:
         self.run_id = run_id
         self.finish_reason: str | None = None
         self.failure: Failure | None = None
         self.usage = Usage()
-        self._client_tools = frozenset(client_tools)
+        self._client_tools = client_tools
         self._hold_steps = hold_steps
         self._separator = separator
+        self._behind = behind
         self._fields = {"text_delta": "content", "refusal_delta": "refusal"}
         if reasoning_field is not None:
             self._fields["reasoning_delta"] = reasoning_field
@@ -136,7 +139,7 @@ class Answer:
         """Take a snapshot in place of the events up to it: of use only where nothing was said before."""
         if self.ended:
             return []
-        if self._lengths or self._annotations:
+        if self._lengths or self._annotations or self._behind:
             return self._fail(
                 "What was said so far has been lost by the server; ask for the run anew.", "history_reset"
             )

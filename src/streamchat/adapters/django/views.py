@@ -71,6 +71,7 @@ async def _answer_whole(request: HttpRequest, path: str) -> HttpResponseBase:
             501, "streaming_unavailable", "This server cannot stream. Use /runs/reply, or /runs/{id}/events."
         )
         return to_django(error_response(refusal, f"{ours.method} {ours.path!r:.200}"), endpoints.options)
+    ours.streams = False
     return to_django(await _host(endpoints).run(endpoints.handle(ours)), endpoints.options)
 
 
