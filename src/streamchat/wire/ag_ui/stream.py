@@ -1,0 +1,73 @@
+"""AG-UI as a function over an event stream, and its frames: ``data: {…}``, LF line ends, no ``[DONE]``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import aclosing
+
+from streamchat.events import StoredEvent, StreamEvent, dump_json
+from streamchat.wire.ag_ui.encoder import AGUIEncoder, Before
+from streamchat.wire.ag_ui.shown import AGUIEvent
+
+__all__ = ["MEDIA_TYPE", "ag_ui_events", "ag_ui_frame", "ag_ui_stream"]
+
+MEDIA_TYPE = "text/event-stream"
+
+
+def ag_ui_frame(event: AGUIEvent) -> bytes:
+    """Return one AG-UI event as a server-sent event."""
+    return b"data: %b\n\n" % dump_json(event)
+
+
+async def ag_ui_events(
+    events: AsyncIterable[StreamEvent | StoredEvent],
+    *,
+    thread_id: str,
+    run_id: str,
+    before: Before = (),
+    parent_run_id: str | None = None,
+) -> AsyncGenerator[AGUIEvent, None]:
+    """Translate the events of one run, most often ``orchestrate(…)``, to its end or its suspension.
+
+    The arguments are those of `AGUIEncoder`; ``before`` is ``RunAgentInput.messages`` where nothing better is
+    known. An exception of ``events`` is raised; a stream that merely stops is ended with ``RUN_ERROR``.
+    Leaving early closes ``events`` where it can be closed.
+    """
+    encoder = AGUIEncoder(thread_id, run_id, before=before, parent_run_id=parent_run_id)
+    if isinstance(events, AsyncGenerator):
+        async with aclosing(events):
+            async for said in _translated(events, encoder):
+                yield said
+    else:
+        async for said in _translated(events, encoder):
+            yield said
+
+
+async def _translated(
+    events: AsyncIterable[StreamEvent | StoredEvent], encoder: AGUIEncoder
+) -> AsyncGenerator[AGUIEvent, None]:
+    async for event in events:
+        for said in encoder.add(event):
+            yield said
+        if encoder.over:
+            return
+    ending = encoder.pause() if encoder.paused else encoder.break_off("incomplete", "The answer was cut off.")
+    for said in ending:
+        yield said
+
+
+async def ag_ui_stream(
+    events: AsyncIterable[StreamEvent | StoredEvent],
+    *,
+    thread_id: str,
+    run_id: str,
+    before: Before = (),
+    parent_run_id: str | None = None,
+) -> AsyncGenerator[bytes, None]:
+    """Return the same as `ag_ui_events`, as the bytes of a ``text/event-stream``."""
+    said = ag_ui_events(
+        events, thread_id=thread_id, run_id=run_id, before=before, parent_run_id=parent_run_id
+    )
+    async with aclosing(said):
+        async for event in said:
+            yield ag_ui_frame(event)
