@@ -1,5 +1,6 @@
 """Random histories of a conversation's runs: answers, cancels, retries, new messages, restarts and crashes.
 
+A new message is refused while the conversation is being answered, waits for its turn, or interrupts.
 Whatever comes when, no call is left without exactly one result, nothing runs that was not agreed to, a tool
 that is not idempotent starts at most once, nothing waits that nothing will wake, and no provider as strict as
 the strictest refuses a request.
@@ -11,7 +12,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from streamchat.errors import AnswerConflict, BufferUnavailable, ConversationBus
 from streamchat.models.base import ModelRequest
 from streamchat.orchestration.options import Limits
 from streamchat.service.driver import read_log
+from streamchat.service.stopping import OnBusy
 from streamchat.testing import Call, ScriptedModel, Step
 from streamchat.tools import Deferred
 
@@ -71,8 +73,9 @@ class Mortal:
 class World:
     """One conversation, its store, and the process that works on it at the moment."""
 
-    def __init__(self, store: EventBuffer, seed: int) -> None:
+    def __init__(self, store: EventBuffer, seed: int, policies: Sequence[OnBusy]) -> None:
         self.store = store
+        self.policies = policies
         self.chance = random.Random(seed)
         self.started: Counter[str] = Counter()
         self.agreed: set[tuple[str, str]] = set()
@@ -171,7 +174,10 @@ class World:
 
     async def start(self, chat: StreamChat) -> None:
         wanted = [self.chance.choice(TOOLS) for _ in range(self.chance.randint(1, 3))]
-        started = await chat.start("c", " ".join(["do", *wanted]))
+        policy = self.chance.choice(self.policies)
+        key = f"start {len(self.runs)}"
+        text = " ".join(["do", *wanted])
+        started = await chat.start("c", text, on_busy=policy, idempotency_key=key)
         self.runs.append(started.run_id)
 
     async def answer(self, chat: StreamChat) -> None:
@@ -242,14 +248,17 @@ class World:
                 if call.name == "pay" and self.started[f"{run_id}:{call.call_id}"]:
                     assert (run_id, call.call_id) in self.agreed
         assert all(count == 1 for count in self.started.values()), "once at most"
+        conversation = await self.store.conversation("c")
+        assert conversation.active_run_id is None
+        assert await self.store.enqueued("c") == []
         assert self.problems == []
 
 
-async def play(make: Callable[[], EventBuffer], seed: int, steps: int) -> None:
+async def play(make: Callable[[], EventBuffer], seed: int, steps: int, *policies: OnBusy) -> None:
     store = make()
     await store.open()
     try:
-        world = World(store, seed)
+        world = World(store, seed, policies or ("reject",))
         await world.live(steps)
         await world.check()
     finally:
@@ -265,7 +274,21 @@ def test_a_random_history_leaves_nothing_open(store: str, seed: int, tmp_path: P
     asyncio.run(play(make, seed, 14), debug=True)
 
 
+@pytest.mark.parametrize("seed", range(200, 205))
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+def test_a_random_history_of_messages_that_wait_or_interrupt_leaves_nothing_open(
+    store: str, seed: int, tmp_path: Path
+) -> None:
+    def make() -> EventBuffer:
+        return MemoryEventBuffer() if store == "memory" else SQLEventBuffer(f"sqlite:///{tmp_path / 'r.db'}")
+
+    asyncio.run(play(make, seed, 16, "enqueue", "enqueue", "interrupt", "reject"), debug=True)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 140))
-def test_long_random_histories_leave_nothing_open(seed: int, tmp_path: Path) -> None:
-    asyncio.run(play(lambda: SQLEventBuffer(f"sqlite:///{tmp_path / 'r.db'}"), seed, 40))
+@pytest.mark.parametrize("policies", [("reject",), ("enqueue",), ("enqueue", "interrupt", "reject")], ids=str)
+@pytest.mark.parametrize("seed", range(100, 113))
+def test_long_random_histories_leave_nothing_open(
+    seed: int, policies: Sequence[OnBusy], tmp_path: Path
+) -> None:
+    asyncio.run(play(lambda: SQLEventBuffer(f"sqlite:///{tmp_path / 'r.db'}"), seed, 40, *policies))
