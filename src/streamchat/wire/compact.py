@@ -46,10 +46,11 @@ from streamchat.messages import (
     ToolCallPart,
 )
 
-__all__ = ["StepContent", "compact", "events_of"]
+__all__ = ["Said", "StepContent", "compact", "events_of"]
 
 _TextEvent: TypeAlias = TextDelta | ReasoningDelta | RefusalDelta
-_ContentEvent: TypeAlias = _TextEvent | SourceEvent | FileEvent | CustomEvent | ToolCallEvent | ToolCallDelta
+Said: TypeAlias = _TextEvent | SourceEvent | FileEvent | CustomEvent | ToolCallEvent | ToolCallDelta
+"""What a step's content is made of."""
 
 
 class _Text:
@@ -103,7 +104,7 @@ class StepContent:
         """The application's own events among the rest."""
         return [entry for entry in self._entries if isinstance(entry, CustomEvent)]
 
-    def add(self, event: _ContentEvent) -> None:
+    def add(self, event: Said) -> None:
         """Take what the model has said next."""
         if isinstance(event, CustomEvent):
             self._entries.append(event)
@@ -132,7 +133,7 @@ class StepContent:
         if isinstance(known, _Text):
             known.fragments.append(event.arguments)
             assert isinstance(known.first, ToolCallDelta)
-            if known.first.name is None and event.name is not None:
+            if not known.first.name and event.name:
                 known.first = known.first.model_copy(update={"name": event.name})
 
     def complete(self, event: ModelCompleted) -> tuple[list[FinishedPart], list[FinishedPart]]:
