@@ -7,9 +7,15 @@ from pathlib import Path
 import pytest
 
 from tests.buffers.backends import BACKENDS, Backend, MariaDB, PostgreSQL
+from tests.buffers.django_backend import DjangoMariaDB, DjangoPostgreSQL, DjangoSQLite
 from tests.buffers.redis_backend import Redis, Valkey
 
 BACKENDS |= {"valkey": Valkey, "redis": Redis}
+BACKENDS |= {
+    "django-sqlite": DjangoSQLite,
+    "django-postgresql": DjangoPostgreSQL,
+    "django-mariadb": DjangoMariaDB,
+}
 
 # The SQLite below may have the bug that it is warned of; test_sqlite.py checks the warning itself.
 pytest_warning = "ignore:SQLite .* has the WAL-reset bug"

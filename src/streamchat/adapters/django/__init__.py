@@ -13,6 +13,20 @@ try:
 except ImportError as error:
     raise MissingDependency("streamchat.adapters.django", "django", "django") from error
 
+from typing import TYPE_CHECKING, Any
+
 from streamchat.adapters.django.responses import event_response
 
-__all__ = ["event_response"]
+if TYPE_CHECKING:
+    from streamchat.adapters.django.buffer import DjangoEventBuffer
+
+__all__ = ["DjangoEventBuffer", "event_response"]
+
+
+def __getattr__(name: str) -> Any:
+    # Its models cannot be imported before all applications are loaded, and this is one of them.
+    if name == "DjangoEventBuffer":
+        from streamchat.adapters.django.buffer import DjangoEventBuffer
+
+        return DjangoEventBuffer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,6 +8,8 @@
                                                 # without it, the session's user
         "HTTP": {"heartbeat": 15.0},            # fields of HTTPOptions
         "CORS": {"origins": ["https://…"]},     # arguments of CORS
+        "DATABASE": "default",                  # where DjangoEventBuffer keeps runs, and the admin looks
+        "ADMIN_SHOWS_CONTENT": False,           # whether the admin shows what people and models have said
     }
 """
 
@@ -26,9 +28,9 @@ from streamchat.adapters.django.auth import session_user
 from streamchat.http import CORS, Endpoints, HTTPOptions
 from streamchat.service.chat import StreamChat
 
-__all__ = ["chat", "endpoints", "session_user"]
+__all__ = ["chat", "database", "endpoints", "session_user", "shows_content"]
 
-_KEYS = {"CHAT", "PRINCIPAL", "HTTP", "CORS"}
+_KEYS = {"CHAT", "PRINCIPAL", "HTTP", "CORS", "DATABASE", "ADMIN_SHOWS_CONTENT"}
 
 
 def _setting() -> Mapping[str, Any]:
@@ -41,6 +43,21 @@ def _setting() -> Mapping[str, Any]:
             f"STREAMCHAT knows {', '.join(sorted(_KEYS))}, not {', '.join(sorted(map(str, unknown)))}"
         )
     return given
+
+
+def _value(key: str, default: Any) -> Any:
+    given = getattr(settings, "STREAMCHAT", None)
+    return given.get(key, default) if isinstance(given, Mapping) else default
+
+
+def database() -> str:
+    """Return the name, among ``DATABASES``, of the one that holds runs."""
+    return str(_value("DATABASE", "default"))
+
+
+def shows_content() -> bool:
+    """Return whether the admin shows what people and models have said."""
+    return _value("ADMIN_SHOWS_CONTENT", False) is True
 
 
 def _imported(key: str, value: Any) -> Any:

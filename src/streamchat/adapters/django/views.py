@@ -31,9 +31,15 @@ def _request(request: HttpRequest, path: str) -> Request:
         query=request.META.get("QUERY_STRING", ""),
         headers={name.lower(): value for name, value in cast("Mapping[str, str]", request.headers).items()},
         body=_body(request),
-        mount=request.path.rstrip("/").removesuffix(path.rstrip("/")),
+        mount=_whole_path(request).rstrip("/").removesuffix(path.rstrip("/")),
         native=request,
     )
+
+
+def _whole_path(request: HttpRequest) -> str:
+    # Not `request.path`: under ASGI that is the scope's path, which has a `root_path` in it from some servers
+    # (uvicorn) and not from others.
+    return str(request.META.get("SCRIPT_NAME", "")).rstrip("/") + request.path_info
 
 
 async def _body(request: HttpRequest) -> AsyncIterator[bytes]:

@@ -1,0 +1,61 @@
+"""What a database's failure means: whether trying again may help, and what callers are told."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+from django.db import DataError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
+from django.db import Error as DatabaseFailure
+
+from streamchat.errors import BufferUnavailable, InvalidInput, StreamChatError
+
+__all__ = ["Fault", "fault_of", "translate"]
+
+Fault: TypeAlias = Literal["locked", "clash", "gone"]
+"""What trying again may help against: ``locked``, somebody else holds a row or the database (or a deadlock
+was broken up); ``clash``, somebody else was first with a unique key; ``gone``, the connection is no longer
+there."""
+
+# Serialization failure, deadlock, lock not available; the same of MySQL's, by number.
+_LOCKED_STATES = {"40001", "40P01", "55P03"}
+_LOCKED_NUMBERS = {1020, 1205, 1213, 3572}
+_BUSY, _LOCKED = 5, 6
+
+
+def fault_of(error: BaseException, connection: Any) -> Fault | None:
+    """Return what kind of failure this was, as far as trying again may help."""
+    if isinstance(error, IntegrityError):
+        return "clash"
+    if not isinstance(error, OperationalError | InterfaceError):
+        return None
+    cause = error.__cause__ or error
+    if getattr(cause, "sqlite_errorcode", 0) & 0xFF in (_BUSY, _LOCKED):
+        return "locked"
+    number = cause.args[0] if cause.args else None
+    if getattr(cause, "sqlstate", None) in _LOCKED_STATES or number in _LOCKED_NUMBERS:
+        return "locked"
+    return None if connection.connection is not None and connection.is_usable() else "gone"
+
+
+def translate(error: Exception, where: str) -> Exception:
+    """Return what callers get to see: what went wrong, where, and the remedy."""
+    if isinstance(error, StreamChatError):
+        return error
+    if isinstance(error, UnicodeEncodeError):
+        told: Exception = InvalidInput(f"an id or a type is not text that can be stored: {error.object!r}")
+    elif isinstance(error, DataError) or (isinstance(error, ValueError) and "NUL" in str(error)):
+        told = InvalidInput(f"{where} does not take an id or a type: {error}")
+    elif isinstance(error, ProgrammingError | OperationalError) and _no_table(error):
+        told = BufferUnavailable(f"{where} has no tables for streamchat: run `manage.py migrate` first")
+    elif isinstance(error, DatabaseFailure):
+        told = BufferUnavailable(f"{where}: {error}. Nothing of this change was written, or all of it")
+    else:
+        return error
+    told.__cause__ = error
+    return told
+
+
+def _no_table(error: Exception) -> bool:
+    cause = error.__cause__ or error
+    number = cause.args[0] if cause.args else None
+    return getattr(cause, "sqlstate", None) == "42P01" or number == 1146 or "no such table: " in str(cause)

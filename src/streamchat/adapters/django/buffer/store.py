@@ -1,0 +1,229 @@
+"""Django's connections as the writing thread and the reading ones use them: each its own, for as long as the
+buffer is open.
+
+Django keeps a connection for each thread, and closes it with the request. These threads serve no request, so
+nothing of Django's opens or closes theirs: neither ``CONN_MAX_AGE`` nor ``ATOMIC_REQUESTS`` nor a view's
+transaction has a say. What a view has not committed, they do not see; what they write stands whatever becomes
+of the view.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from django.db import connections, transaction
+
+from streamchat.adapters.django.buffer.errors import fault_of, translate
+from streamchat.adapters.django.buffer.tx import Tx
+from streamchat.adapters.django.models import Run
+from streamchat.buffers.codec import Payloads
+from streamchat.buffers.shared import Clock, Token, now_ms
+from streamchat.buffers.transactional.appending import AppendJob, append_many
+from streamchat.buffers.transactional.jobs import Job
+from streamchat.errors import BufferUnavailable, StreamChatError
+
+__all__ = ["DjangoSession", "DjangoStore"]
+
+R = TypeVar("R")
+_Stage: TypeAlias = Literal["begin", "work", "commit"]
+
+_LOCK_SECONDS = 1
+"""How long a statement waits for a row that another process has locked."""
+_CLASHES = 5
+
+_NOW = {
+    "postgresql": "SELECT (extract(epoch from clock_timestamp()) * 1000)::bigint",
+    "mysql": "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000",
+}
+
+
+class DjangoStore:
+    """What the writer needs of the project's database ``using``; sessions to read by are made here too."""
+
+    def __init__(
+        self,
+        using: str,
+        payloads: Payloads,
+        *,
+        clock: Clock | None,
+        token: Token,
+        busy_seconds: float,
+    ) -> None:
+        self._using = using
+        self._payloads = payloads
+        self._clock = clock
+        self._token = token
+        self._busy_seconds = busy_seconds
+        self.where = f"database {using!r}"
+
+    def session(self) -> DjangoSession:
+        """Return the calling thread's way to read."""
+        return DjangoSession(self)
+
+    def connect(self) -> None:
+        """Open the writing connection, and check that there is something to work with."""
+        connection = self.connected(writes=True)
+        if connection.vendor not in ("sqlite", "postgresql", "mysql"):
+            raise BufferUnavailable(
+                f"{self.where} is of the kind {connection.vendor!r}: DjangoEventBuffer works on SQLite, "
+                f"PostgreSQL, MariaDB and MySQL"
+            )
+        if connection.settings_dict["NAME"] == ":memory:":
+            raise BufferUnavailable(
+                f"{self.where} is in memory, where each thread has its own: use a file, or MemoryEventBuffer"
+            )
+        Run._base_manager.using(self._using).exists()
+
+    def disconnect(self) -> None:
+        """Close the calling thread's connection."""
+        connections[self._using].close()
+
+    def translate(self, error: Exception) -> Exception:
+        """Return the error that callers are to see."""
+        return translate(error, self.where)
+
+    def transact(self, jobs: Sequence[Job[Tx, Any]], *, durable: bool) -> None:
+        """Do all jobs in one transaction; see `Store.transact`.
+
+        What stands in the way of a single job is tried again for a while. With several, it is told: they are
+        then tried one by one, and no other is held up for longer than that.
+        """
+        deadline = time.monotonic() + self._busy_seconds
+        clashes, gone, pause = 0, 0, 0.002
+        while True:
+            stage: _Stage = "begin"
+            connection = self._writing()
+            try:
+                with transaction.atomic(using=self._using, durable=True):
+                    stage = "work"
+                    self._perform(self._begun(connection, writes=True), jobs)
+                    stage = "commit"
+                return
+            except StreamChatError:
+                raise
+            except Exception as error:
+                fault = fault_of(error, connection)
+                if fault == "gone":
+                    connection.close()
+                clashes += fault == "clash"
+                gone += fault == "gone"
+                if stage == "commit" and fault == "gone":
+                    # It may have been written: only the caller knows how to find out.
+                    raise self.translate(error) from error
+                late = clashes > _CLASHES or gone > 1 or time.monotonic() > deadline
+                if stage == "begin" and fault is not None and late:
+                    raise self.translate(error) from error  # and no job alone would fare better
+                if fault is None or late or (stage == "work" and fault != "gone" and len(jobs) > 1):
+                    raise
+            finally:
+                connection.queries_log.clear()  # with DEBUG, Django keeps what was executed
+            if stage == "begin":
+                time.sleep(random.uniform(0.0001, 0.002))
+            else:
+                time.sleep(random.uniform(pause / 2, pause))
+                pause = min(2 * pause, 0.1)
+
+    def connected(self, *, writes: bool) -> Any:
+        """Return the calling thread's connection, open and set up."""
+        connection = connections[self._using]
+        if connection.connection is not None and connection.errors_occurred:
+            if connection.is_usable():
+                connection.errors_occurred = False
+            else:
+                connection.close()
+        if connection.connection is None:
+            connection.connect()
+            self._set_up(connection, writes=writes)
+        return connection
+
+    @staticmethod
+    def _time(connection: Any) -> int:
+        """Return the database's time; SQLite's is this machine's."""
+        statement = _NOW.get(connection.vendor)
+        if statement is None:
+            return now_ms()
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+            return int(cursor.fetchone()[0])
+
+    @staticmethod
+    def _set_up(connection: Any, *, writes: bool) -> None:
+        statements: list[str] = []
+        if connection.vendor == "sqlite":
+            # A transaction that turns to writing fails whenever somebody else wrote in between.
+            connection.transaction_mode = "IMMEDIATE" if writes else None
+            # Its own waiting goes by a fixed scheme, which starved one of two processes.
+            statements = ["PRAGMA busy_timeout = 0"] if writes else []
+        elif connection.vendor == "mysql":
+            level = "READ COMMITTED" if writes else "REPEATABLE READ"
+            statements = [
+                f"SET SESSION TRANSACTION ISOLATION LEVEL {level}",
+                f"SET SESSION innodb_lock_wait_timeout = {_LOCK_SECONDS}",
+            ]
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+    def _writing(self) -> Any:
+        try:
+            return self.connected(writes=True)
+        except Exception as error:
+            raise self.translate(error) from error
+
+    def _begun(self, connection: Any, *, writes: bool) -> Tx:
+        """Return the inside of the transaction that was just begun."""
+        moment = self._clock or (lambda: self._time(connection))
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                # For this transaction only: the connection may come from a pool, and go back there.
+                if writes:
+                    cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{_LOCK_SECONDS}s"])
+                else:
+                    cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        return Tx(connection, self._payloads, self._token, moment)
+
+    def _perform(self, tx: Tx, jobs: Sequence[Job[Tx, Any]]) -> None:
+        # Who waits in one transaction waits at the same time, so any order among them is a true one.
+        plain = [job for job in jobs if isinstance(job, AppendJob) and job.plain]
+        while plain:
+            first = {job.run_id: job for job in reversed(plain)}
+            append_many(tx, list(first.values()))
+            plain = [job for job in plain if first[job.run_id] is not job]
+        for job in jobs:
+            if not job.plain:
+                job.result = job.error = None
+                try:
+                    with transaction.atomic(using=self._using):
+                        job.result = job.body(tx)
+                except StreamChatError as error:
+                    job.error = error
+
+
+class DjangoSession:
+    """A reading thread's own connection: see `readers.Session`."""
+
+    def __init__(self, store: DjangoStore) -> None:
+        self._store = store
+
+    def look(self, body: Callable[[Tx], R]) -> R:
+        """Run ``body`` in a transaction that sees one moment; once more where the connection was gone."""
+        tried = False
+        while True:
+            connection = self._store.connected(writes=False)
+            try:
+                with transaction.atomic(using=connection.alias):
+                    return body(self._store._begun(connection, writes=False))
+            except Exception as error:
+                if tried or fault_of(error, connection) != "gone":
+                    raise
+                connection.close()
+                tried = True
+            finally:
+                connection.queries_log.clear()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._store.disconnect()
