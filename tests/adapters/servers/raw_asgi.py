@@ -1,0 +1,11 @@
+"""The raw ASGI adapter, as it is served."""
+
+from __future__ import annotations
+
+from streamchat.adapters.asgi import asgi_app
+from tests.adapters.servers.common import Door, drain_under_daphne, http_options, make_chat, wrapped
+
+chat = make_chat()
+endpoints = asgi_app(chat, options=http_options(), drain_on_sigterm=True)
+app = Door(endpoints, wrapped(endpoints))
+drain_under_daphne(chat)
