@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from streamchat import EventBuffer, HistoryReset, StoredEvent, StreamChat, StreamEvent
 from streamchat.buffers.base import Appended, Lease, NewEvent, Page
+from streamchat.errors import BufferUnavailable
 from streamchat.service.driver import read_log
 
 
@@ -40,6 +42,29 @@ class WatchedBuffer:
     async def read(self, run_id: str, after: int = 0, limit: int = 1000) -> Page:
         self.reads += 1
         return await self.inner.read(run_id, after, limit)
+
+
+class Mortal:
+    """A way to a store that a process loses when it dies: from then on nothing reaches the store."""
+
+    def __init__(self, inner: EventBuffer) -> None:
+        self._inner = inner
+        self.dead = False
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if not asyncio.iscoroutinefunction(found):
+            return found
+
+        async def call(*arguments: Any, **named: Any) -> Any:
+            if self.dead:
+                raise BufferUnavailable("this process has died")
+            return await found(*arguments, **named)
+
+        return call
+
+    async def close(self) -> None:
+        """The store outlives its processes."""
 
 
 async def log_of(chat: StreamChat, run_id: str) -> list[StreamEvent]:

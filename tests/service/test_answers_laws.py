@@ -31,7 +31,7 @@ from streamchat import (
     fold,
 )
 from streamchat.buffers.sql import SQLEventBuffer
-from streamchat.errors import AnswerConflict, BufferUnavailable, ConversationBusy, NotRetryable, RunOver
+from streamchat.errors import AnswerConflict, ConversationBusy, NotRetryable, RunOver
 from streamchat.models.base import ModelRequest
 from streamchat.orchestration.options import Limits
 from streamchat.service.driver import read_log
@@ -39,35 +39,14 @@ from streamchat.service.stopping import OnBusy
 from streamchat.testing import Call, ScriptedModel, Step
 from streamchat.tools import Deferred
 
+from .support import Mortal
+
 TOOLS = ("pay", "ask", "render", "index", "look", "once")
 OPTIONS = RunOptions(limits=Limits(max_takeovers=None), tool_timeout=0.2, grace=0.1, restart_delay=0.0)
 
 
 REFUSALS = (AnswerConflict, ConversationBusy, NotRetryable, RunOver)
 """What a client may be told that comes too late, twice, or out of turn."""
-
-
-class Mortal:
-    """A way to a store that a process loses when it dies: from then on nothing reaches the store."""
-
-    def __init__(self, inner: EventBuffer) -> None:
-        self._inner = inner
-        self.dead = False
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
-        if not asyncio.iscoroutinefunction(found):
-            return found
-
-        async def call(*arguments: Any, **named: Any) -> Any:
-            if self.dead:
-                raise BufferUnavailable("this process has died")
-            return await found(*arguments, **named)
-
-        return call
-
-    async def close(self) -> None:
-        """The store outlives its processes."""
 
 
 class World:
