@@ -17,7 +17,7 @@ from typing import Any
 
 import anyio
 
-from streamchat import RunOptions, ServiceLimits, StreamChat, ToolContext, ToolRegistry, owns
+from streamchat import ServiceLimits, StreamChat, ToolContext, ToolRegistry, owns
 from streamchat.http import Endpoints, HTTPOptions, Route
 from streamchat.http.openapi import openapi_document
 from streamchat.models.base import ModelRequest
@@ -95,7 +95,14 @@ def _put(value: Any, guess: str) -> Any:
 
 @asynccontextmanager
 async def guessed(routes: Iterable[Route] = (), **chat: Any) -> AsyncIterator[Endpoints]:
-    """Endpoints over a service with all that can be waited for."""
+    """Endpoints, for users who are named, over a service with all that can be waited for."""
+    async with make_chat(authorize=owns, **chat) as service:
+        options = HTTPOptions(suspended_linger=0.01)
+        yield Endpoints(service, principal=who, options=options, routes=routes)
+
+
+def make_chat(**chat: Any) -> StreamChat:
+    """A service whose answers are short, and wait for one of each sort where the message is ``wait``."""
 
     def step(request: ModelRequest) -> Step | str:
         if request.messages[-1].role == "user" and request.messages[-1].content == "wait":
@@ -103,18 +110,13 @@ async def guessed(routes: Iterable[Route] = (), **chat: Any) -> AsyncIterator[En
             return Step(calls=[Call(name, {}, id=f"{name}-{secrets.token_hex(16)}") for name in names])
         return "Hi."
 
-    service = StreamChat(
+    return StreamChat(
         model=ScriptedModel(step, strict=False, batch=100),
         tools=_tools(),
-        authorize=owns,
         limits=ServiceLimits(drain_seconds=0, look_every=0.05),
-        options=RunOptions(),
         job_secret="s3cret",
         **chat,
     )
-    async with service:
-        options = HTTPOptions(suspended_linger=0.01)
-        yield Endpoints(service, principal=who, options=options, routes=routes)
 
 
 def _tools() -> ToolRegistry:
@@ -135,7 +137,7 @@ def _tools() -> ToolRegistry:
     return tools
 
 
-async def settle(endpoints: Endpoints, user: str) -> Belongings:
+async def settle(endpoints: Endpoints, user: str | None) -> Belongings:
     """Let a user have one of each kind."""
     key = secrets.token_hex(16)
     named = {"Idempotency-Key": key, "X-Client-Id": f"tab-{secrets.token_hex(8)}"}

@@ -38,6 +38,9 @@ _URL = r"^(https?://|data:)"
 
 Url: TypeAlias = Annotated[str, StringConstraints(pattern=_URL)]
 Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+ConversationId: TypeAlias = Annotated[
+    str, StringConstraints(min_length=1, max_length=64, pattern=r"^[ -~]*$")
+]
 
 
 class _Body(BaseModel):
@@ -129,7 +132,7 @@ class StartBody(_Body):
     """What starts a run: the user's message, and the conversation that it continues (a new one without)."""
 
     message: Message
-    conversation_id: Name | None = None
+    conversation_id: ConversationId | None = None
     client_id: Name | None = None
     metadata: JSONObject | None = None
     system_message: str | None = None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from streamchat.core.cursor import MAX_SEQ
 from streamchat.http.bodies import (
     ApprovalBody,
     CancelBody,
@@ -46,9 +47,9 @@ __all__ = [
 ]
 
 ERRORS: Mapping[int, str] = {
-    400: "A cursor or a query parameter is malformed.",
+    400: "A cursor, a key or a query parameter is malformed.",
     401: "Nobody is signed in.",
-    403: "This is not allowed.",
+    403: "This is not allowed, or not to pages of this origin.",
     404: "There is no such thing, or it is somebody else's.",
     408: "The body did not arrive in time.",
     409: "It is busy, was answered before, or is over.",
@@ -64,12 +65,12 @@ ERRORS: Mapping[int, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter in the query or in a header, never required."""
+    """A parameter in the query or in a header, never required; ``schema`` says what is taken."""
 
     name: str
     description: str
     where: str = "query"
-    type: str = "string"
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
 
     def described(self) -> dict[str, Any]:
         """Return it as OpenAPI says it."""
@@ -78,7 +79,7 @@ class Parameter:
             "in": self.where,
             "required": False,
             "description": self.description,
-            "schema": {"type": self.type},
+            "schema": dict(self.schema),
         }
 
 
@@ -125,20 +126,22 @@ class Operation:
         return described
 
 
+_EVENT_ID = {"type": "string", "pattern": r"^[a-z0-9_-]{1,64}\.(0|[1-9][0-9]{0,14})$"}
+_KEY = {"type": "string", "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"}
+_SEQ = {"type": "integer", "minimum": 0, "maximum": MAX_SEQ}
 _CURSOR = (
-    Parameter("Last-Event-ID", "The last id that the client has; exclusive.", "header"),
-    Parameter("last_event_id", "The same, for clients that cannot set headers."),
+    Parameter("Last-Event-ID", "The last id that the client has; exclusive.", "header", _EVENT_ID),
+    Parameter("last_event_id", "The same, for clients that cannot set headers.", schema=_EVENT_ID),
 )
 _START = (
-    Parameter("Idempotency-Key", "The same key with the same body starts one run.", "header"),
+    Parameter("Idempotency-Key", "The same key with the same body starts one run.", "header", _KEY),
     Parameter("X-Client-Id", "What the client calls itself, for presence.", "header"),
 )
-_PAGE = (
-    Parameter("after", "What the page before ended with; exclusive."),
-    Parameter("limit", "How many at most.", type="integer"),
-)
-_STARTING = (401, 404, 408, 409, 413, 415, 422, 429, 503)
-_ANSWERING = (401, 404, 408, 409, 413, 415, 422, 503)
+_LIMIT = Parameter("limit", "How many at most.", schema={"type": "integer", "minimum": 1, "maximum": 1000})
+_PAGE = (Parameter("after", "What the page before ended with; exclusive."), _LIMIT)
+_LOG_PAGE = (Parameter("after", "The last seq of the page before; exclusive.", schema=_SEQ), _LIMIT)
+_ANSWERING = (401, 403, 404, 408, 409, 413, 415, 422, 503)
+_STARTING = (400, *_ANSWERING, 429)
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "/runs"): Operation(
@@ -156,7 +159,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         StartBody,
         events=True,
         parameters=(*_START, *_CURSOR),
-        errors=(400, *_STARTING),
+        errors=_STARTING,
     ),
     ("POST", "/runs/reply"): Operation(
         "Start a run and wait for the whole answer",
@@ -176,7 +179,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         errors=(400, 401, 404, 409, 429, 503),
     ),
     ("GET", "/runs/{id}/events"): Operation(
-        "The log as pages", EventsPage, parameters=_PAGE, errors=(400, 401, 404, 503)
+        "The log as pages", EventsPage, parameters=_LOG_PAGE, errors=(400, 401, 404, 503)
     ),
     ("GET", "/runs/{id}/presence"): Operation(
         "Who is connected to the run", RunPresence, errors=(401, 404, 503)
@@ -187,7 +190,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         202,
         CancelBody,
         body_required=False,
-        errors=(401, 404, 415, 422, 503),
+        errors=(401, 403, 404, 408, 413, 415, 422, 503),
     ),
     ("POST", "/runs/{id}/retry"): Operation(
         "Do a run that is over anew: whole, from a step, or one failed call alone",
@@ -218,7 +221,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         202,
         JobBody,
         parameters=(Parameter("X-Job-Secret", "The job's own secret; a wrong one is 404.", "header"),),
-        errors=(404, 408, 409, 413, 415, 422, 503),
+        errors=(403, 404, 408, 409, 413, 415, 422, 503),
         tag="jobs",
     ),
     ("GET", "/conversations"): Operation(
@@ -243,7 +246,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("DELETE", "/conversations/{id}"): Operation(
         "Delete a conversation; what is active in it is stopped first",
         status=204,
-        errors=(401, 404, 503),
+        errors=(401, 403, 404, 503),
         tag="conversations",
     ),
     ("POST", "/v1/chat/completions"): Operation(

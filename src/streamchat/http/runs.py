@@ -16,12 +16,13 @@ __all__ = ["ROUTES", "client_id", "last_event_id"]
 def last_event_id(request: Request) -> str | None:
     """Return the cursor that the client has: the ``Last-Event-ID`` header, else ``?last_event_id=``.
 
-    Raises `CursorInvalid` for what is no cursor, before anything is done.
+    Raises `CursorInvalid` where either is no cursor, before anything is done.
     """
-    cursor = request.headers.get("last-event-id") or request.parameter("last_event_id")
-    if cursor is not None:
-        parse_cursor(cursor)
-    return cursor
+    cursors = (request.headers.get("last-event-id") or None, request.parameter("last_event_id"))
+    for cursor in cursors:
+        if cursor is not None:
+            parse_cursor(cursor)
+    return cursors[0] or cursors[1]
 
 
 def idempotency_key(request: Request) -> str | None:
