@@ -40,6 +40,7 @@ def consume(tx: Tx, run_id: str, names: Sequence[str]) -> int:
 
 
 def give_up(tx: Tx, head: Head, batch: Batch) -> None:
+    """Write what becomes of a run whose holder lets go with this batch, and of its conversation."""
     runs = tx.schema.runs
     tx.connection.execute(
         update(runs)
