@@ -157,13 +157,19 @@ class Agreement(RuleBasedStateMachine):
     # ----------------------------------------------------------------------------------- runs and leases
 
     @precondition(lambda self: len(self.runs) < 4)
-    @rule(conversation=st.integers(1, 3), key=st.sampled_from([None, "k", "l"]), digest=st.sampled_from("de"))
-    def create(self, conversation: int, key: str | None, digest: str) -> None:
+    @rule(
+        conversation=st.integers(1, 3),
+        key=st.sampled_from([None, "k", "l"]),
+        digest=st.sampled_from("de"),
+        enqueue=st.booleans(),
+    )
+    def create(self, conversation: int, key: str | None, digest: str, enqueue: bool = False) -> None:
         number = next(self.numbers)
         run_id = f"run-{number}"
         run = NewRun(
             run_id, f"c-{conversation}", f"m-{number}", NewEvent("run_started", b'{"n":%d}' % number)
         )
+        run = replace(run, enqueue=enqueue)
         if key is not None:
             run = replace(run, idempotency_key=key, digest=digest)
         asked = MessageRecord(f"u-{number}", run.conversation_id, "user", "complete", b"[]", run_id)
@@ -193,8 +199,10 @@ class Agreement(RuleBasedStateMachine):
             # Nobody is refused what waits.
             record = self.both(lambda buffer: buffer.get(run_id))
             until = {"running": record.lease_until, "suspended": record.wake_at}
-            assert record.over or (
-                record.status in until and (until[record.status] or math.inf) > self.clock.now
+            assert (
+                record.over
+                or record.enqueued
+                or (record.status in until and (until[record.status] or math.inf) > self.clock.now)
             )
 
     @rule(milliseconds=st.sampled_from([1, 400, 1001]))
@@ -493,6 +501,12 @@ class Agreement(RuleBasedStateMachine):
         conversation = self.both(lambda buffer: buffer.conversation(model.conversation_id))
         if conversation.active_run_id is not None and conversation.active_run_id in self.runs:
             assert not self.runs[conversation.active_run_id].over
+        waiting = self.both(lambda buffer: buffer.enqueued(model.conversation_id))
+        assert all(one.enqueued for one in waiting)
+        # Nobody waits for a slot that nobody will free.
+        assert not waiting or conversation.active_run_id is not None
+        assert record.enqueued == (run_id in [one.run_id for one in waiting])
+        self.both(lambda buffer: buffer.find(model.conversation_id))
 
     def whole_log_is_the_models(self, run_id: str) -> None:
         page = self.both(lambda buffer: buffer.read(run_id))
