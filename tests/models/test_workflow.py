@@ -450,7 +450,7 @@ async def test_the_questions_tool_must_not_be_one_of_the_applications() -> None:
         return ""
 
     with pytest.raises(ToolDefinitionError, match="'ask'"):
-        await play(WorkflowModel(three), tools=tools)
+        StreamChat(model=WorkflowModel(three), tools=tools, allow_anonymous=True)
     assert (await play(WorkflowModel(three, ask_tool="consult"), tools=tools)).status == "success"
 
 

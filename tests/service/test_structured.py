@@ -8,10 +8,11 @@ import pytest
 from pydantic import BaseModel
 
 from streamchat import EventBuffer, RunOptions, ServiceLimits, StreamChat, check_log
+from streamchat.errors import IdempotencyConflict, InvalidInput
 from streamchat.service.driver import read_log
 from streamchat.testing import ScriptedModel, Stall, Step
 
-from .support import WatchedBuffer
+from .support import WatchedBuffer, drain
 
 pytestmark = pytest.mark.anyio
 
@@ -69,3 +70,40 @@ async def test_another_worker_goes_on_with_what_the_model_was_told(buffer: Event
     (request,) = second.requests
     assert [message.role for message in request.messages] == ["user", "assistant", "user"]
     assert "title" in str(request.messages[2].content)
+
+
+class Trip(BaseModel):
+    days: int
+
+
+async def test_a_run_has_a_type_of_its_own_in_whichever_process(buffer: EventBuffer) -> None:
+    model = ScriptedModel(['{"days": "many"}', '{"days": 3}', GOOD])
+    watched: Any = WatchedBuffer(buffer)
+    named: dict[str, Any] = {"buffer": watched, "allow_anonymous": True, "output_types": [Trip]}
+    async with StreamChat(model=model, work=False, **named) as web:
+        trip = await web.start(None, "go", output_type=Trip)
+    async with StreamChat(model=model, options=OPTIONS, **named) as worker:
+        await drain(worker, trip.run_id)
+        assert (await worker.status(trip.run_id)).output == {"days": 3}
+        assert (await worker.reply(None, "go")).output == {"title": "Two words", "count": 2}
+        again = await worker.start(None, "go", output_type="Trip", idempotency_key="k")
+        with pytest.raises(IdempotencyConflict):
+            await worker.start(None, "go", idempotency_key="k")
+        await worker.cancel(again.run_id)
+
+
+async def test_a_type_that_a_process_does_not_know_is_refused_and_never_guessed(buffer: EventBuffer) -> None:
+    watched: Any = WatchedBuffer(buffer)
+    more: dict[str, Any] = {"buffer": watched, "allow_anonymous": True}
+    async with StreamChat(model=ScriptedModel([]), work=False, output_types=[Trip], **more) as web:
+        with pytest.raises(InvalidInput, match="output_types"):
+            await web.start(None, "go", output_type=Answer)
+        trip = await web.start(None, "go", output_type="Trip")
+    async with StreamChat(model=ScriptedModel([]), **more) as worker:
+        await drain(worker, trip.run_id)
+        ended = await worker.status(trip.run_id)
+        assert (ended.status, ended.output) == ("error", None)
+    with pytest.raises(InvalidInput, match="Trip"):
+        StreamChat(
+            model=ScriptedModel([]), output_types=[Trip, type("Trip", (Answer,), {})], allow_anonymous=True
+        )

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pydantic import BaseModel
+
 from streamchat.buffers.base import MessageRecord, NewEvent, NewRun
 from streamchat.errors import Busy, ConversationBusy, ConversationMoved, InvalidInput
 from streamchat.messages import ModelMessage
@@ -15,6 +17,7 @@ from streamchat.principal import Principal
 from streamchat.service.attachments import check_attachments
 from streamchat.service.delivering import Delivery
 from streamchat.service.limits import ServiceLimits
+from streamchat.service.outputs import output_name
 from streamchat.service.presence import OnDisconnect, grace_of
 from streamchat.service.reading import ReadingVerbs
 from streamchat.service.request import user_content
@@ -35,6 +38,7 @@ class StartingVerbs(ReadingVerbs):
     model: Model
     tools: ToolRegistry
     limits: ServiceLimits
+    output_types: Mapping[str, type[BaseModel]]
     _turns: TurnMaker
     _shares: Shares
     _stopper: Stopper
@@ -63,6 +67,7 @@ class StartingVerbs(ReadingVerbs):
         branch_at: str | None = None,
         history: Sequence[ModelMessage] = (),
         client_tools: Sequence[ClientTool | Mapping[str, Any]] = (),
+        output_type: type[BaseModel] | str | None = None,
     ) -> Started:
         """Make the user's message, the assistant's placeholder and the run durable, and answer at once.
 
@@ -74,6 +79,8 @@ class StartingVerbs(ReadingVerbs):
         which makes a branch: so an edited message takes the place of what was said. ``history`` is given to
         the model before the message where the conversation is new, and kept with the run only.
         ``client_tools`` are offered to the model in this run; their calls wait for `submit_tool_result`.
+        ``output_type``, one of the service's ``output_types`` or its name, is what this run's answer is to
+        be, in the place of what `RunOptions` says.
         Raises `InvalidInput` and `AttachmentTooLarge` (with ``field``), `Busy`, `TooManyRuns`,
         `TooManyStarts`, `ConversationBusy`, `ConversationNotFound` (also for another's),
         `IdempotencyConflict`, `BufferUnavailable`; nothing is written then.
@@ -103,6 +110,7 @@ class StartingVerbs(ReadingVerbs):
             branch_at,
             tuple(history),
             check_client_tools(client_tools, tools_of(self.model, self.tools).names),
+            output_name(output_type, self.output_types),
         )
         try:
             async with self._shares.place(principal, conversation_id):

@@ -12,6 +12,8 @@ from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
+from pydantic import BaseModel
+
 from streamchat.buffers.base import EventBuffer, Input
 from streamchat.buffers.memory import MemoryEventBuffer
 from streamchat.buffers.notes import LocalNotes, notes_of
@@ -25,6 +27,7 @@ from streamchat.events import StoredEvent
 from streamchat.models.base import Model
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import RunOptions
+from streamchat.orchestration.workflow_run import tools_of
 from streamchat.principal import Principal
 from streamchat.service.access import Authorize, Gate, owns
 from streamchat.service.answers import AnsweringVerbs
@@ -36,6 +39,7 @@ from streamchat.service.driver import DriverOptions
 from streamchat.service.housekeeping import Housekeeper
 from streamchat.service.hub import HistoryReset, Hub
 from streamchat.service.limits import ServiceLimits
+from streamchat.service.outputs import named_types
 from streamchat.service.presence import NOTE as PRESENCE
 from streamchat.service.presence import OnDisconnect, PresenceKeeper, grace_of
 from streamchat.service.shares import Shares
@@ -71,7 +75,8 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
     (`ConversationBusy`), ``enqueue`` has it answered when all before it is over, ``interrupt`` cancels first
     what is at work, waits for somebody, or is enqueued.
     ``client_conversation_ids`` lets clients begin conversations under ids of their own; without, one that is
-    unknown is not found, as another's is. ``streaming`` says who is given streams. With
+    unknown is not found, as another's is. ``streaming`` says who is given streams.
+    ``output_types``, the same in each process, are those that `start` may ask an answer to have. With
     ``work=False`` runs are left to other processes (``streamchat worker``). From ``job_secret``, the same in
     every process, each background job's own secret is made, for ``POST /jobs/{job_id}``.
 
@@ -91,6 +96,7 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
         prepare_messages: PrepareMessages | None = None,
         title: MakeTitle | None = None,
         options: RunOptions | None = None,
+        output_types: Sequence[type[BaseModel]] = (),
         deps: Callable[[RunContext], Any] | None = None,
         limits: ServiceLimits | None = None,
         on_run_finished: Callable[[RunSummary], Any] | None = None,
@@ -115,8 +121,10 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
         self._job_key = job_secret.encode() if job_secret else None
         self.model = model
         self.tools = tools or ToolRegistry()
+        tools_of(model, self.tools)  # a workflow's tool of the same name is refused here, not in every run
         self.buffer: EventBuffer = buffer if buffer is not None else MemoryEventBuffer()
         self.options = options or RunOptions()
+        self.output_types = named_types(output_types)
         self.limits = limits or ServiceLimits()
         if not isinstance(self.limits, ServiceLimits):
             raise InvalidInput(
@@ -153,6 +161,7 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
             deliver=self._delivery.deliver,
             titler=Titler(self.buffer, title),
             complete=self._turns.complete,
+            output_types=self.output_types,
         )
         self._stopper = Stopper(self.buffer, self._cancel)
         self._shares = Shares(

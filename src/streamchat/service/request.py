@@ -41,8 +41,8 @@ class RunRequest(BaseModel):
     the message that the run answers, ``previous_message_id`` the one before that. ``grace`` is after how many
     seconds without readers it is cancelled (None: never). ``later`` stands for messages that are made when
     the run begins, from what its conversation holds by then and ``system_message``: runs before it were not
-    over. ``client_tools`` are those that this run's client
-    declared, and carries out.
+    over. ``client_tools`` are those that this run's client declared, and carries out. ``output_type`` names
+    the type that the answer is to have.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -57,6 +57,7 @@ class RunRequest(BaseModel):
     client_tools: tuple[ClientTool, ...] = ()
     later: bool = False
     system_message: str | None = None
+    output_type: str | None = None
 
     def encode(self) -> bytes:
         """Return it as JSON."""

@@ -48,6 +48,7 @@ class Turn:
     branch_at: str | None = None
     history: tuple[ModelMessage, ...] = ()
     client_tools: tuple[ClientTool, ...] = ()
+    output_type: str | None = None
 
     def leaf(self, known: ConversationRecord | None) -> str | None:
         """Return the message that this one follows, None for a first one."""
@@ -62,6 +63,8 @@ class Turn:
             body.append(self.branch_at)
         if self.history or self.client_tools:
             body.append([each.model_dump(mode="json") for each in (*self.history, *self.client_tools)])
+        if self.output_type is not None:
+            body.append({"output_type": self.output_type})
         return hashlib.sha256(dump_json(body)).hexdigest()
 
 
@@ -161,6 +164,7 @@ class TurnMaker:
             grace=turn.grace,
             previous_message_id=turn.leaf(known),
             client_tools=turn.client_tools,
+            output_type=turn.output_type,
         )
 
     async def _messages(

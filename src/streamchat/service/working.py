@@ -7,9 +7,12 @@ import inspect
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
+
+from pydantic import BaseModel
 
 from streamchat.buffers.base import Claim, EventBuffer, Input
 from streamchat.concurrency import Deadline
@@ -22,6 +25,7 @@ from streamchat.orchestration.options import RunOptions
 from streamchat.orchestrator import orchestrate
 from streamchat.service.driver import Driver, DriverOptions, read_log
 from streamchat.service.hub import Hub
+from streamchat.service.outputs import output_name
 from streamchat.service.request import RunRequest
 from streamchat.service.summary import RunSummary, SummaryBuilder
 from streamchat.service.titling import Titler
@@ -52,6 +56,7 @@ class RunWorker:
         deliver: Callable[[str], Awaitable[None]],
         titler: Titler,
         complete: Callable[[RunContext, RunRequest], Awaitable[RunRequest]],
+        output_types: Mapping[str, type[BaseModel]],
     ) -> None:
         self.name = name
         self.driver_options = driver_options
@@ -65,6 +70,7 @@ class RunWorker:
         self._deliver = deliver
         self._titler = titler
         self._complete = complete
+        self._output_types = output_types
         self._cancelling: set[asyncio.Task[None]] = set()
 
     async def work(self, claim: Claim, register: Callable[[Driver], None]) -> None:
@@ -79,6 +85,7 @@ class RunWorker:
         summary.claimed_at = run.updated_at
         try:
             request = RunRequest.model_validate_json(run.request)
+            output_name(request.output_type, self._output_types)
         except ValueError as error:
             await self._give_up(claim, context, summary, _unreadable(run.run_id, error))
             return
@@ -127,7 +134,7 @@ class RunWorker:
                 tools=with_client_tools(self._tools, request.client_tools if request is not None else ()),
                 context=context,
                 history=history,
-                options=self._run_options,
+                options=self._options_for(request),
             )
 
         return Driver(
@@ -140,6 +147,11 @@ class RunWorker:
             summary,
             user_message_id=request.user_message_id if request is not None else None,
         )
+
+    def _options_for(self, request: RunRequest | None) -> RunOptions:
+        if request is None or request.output_type is None:
+            return self._run_options
+        return replace(self._run_options, output_type=self._output_types[request.output_type])
 
     async def _prepare(
         self, context: RunContext, request: RunRequest | None, history: Sequence[StoredEvent]
