@@ -22,6 +22,7 @@ from streamchat.events import StoredEvent
 from streamchat.messages import ToolCallPart
 from streamchat.principal import Principal
 from streamchat.service.chat import StreamChat
+from streamchat.service.presence import OnDisconnect
 from streamchat.service.status import Started
 
 __all__ = [
@@ -117,6 +118,7 @@ async def carry_out(
     client_id: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     system_message: str | None = None,
+    on_disconnect: OnDisconnect | None = None,
 ) -> Begun:
     """Do what is wanted in the conversation and say which run comes of it.
 
@@ -134,6 +136,7 @@ async def carry_out(
             client_id=client_id,
             metadata=metadata,
             system_message=system_message,
+            on_disconnect=on_disconnect,
         )
         return Begun.of(started)
     if conversation_id is None:

@@ -117,6 +117,13 @@ class ReadingVerbs:
             return []
         return await self.buffer.conversations(owner, tenant, after=after, limit=limit)
 
+    async def conversation(
+        self, conversation_id: str, principal: Principal | None = None
+    ) -> ConversationRecord:
+        """Return a conversation: its title, its newest message, what is active. Raises
+        `ConversationNotFound`."""
+        return await self._gate.conversation(conversation_id, principal, "read")
+
     async def find(self, conversation_id: str, principal: Principal | None = None) -> RunRecord | None:
         """Return the conversation's newest run that is neither over nor enqueued; None also for an unknown or
         foreign conversation."""

@@ -1,0 +1,258 @@
+"""The endpoints under ``/vercel``: what the Vercel AI SDK's ``useChat`` talks to, as it is.
+
+A chat's id is the conversation's. A request becomes a new run, an answer made anew, or answers to a run that
+waits; the response is that run as a UI message stream. Facts on the clients: `streamchat.wire.vercel`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from typing import Any
+
+from streamchat.errors import ConversationNotFound, InvalidInput, RunNotFound
+from streamchat.events import TERMINAL, StoredEvent, Suspended
+from streamchat.http.errors import HTTPError
+from streamchat.http.incoming import (
+    Answers,
+    Begun,
+    NewMessage,
+    carry_out,
+    messages_of,
+    read_run,
+    run_of_message,
+)
+from streamchat.http.openai_stream import AnswerStream
+from streamchat.http.requests import Request, Response, json_response
+from streamchat.http.routing import Call, Route
+from streamchat.http.runs import client_id, idempotency_key, last_event_id
+from streamchat.http.streams import STREAM_HEADERS
+from streamchat.http.vercel_input import VercelBody, idempotency_key_of, wanted_of
+from streamchat.http.vercel_options import VercelOptions
+from streamchat.service.hub import HistoryReset
+from streamchat.wire.openai_answer import Failure
+from streamchat.wire.vercel import HEADERS, MEDIA_TYPE, Target, VercelWire, as_target
+
+__all__ = ["ROUTES", "target_of"]
+
+
+def target_of(request: Request, options: VercelOptions) -> Target:
+    """Return the version of the client: ``X-AI-SDK-Version`` (which a page sets on its transport), else
+    ``?target=``, else the option. Raises `HTTPError` 400."""
+    told = request.headers.get("x-ai-sdk-version") or request.parameter("target")
+    if told is None:
+        return options.target
+    try:
+        return as_target(told)
+    except InvalidInput:
+        raise HTTPError(
+            400, "invalid_query", "The version of the AI SDK must be 5, 6 or 7.", field="target"
+        ) from None
+
+
+async def _post(call: Call) -> Response:
+    options = call.endpoints.options.vercel
+    target = target_of(call.request, options)
+    key = idempotency_key(call.request)
+    body = await call.endpoints.read_json(call.request, VercelBody)
+    return await _streaming(call, lambda: _begin(call, body, key or idempotency_key_of(body), target))
+
+
+async def _begin(call: Call, body: VercelBody, key: str | None, target: Target) -> _Opening:
+    chat, principal = call.endpoints.chat, call.principal
+    stored = await messages_of(chat, body.id, principal)
+    wanted = wanted_of(body, stored)
+    begun = await carry_out(
+        chat,
+        body.id,
+        wanted,
+        principal,
+        idempotency_key=key if isinstance(wanted, NewMessage) else None,
+        client_id=client_id(call.request),
+        on_disconnect=call.endpoints.options.vercel.on_disconnect,
+    )
+    if isinstance(wanted, Answers):
+        return _going_on(call, begun, wanted, target)
+    known = [] if begun.new else await read_run(chat, begun.run_id, principal)
+    return _replaying(call, begun.run_id, known, target)
+
+
+async def _resume(call: Call) -> Response:
+    """Replay the run that is active, or has just ended; 204 where there is none, as for another's chat."""
+    target = target_of(call.request, call.endpoints.options.vercel)
+    cursor = last_event_id(call.request)
+    chat = call.endpoints.chat
+    try:
+        run_id = await _run_to_resume(call)
+        if run_id is None:
+            return Response(204)
+        known = await read_run(chat, run_id, call.principal)
+    except (ConversationNotFound, RunNotFound):
+        return Response(204)
+    at = next((i for i, event in enumerate(known, 1) if event.id == cursor), 0)
+    if at and known[at - 1].type == TERMINAL:
+        return Response(204)
+
+    async def opening() -> _Opening:
+        if at:
+            return _tailing(call, run_id, known[:at], target)
+        return _replaying(call, run_id, known, target)
+
+    return await _streaming(call, opening)
+
+
+async def _run_to_resume(call: Call) -> str | None:
+    chat = call.endpoints.chat
+    run = await chat.find(call.id, call.principal)
+    if run is not None:
+        return run.run_id
+    conversation = await chat.conversation(call.id, call.principal)
+    oldest = (time.time() - call.endpoints.options.vercel.replay_seconds) * 1000
+    if conversation.updated_at < oldest:
+        return None
+    return await run_of_message(chat, call.id, conversation.leaf_id, call.principal)
+
+
+async def _resume_head(call: Call) -> Response:
+    last_event_id(call.request)
+    run = await call.endpoints.chat.find(call.id, call.principal)
+    return Response(204) if run is None else Response(200, b"", [("content-type", MEDIA_TYPE)])
+
+
+async def _stop(call: Call) -> Response:
+    """Cancel what is active in a chat; nothing is there to be said where nothing is, or it is another's."""
+    chat = call.endpoints.chat
+    run = await chat.find(call.id, call.principal)
+    if run is None:
+        return Response(204)
+    try:
+        await chat.cancel(run.run_id, call.principal, reason="stopped")
+    except RunNotFound:
+        return Response(204)
+    return json_response(202, {"run_id": run.run_id})
+
+
+# Responses.
+
+
+class _Opening:
+    """A response about to begin: the run, what is sent at once, and the cursor to read on from."""
+
+    def __init__(self, run_id: str, wire: VercelWire, first: bytes, after: str | None) -> None:
+        self.run_id = run_id
+        self.wire = wire
+        self.first = first
+        self.after = after
+
+
+def _wire(call: Call, target: Target) -> VercelWire:
+    options = call.endpoints.options.vercel
+    return VercelWire(
+        target, progress=options.progress, dynamic=options.dynamic, hold_steps=options.hold_steps
+    )
+
+
+def _replaying(call: Call, run_id: str, known: Sequence[StoredEvent], target: Target) -> _Opening:
+    """The whole run from its start, what is known of it in few chunks."""
+    wire = _wire(call, target)
+    if not known or known[0].seq > 1:  # of a log without its beginning there is a snapshot
+        return _Opening(run_id, wire, wire.begin(""), None)
+    return _Opening(run_id, wire, wire.begin("") + wire.replay(known), known[-1].id)
+
+
+def _tailing(call: Call, run_id: str, known: Sequence[StoredEvent], target: Target) -> _Opening:
+    wire = _wire(call, target)
+    return _Opening(run_id, wire, wire.begin("") + wire.resume(known, after_end=False), known[-1].id)
+
+
+def _going_on(call: Call, begun: Begun, answers: Answers, target: Target) -> _Opening:
+    """What follows on answers; the client has the message up to where they were asked for."""
+    at = _asked_at(begun.known, {each.call for each in answers.given})
+    if not at:
+        return _replaying(call, begun.run_id, begun.known, target)
+    wire = _wire(call, target)
+    first = wire.resume(begun.known[:at], after_end=True) + b"".join(wire.events(begun.known[at:]))
+    return _Opening(begun.run_id, wire, wire.begin("") + first, begun.known[-1].id)
+
+
+def _asked_at(known: Sequence[StoredEvent], calls: Container[str]) -> int:
+    """How many events there are up to the pause in which one of these calls waited, else to the last one."""
+    last = 0
+    for count, stored in reversed(list(enumerate(known, 1))):
+        if isinstance(paused := stored.event, Suspended):
+            if any(wait.call_id in calls or wait.approval_id in calls for wait in paused.waits):
+                return count
+            last = last or count
+    return last
+
+
+class _Response:
+    """What `AnswerStream` writes by: the wire, and how it ends where the run does not."""
+
+    def __init__(self, wire: VercelWire) -> None:
+        self._wire = wire
+
+    @property
+    def finished(self) -> bool:
+        return self._wire.done
+
+    def events(self, events: Iterable[StoredEvent]) -> bytes:
+        return b"".join(map(self._wire.event, events)) + self.paused()
+
+    def reset(self, reset: HistoryReset) -> bytes:
+        return self._wire.reset(reset) + self.paused()
+
+    def fail(self, failure: Failure) -> bytes:
+        return self._wire.close()
+
+    def paused(self) -> bytes:
+        """What ends a response whose run waits for this very client; for a job, it stays open."""
+        encoder = self._wire.encoder
+        return self._wire.close() if encoder.suspended and encoder.answerable else b""
+
+
+class _Stream(AnswerStream):
+    """An `AnswerStream` that begins with what is known already."""
+
+    def __init__(self, *args: Any, first: bytes) -> None:
+        super().__init__(*args)
+        self._first = first
+
+    async def __anext__(self) -> bytes:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        return await super().__anext__()
+
+
+async def _streaming(call: Call, opening: Callable[[], Awaitable[_Opening]]) -> Response:
+    endpoints = call.endpoints
+    chat = endpoints.chat
+    let_go, lifetime = await endpoints.take_place(call)
+    try:
+        opened = await opening()
+        subscription = await chat.attach(
+            opened.run_id, opened.after, call.principal, client_id=client_id(call.request)
+        )
+    except BaseException:
+        let_go()
+        raise
+    response = _Response(opened.wire)
+    stream = _Stream(
+        subscription,
+        response,
+        endpoints.options,
+        lambda: chat.draining,
+        let_go,
+        lifetime,
+        first=opened.first + response.paused(),
+    )
+    headers = [*HEADERS, ("x-run-id", opened.run_id)]
+    return Response(200, stream, [("content-type", MEDIA_TYPE), *STREAM_HEADERS, *headers])
+
+
+ROUTES = (
+    Route("POST", "/vercel", _post),
+    Route("GET", "/vercel/{id}/stream", _resume, head=_resume_head),
+    Route("POST", "/vercel/{id}/stop", _stop),
+)
