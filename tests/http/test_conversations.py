@@ -56,6 +56,40 @@ async def test_messages_are_what_was_said_with_content_as_parts() -> None:
         assert (second["messages"], second["next"]) == ([assistant], None)
 
 
+async def test_an_edited_message_is_answered_in_the_place_of_the_old_one() -> None:
+    async with serving() as endpoints:
+        for body in ({"message": "one"}, {"message": "two"}):
+            await ask(endpoints, "POST", "/runs/reply", json={**body, "conversation_id": "c1"})
+        said = (await ask(endpoints, "GET", "/conversations/c1/messages")).json()["messages"]
+        body = {"message": "two, edited", "conversation_id": "c1", "edits": said[2]["id"]}
+        assert (await ask(endpoints, "POST", "/runs/reply", json=body)).status == 200
+        after = (await ask(endpoints, "GET", "/conversations/c1/messages")).json()["messages"]
+        assert after[:4] == said
+        assert [message["parent_id"] for message in after[3:6:2]] == [said[2]["id"], after[4]["id"]]
+        assert after[4]["parent_id"] == said[2]["parent_id"] == said[1]["id"]
+        for wrong in ({"edits": said[1]["id"]}, {"edits": "no-such"}, {"conversation_id": None}):
+            refused = await ask(endpoints, "POST", "/runs", json={**body, **wrong})
+            assert refused.status == 422
+            assert refused.json()["error"]["field"] in ("edits", "conversation_id")
+
+
+async def test_a_message_that_waits_for_its_turn_is_told_so() -> None:
+    stall = Stall()
+    model = ScriptedModel([Step("One.", stall_after=1, stall=stall), "Two."])
+    async with serving(model, on_busy="enqueue") as endpoints:
+        body = {"message": "a", "conversation_id": "c1"}
+        first = (await ask(endpoints, "POST", "/runs", json=body)).json()
+        await stall.reached()
+        second = await ask(endpoints, "POST", "/runs", json={**body, "message": "b"})
+        assert (second.status, second.json()["enqueued"]) == (201, True)
+        assert "enqueued" not in first
+        going_on = await ask(endpoints, "HEAD", "/conversations/c1/stream")
+        assert going_on.status == 200
+        stall.release()
+        stream = await ask(endpoints, "GET", second.json()["stream_url"])
+        assert b"Two." in stream.body
+
+
 async def test_the_stream_of_a_conversation_is_that_of_its_active_run() -> None:
     stall = Stall()
     async with serving(ScriptedModel([Step("Hello there.", stall_after=1, stall=stall)])) as endpoints:

@@ -129,13 +129,17 @@ JSONObject: TypeAlias = Annotated[dict[str, Any], AfterValidator(_finite)]
 
 
 class StartBody(_Body):
-    """What starts a run: the user's message, and the conversation that it continues (a new one without)."""
+    """What starts a run: the user's message, and the conversation that it continues (a new one without).
+
+    ``edits`` is the id of an earlier message of the user's, which this one takes the place of.
+    """
 
     message: Message
     conversation_id: ConversationId | None = None
     client_id: Name | None = None
     metadata: JSONObject | None = None
     system_message: str | None = None
+    edits: Name | None = None
 
     def content(self) -> str | list[dict[str, Any]]:
         """Return the message as the service takes it."""
@@ -238,8 +242,9 @@ def parse_body(body: bytes, model: type[B]) -> B:
             position = "the body is empty"
         raise HTTPError(422, "invalid_json", f"The body is not valid JSON: {position}.", field="body")
     field = _field(first, from_json(body))
-    # pydantic's sentences quote the schema, and at most a tag of what was sent.
-    raise HTTPError(422, "invalid_input", f"{field}: {first['msg'][:300]}.", field=field)
+    # pydantic quotes the schema and a tag of what was sent, and the name of a field may be the client's own.
+    said = f"{field}: {first['msg'][:300]}."
+    raise HTTPError(422, "invalid_input", said, field=field, logged=f"the body does not fit: {first['type']}")
 
 
 def _field(error: ErrorDetails, body: Any) -> str:

@@ -49,7 +49,7 @@ class HTTPError(StreamChatError):
     """An answer decided on by an endpoint itself; ``message`` is written for clients.
 
     ``field`` names what was wrong in the request, dotted where it is nested; ``headers`` are added to the
-    answer.
+    answer. ``logged`` is what the log says in place of the message, where that has the client's own words.
     """
 
     def __init__(
@@ -60,8 +60,9 @@ class HTTPError(StreamChatError):
         *,
         field: str | None = None,
         headers: list[tuple[str, str]] | None = None,
+        logged: str | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(logged or message)
         self.status = status
         self.code = code
         self.message = message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from streamchat.core.cursor import MAX_SEQ, parse_cursor
 from streamchat.http.bodies import CancelBody, StartBody
 from streamchat.http.errors import HTTPError
@@ -46,16 +48,20 @@ def client_id(request: Request, body: StartBody | None = None) -> str | None:
     return named[:200] if named else None
 
 
+def _asked(call: Call, body: StartBody, key: str | None) -> dict[str, Any]:
+    """What `StreamChat.start` and `reply` are asked for, beside the message."""
+    return {
+        "idempotency_key": key,
+        "metadata": body.metadata,
+        "system_message": body.system_message,
+        "client_id": client_id(call.request, body),
+        "edits": body.edits,
+    }
+
+
 async def _begin(call: Call, body: StartBody, key: str | None) -> Started:
-    return await call.endpoints.chat.start(
-        body.conversation_id,
-        body.content(),
-        call.principal,
-        idempotency_key=key,
-        metadata=body.metadata,
-        system_message=body.system_message,
-        client_id=client_id(call.request, body),
-    )
+    asked = _asked(call, body, key)
+    return await call.endpoints.chat.start(body.conversation_id, body.content(), call.principal, **asked)
 
 
 def _replayed(started: Started) -> list[tuple[str, str]]:
@@ -64,12 +70,14 @@ def _replayed(started: Started) -> list[tuple[str, str]]:
 
 def started_response(call: Call, started: Started) -> Response:
     """Answer with a run that was made durable, and where to stream it."""
-    answer = {
+    answer: dict[str, Any] = {
         "run_id": started.run_id,
         "message_id": started.message_id,
         "conversation_id": started.conversation_id,
         "stream_url": call.request.url("runs", started.run_id, "stream"),
     }
+    if started.enqueued:
+        answer["enqueued"] = True
     location = ("location", call.request.url("runs", started.run_id))
     return json_response(201, answer, [location, *_replayed(started)])
 
@@ -104,13 +112,7 @@ async def _reply(call: Call) -> Response:
 
     async def wait() -> Response:
         status = await call.endpoints.chat.reply(
-            body.conversation_id,
-            body.content(),
-            call.principal,
-            idempotency_key=key,
-            metadata=body.metadata,
-            system_message=body.system_message,
-            client_id=client_id(call.request, body),
+            body.conversation_id, body.content(), call.principal, **_asked(call, body, key)
         )
         return json_response(200, status.as_json())
 

@@ -44,12 +44,14 @@ class _Answer(BaseModel):
 
 
 class RunStartedAnswer(_Answer):
-    """A run that was made durable; ``stream_url`` is a path on this server."""
+    """A run that was made durable; ``stream_url`` is a path on this server. ``enqueued`` is there, and true,
+    where others of the conversation come first."""
 
     run_id: str
     message_id: str
     conversation_id: str
     stream_url: str
+    enqueued: bool = False
 
 
 class StepTimings(_Answer):

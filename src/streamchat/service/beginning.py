@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from streamchat.buffers.base import MessageRecord, NewEvent, NewRun
-from streamchat.errors import Busy, ConversationBusy, ConversationMoved, InvalidInput
+from streamchat.errors import Busy, ConversationBusy, ConversationMoved, InvalidInput, RunNotFound
 from streamchat.messages import ModelMessage
 from streamchat.models.base import Model
 from streamchat.orchestration.workflow_run import tools_of
@@ -65,6 +65,7 @@ class StartingVerbs(ReadingVerbs):
         on_disconnect: OnDisconnect | None = None,
         on_busy: OnBusy | None = None,
         branch_at: str | None = None,
+        edits: str | None = None,
         history: Sequence[ModelMessage] = (),
         client_tools: Sequence[ClientTool | Mapping[str, Any]] = (),
         output_type: type[BaseModel] | str | None = None,
@@ -76,7 +77,8 @@ class StartingVerbs(ReadingVerbs):
         enqueued one begins, in the order of the messages, when the runs before it are over, or wait for jobs
         alone, and what the model is given is made then. The
         message follows the conversation's newest answer, or the message ``branch_at`` of it (``""``: none),
-        which makes a branch: so an edited message takes the place of what was said. ``history`` is given to
+        which makes a branch; with ``edits`` it takes the place of the user's message of that id, and what
+        was said from there on stays readable beside it. ``history`` is given to
         the model before the message where the conversation is new, and kept with the run only.
         ``client_tools`` are offered to the model in this run; their calls wait for `submit_tool_result`.
         ``output_type``, one of the service's ``output_types`` or its name, is what this run's answer is to
@@ -95,6 +97,8 @@ class StartingVerbs(ReadingVerbs):
                 f"a conversation id has 1 to 64 printable ASCII characters, not {conversation_id[:80]!r}",
                 field="conversation_id",
             )
+        if edits is not None:
+            branch_at = await self._place_of(edits, conversation_id, principal)
         grace = self._grace if on_disconnect is None else grace_of(on_disconnect)
         if principal is not None and principal.expires_at is not None:
             principal = replace(principal, expires_at=None)  # the run outlives the token
@@ -121,6 +125,21 @@ class StartingVerbs(ReadingVerbs):
             if before is None:
                 raise
             return before
+
+    async def _place_of(
+        self, message_id: str, conversation_id: str | None, principal: Principal | None
+    ) -> str:
+        """Return what a message of the user's follows (``""``: nothing)."""
+        if conversation_id is None:
+            raise InvalidInput("edits= needs the conversation_id of the message", field="conversation_id")
+        await self._gate.conversation(conversation_id, principal, "start")
+        for row in await self._turns.rows(conversation_id):
+            if row.message_id == message_id and row.role == "user":
+                return row.parent_id or ""
+        raise InvalidInput(
+            f"conversation {conversation_id} has no message {message_id[:80]!r} of the user's to edit",
+            field="edits",
+        )
 
     async def _start(self, supervisor: Supervisor, turn: Turn, on_busy: OnBusy) -> Started:
         """Create the turn's run; if need be in the place of those that are interrupted, or behind others."""
@@ -224,11 +243,17 @@ class StartingVerbs(ReadingVerbs):
     async def _begun_before(
         self, principal: Principal | None, key: str | None, digest: str | None
     ) -> Started | None:
-        """What an earlier request of this key began: it takes no room."""
+        """What an earlier request of this key began, if its principal may still start: it takes no room."""
         if key is None or digest is None:
             return None
         run = await self.buffer.created(principal, key, digest)
-        return None if run is None else Started.of(run, new=False)
+        if run is None:
+            return None
+        try:
+            await self._gate.run(run.run_id, principal, "start")
+        except RunNotFound:
+            return None
+        return Started.of(run, new=False)
 
 
 def _usable_id(conversation_id: str) -> bool:

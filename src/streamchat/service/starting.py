@@ -135,7 +135,7 @@ class TurnMaker:
         """
         if not request.later or request.user_message_id is None:
             return request
-        rows = await self._rows(context.conversation_id or "")
+        rows = await self.rows(context.conversation_id or "")
         path = conversation_path(rows, request.user_message_id)
         if not path:
             raise StreamChatError(f"the message {request.user_message_id} that it answers is not stored")
@@ -180,7 +180,7 @@ class TurnMaker:
 
     async def _path(self, known: ConversationRecord, turn: Turn) -> list[MessageRecord]:
         """The messages up to the turn's leaf, as far as the model is given them."""
-        path = conversation_path(await self._rows(known.conversation_id), turn.leaf(known))
+        path = conversation_path(await self.rows(known.conversation_id), turn.leaf(known))
         if turn.branch_at and not path:
             raise InvalidInput(
                 f"conversation {known.conversation_id} has no message {turn.branch_at[:80]!r} to branch at",
@@ -188,7 +188,8 @@ class TurnMaker:
             )
         return self._newest(path)
 
-    async def _rows(self, conversation_id: str) -> list[MessageRecord]:
+    async def rows(self, conversation_id: str) -> list[MessageRecord]:
+        """Return all messages of a conversation; raises `ConversationNotFound`."""
         rows: list[MessageRecord] = []
         while page := await self._buffer.messages(
             conversation_id, after=rows[-1].message_id if rows else None, limit=_PAGE
