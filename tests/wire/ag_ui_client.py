@@ -141,7 +141,8 @@ class AGUIClient:
         _check(event, ({**needed, "type": str}, {**optional, **_OPTIONAL}), kind)
         if self.over:
             raise Violation(f"{kind} after the end")
-        if (kind == "RUN_STARTED") == self.running:
+        first = kind == "RUN_STARTED" or (kind == "RUN_ERROR" and not self.running)
+        if first == self.running:
             raise Violation(f"{kind} while running is {self.running}")
         for name, (start, more, end) in _SPANS.items():
             if kind not in (start, more, end) or not kind:

@@ -6,6 +6,7 @@ service stands behind.
 
 from __future__ import annotations
 
+from streamchat.http.ag_ui_options import AGUIOptions
 from streamchat.http.bare import bare_response
 from streamchat.http.cors import CORS
 from streamchat.http.endpoints import Endpoints, PrincipalFunction
@@ -17,6 +18,7 @@ from streamchat.http.routing import Call, Handler, Route
 
 __all__ = [
     "CORS",
+    "AGUIOptions",
     "ByteStream",
     "Call",
     "ClientGone",

@@ -14,7 +14,17 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
 from streamchat.errors import StreamChatError
-from streamchat.http import answers, conversations, description, health, openai_endpoints, retrying, runs
+from streamchat.http import (
+    ag_ui,
+    answers,
+    conversations,
+    description,
+    health,
+    openai_endpoints,
+    retrying,
+    runs,
+    vercel,
+)
 from streamchat.http.bodies import B, read_json
 from streamchat.http.cors import CORS, check_origin
 from streamchat.http.errors import HTTPError, error_response, expired, not_allowed, unauthenticated
@@ -71,6 +81,8 @@ class Endpoints:
             *health.ROUTES,
             *description.ROUTES,
             *openai_endpoints.ROUTES,
+            *ag_ui.ROUTES,
+            *vercel.ROUTES,
             *routes,
         )
         self._router = Router(self.routes)

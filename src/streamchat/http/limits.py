@@ -7,9 +7,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from streamchat.http.ag_ui_options import AGUIOptions
 from streamchat.http.errors import HTTPError
 from streamchat.http.openai_options import OpenAIOptions
 from streamchat.http.requests import Request
+from streamchat.http.vercel_options import VercelOptions
 from streamchat.principal import Principal
 
 __all__ = ["HTTPOptions", "StreamCount", "Who", "read_body", "who"]
@@ -32,7 +34,8 @@ class HTTPOptions:
     A reader that takes nothing for ``send_timeout`` is let go, and resumes. ``body_timeout`` is for a whole
     request body; ``max_body_bytes`` is its size (None: the service's own limit). ``max_streams`` and
     ``max_streams_per_principal`` bound what is open at once in this process (None: no bound). ``max_page`` is
-    the largest ``limit`` of a list. ``openai`` is about ``/v1`` (`OpenAIOptions`).
+    the largest ``limit`` of a list. ``openai`` is about ``/v1`` (`OpenAIOptions`), ``ag_ui`` about ``/ag-ui``
+    (`AGUIOptions`), ``vercel`` about ``/vercel`` (`VercelOptions`).
     """
 
     heartbeat: float = 15.0
@@ -48,6 +51,8 @@ class HTTPOptions:
     max_streams_per_principal: int | None = None
     max_page: int = 1000
     openai: OpenAIOptions = field(default_factory=OpenAIOptions)
+    ag_ui: AGUIOptions = field(default_factory=AGUIOptions)
+    vercel: VercelOptions = field(default_factory=VercelOptions)
 
 
 async def read_body(request: Request, most: int, seconds: float) -> bytes:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from streamchat.core.cursor import MAX_SEQ
+from streamchat.http.ag_ui_input import RunAgentInput, StreamedAGUIEvent
 from streamchat.http.bodies import (
     ApprovalBody,
     CancelBody,
@@ -262,6 +263,16 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "The names that the agent is offered by", ModelsAnswer, errors=(401,), tag="openai"
     ),
     ("GET", "/v1/models/{id}"): Operation("One of them", ModelAnswer, errors=(401, 404), tag="openai"),
+    ("POST", "/ag-ui"): Operation(
+        "Begin a run, go on with one, or join it, as AG-UI's clients do; a stream of AG-UI events",
+        StreamedAGUIEvent,
+        200,
+        RunAgentInput,
+        events=True,
+        parameters=_START[1:],
+        errors=_STARTING,
+        tag="ag-ui",
+    ),
     ("GET", "/health/live"): Operation("The process answers", Health, tag="health"),
     ("GET", "/health/ready"): Operation("The process takes requests", Health, errors=(503,), tag="health"),
     ("GET", "/openapi.json"): Operation("This description", tag="description"),

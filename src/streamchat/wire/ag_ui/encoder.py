@@ -131,11 +131,14 @@ class AGUIEncoder:
             handler(self, event)
         return self._taken()
 
-    def rejoin(self, events: Iterable[StreamEvent | StoredEvent]) -> list[AGUIEvent]:
+    def rejoin(
+        self, events: Iterable[StreamEvent | StoredEvent], *, answered: bool = False
+    ) -> list[AGUIEvent]:
         """Return what a client is sent that comes when ``events`` have been: no replay, but what they came
         to, with whatever is open opened again, so that `add` can go on.
 
-        Of a run that is suspended, or over, that includes the ending.
+        Of a run that is suspended, or over, that includes the ending; with ``answered`` a suspended run is
+        about to go on.
         """
         for event in events:
             self._note_time(event)
@@ -143,7 +146,7 @@ class AGUIEncoder:
             self._folder.add(event)
             if isinstance(event, CustomEvent):
                 self._state.take(event)
-        return self._restate()
+        return self._restate(answered=answered)
 
     def reset(self, state: RunState) -> list[AGUIEvent]:
         """Return the same for a log whose events up to here cannot be had (`HistoryReset`): `add` goes on
@@ -219,7 +222,7 @@ class AGUIEncoder:
             self._step.wrong = False
             self._snapshot()
 
-    def _restate(self) -> list[AGUIEvent]:
+    def _restate(self, *, answered: bool = False) -> list[AGUIEvent]:
         """Say what the log came to so far, and open again what is open."""
         state = self._folder.state
         late = not self._begun
@@ -239,7 +242,8 @@ class AGUIEncoder:
         if state.over:
             self._end(state)
         elif state.status == "suspended":
-            self._suspend(state.waits, restated=True)
+            if not answered:
+                self._suspend(state.waits, restated=True)
         elif state.steps and not state.steps[-1].finished:
             self._reopen(state)
         return self._taken()

@@ -1,0 +1,217 @@
+"""What an AG-UI client sends: ``RunAgentInput``, and what is taken of it.
+
+The client sends the whole thread along; of that only what is new counts: the last message where it is a
+user's, the results of the page's own tools, and ``resume`` entries. What the client says was said before is
+never believed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic.alias_generators import to_camel
+
+from streamchat.http.bodies import Message, Name
+from streamchat.http.errors import HTTPError
+
+__all__ = [
+    "InputMessage",
+    "ResumeEntry",
+    "RunAgentInput",
+    "StreamedAGUIEvent",
+    "Verdict",
+    "readings_of",
+    "user_content_of",
+    "verdict",
+]
+
+
+class _Taken(BaseModel):
+    # What else a client sends is of no use here, or not known yet.
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
+
+
+class InputMessage(_Taken):
+    """A message as the client has it; ``content`` is judged where it is used."""
+
+    id: Annotated[str, StringConstraints(max_length=500)]
+    role: Literal["user", "assistant", "tool", "system", "developer", "reasoning", "activity"]
+    content: Any = None
+    tool_call_id: str | None = None
+    error: str | None = None
+
+
+class ToolDeclaration(_Taken):
+    """A tool that the page executes; ``parameters`` is the JSON Schema of an object."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] | None = None
+
+
+class ContextEntry(_Taken):
+    """What the page shows, in words for the model."""
+
+    description: str
+    value: str
+
+
+class ResumeEntry(_Taken):
+    """The answer to an interrupt."""
+
+    interrupt_id: Name
+    status: Literal["resolved", "cancelled"]
+    payload: Any = None
+
+
+class RunAgentInput(_Taken):
+    """The body of ``POST /ag-ui``, after AG-UI 1.0; members that are not listed here are passed over."""
+
+    thread_id: Name
+    run_id: Name
+    parent_run_id: Name | None = None
+    messages: list[InputMessage] = Field(max_length=10_000)
+    tools: list[ToolDeclaration] = Field(default_factory=list, max_length=1000)
+    context: list[ContextEntry] = Field(default_factory=list, max_length=1000)
+    resume: list[ResumeEntry] = Field(default_factory=list, max_length=1000)
+
+    @property
+    def new_message(self) -> InputMessage | None:
+        """The user's message, where that is what comes last."""
+        last = self.messages[-1] if self.messages else None
+        return last if last is not None and last.role == "user" else None
+
+    def results(self) -> Iterator[InputMessage]:
+        """The results of tools, whoever made them."""
+        for message in self.messages:
+            if message.role == "tool" and message.tool_call_id is not None:
+                yield message
+
+    def instructions(self) -> str | None:
+        """What the client would have the model told besides the messages; None where there is nothing."""
+        said = [
+            message.content
+            for message in self.messages
+            if message.role in ("system", "developer") and isinstance(message.content, str)
+        ]
+        said += [f"{entry.description}: {entry.value}" for entry in self.context]
+        return "\n\n".join(said) or None
+
+
+class StreamedAGUIEvent(BaseModel):
+    """One event of the answer, as AG-UI 1.0 defines it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+
+
+# The user's message.
+
+
+class _Source(_Taken):
+    type: Literal["data", "url", "file"]
+    value: str
+    mime_type: str | None = None
+
+
+class _Text(_Taken):
+    type: Literal["text"]
+    text: str
+
+
+class _Media(_Taken):
+    type: Literal["image", "audio", "document"]
+    source: _Source
+    metadata: Any = None
+
+
+_Part: TypeAlias = Annotated[_Text | _Media, Field(discriminator="type")]
+_PARTS: TypeAdapter[list[_Part]] = TypeAdapter(list[_Part])
+_MESSAGE: TypeAdapter[Any] = TypeAdapter(Message)
+
+
+def user_content_of(message: InputMessage, position: int) -> str | list[dict[str, Any]]:
+    """Return a user's message as text or as Chat Completions parts.
+
+    Raises `HTTPError` 422 with the field for an empty one, and for parts that cannot be passed on.
+    """
+    where = f"messages.{position}.content"
+    try:
+        content = message.content
+        if not isinstance(content, str):
+            content = [_chat_part(part) for part in _PARTS.validate_python(content)]
+        checked: Any = _MESSAGE.validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = next((str(item) for item in first["loc"] if isinstance(item, int)), None)
+        field = where if place is None else f"{where}.{place}"
+        raise HTTPError(422, "invalid_input", f"{field}: {first['msg'][:300]}.", field=field) from None
+    return checked if isinstance(checked, str) else [part.model_dump(exclude_none=True) for part in checked]
+
+
+def _chat_part(part: _Text | _Media) -> dict[str, Any]:
+    if isinstance(part, _Text):
+        return {"type": "text", "text": part.text}
+    source = part.source
+    url = source.value
+    if source.type == "data":
+        url = f"data:{source.mime_type or 'application/octet-stream'};base64,{source.value}"
+    if part.type == "image":
+        return {"type": "image_url", "image_url": {"url": url}}
+    if part.type == "audio" and source.type == "data":
+        form = (source.mime_type or "audio/wav").rpartition("/")[2].removeprefix("x-")
+        form = {"mpeg": "mp3"}.get(form, form)
+        return {"type": "input_audio", "input_audio": {"data": source.value, "format": form}}
+    if source.type == "file":
+        return {"type": "file", "file": {"file_id": source.value}}
+    name = part.metadata.get("filename") if isinstance(part.metadata, Mapping) else None
+    named = {"filename": name} if isinstance(name, str) else {}
+    return {"type": "file", "file": {"file_data": url, **named}}
+
+
+# Answers.
+
+
+class Verdict(BaseModel):
+    """A person's decision, from a resume entry."""
+
+    approved: bool
+    reason: str | None = None
+    arguments: dict[str, Any] | None = None
+
+
+def verdict(entry: ResumeEntry) -> Verdict | None:
+    """Read a resume entry's payload: true or false, or an object with ``approved``, ``reason`` and
+    ``editedArgs``; None for any other. What was cancelled is not approved."""
+    if entry.status == "cancelled":
+        return Verdict(approved=False)
+    payload = entry.payload
+    if isinstance(payload, bool):
+        return Verdict(approved=payload)
+    if not isinstance(payload, dict):
+        return None
+    fields = {name: payload.get(key) for name, key in _PAYLOAD.items()}
+    try:
+        return Verdict.model_validate(fields, strict=True)
+    except ValidationError:
+        return None
+
+
+_PAYLOAD = {"approved": "approved", "reason": "reason", "arguments": "editedArgs"}
+
+
+def readings_of(message: InputMessage) -> list[Any]:
+    """Return what a tool's result may mean, the likeliest first: text that is JSON as its value, then as
+    text."""
+    content = message.content
+    if not isinstance(content, str):
+        return [content]
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return [content]
+    return [content] if isinstance(value, str) else [value, content]

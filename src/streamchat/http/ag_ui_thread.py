@@ -1,0 +1,71 @@
+"""A thread as AG-UI's clients are told of it: the stored messages, under the ids that this client knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from streamchat.buffers.base import MessageRecord
+from streamchat.http.ag_ui_input import InputMessage
+from streamchat.messages import parse_content
+from streamchat.service.request import conversation_path
+from streamchat.wire.ag_ui import AGUIMessage, Ids, run_messages, user_message
+
+__all__ = ["Thread"]
+
+
+class Thread:
+    """The stored messages of a conversation; those of users go by the client's own ids where it sent them.
+
+    A client's message has another id than the stored one, and a snapshot under an id that the client does not
+    know would put that message behind all others.
+    """
+
+    def __init__(self, rows: Sequence[MessageRecord], said: Sequence[InputMessage]) -> None:
+        self._rows = rows
+        self._said = [message for message in said if message.role == "user"]
+
+    @property
+    def newest_run(self) -> str | None:
+        """The run of the newest answer."""
+        answers = (row.run_id for row in reversed(self._rows) if row.role == "assistant")
+        return next((run_id for run_id in answers if run_id is not None), None)
+
+    def whole(self) -> list[AGUIMessage]:
+        """Return the messages up to the newest one."""
+        return self._told(conversation_path(self._rows, self._rows[-1].message_id if self._rows else None))
+
+    def before(self, message_id: str) -> list[AGUIMessage]:
+        """Return the messages up to the one that the answer ``message_id`` follows."""
+        return self._told(conversation_path(self._rows, message_id)[:-1])
+
+    def _told(self, path: Sequence[MessageRecord]) -> list[AGUIMessage]:
+        told: list[list[AGUIMessage]] = []
+        left = len(self._said)
+        for row in reversed(path):
+            content = parse_content(row.content)
+            if row.role == "assistant":
+                told.append(run_messages(content, Ids(row.message_id)))
+            elif row.role == "user":
+                message = user_message(row.message_id, content)
+                known = self._find(message, left)
+                if known is not None:
+                    left = known
+                    message["id"] = self._said[known].id
+                told.append([message])
+        return [message for messages in reversed(told) for message in messages]
+
+    def _find(self, message: AGUIMessage, left: int) -> int | None:
+        """Return the newest of the client's messages, of those not yet found, that says the same."""
+        for place in range(left - 1, -1, -1):
+            if _text(self._said[place].content) == _text(message["content"]):
+                return place
+        return None
+
+
+def _text(content: object) -> str | None:
+    """The text of a message, whatever else is in it."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return None
+    return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))

@@ -1,0 +1,227 @@
+// AG-UI's own client, `HttpAgent`, through every scenario. Each returns what a page would have in the end.
+import { HttpAgent, buildResumeArray } from "@ag-ui/client";
+import { answer, ask, config, runAll, until } from "./harness.mjs";
+
+// (A response that is cut off makes this client's own cleanup reject, where nobody can catch it.)
+process.on("unhandledRejection", () => {});
+console.error = console.warn = () => {};
+
+let threads = 0;
+
+/** An agent on a thread of its own, which asks for a scenario; `had` are messages that it has already. */
+function agentFor(scenario, options = {}) {
+  threads += 1;
+  const threadId = options.threadId ?? `${config.prefix}-${threads}`;
+  return new HttpAgent({
+    url: `${config.url}/ag-ui`,
+    threadId,
+    initialMessages: options.had ?? [{ id: `user-${threadId}`, role: "user", content: scenario }],
+    fetch: options.fetch,
+  });
+}
+
+/** Run once and tell what came of it, whether it is resolved or rejected. */
+async function run(agent, parameters = {}) {
+  const told = { activities: [], customs: [], types: [] };
+  const subscriber = {
+    onEvent: ({ event }) => void told.types.push(event.type),
+    onRunStartedEvent: ({ event }) => void (told.runId = event.metadata?.streamchat?.runId),
+    onRunErrorEvent: ({ event }) => void (told.error = event),
+    onRunFinishedEvent: (end) => void (told.end = end),
+    onCustomEvent: ({ event }) => void told.customs.push(event.name),
+    onActivitySnapshotEvent: ({ event }) => void told.activities.push(event.content),
+    ...parameters.subscriber,
+  };
+  try {
+    await agent.runAgent(parameters, subscriber);
+  } catch (error) {
+    told.rejected = { message: String(error?.message ?? error), status: error?.status ?? null };
+  }
+  return told;
+}
+
+/** What a page would have, and how the last run ended. */
+function state(agent, told) {
+  return {
+    threadId: agent.threadId,
+    messages: agent.messages,
+    state: agent.state,
+    runId: told.runId ?? null,
+    outcome: told.error ? "error" : (told.end?.outcome ?? null),
+    error: told.error ?? null,
+    rejected: told.rejected ?? null,
+    pending: told.end?.pendingToolCallIds ?? [],
+    interrupts: agent.pendingInterrupts.length,
+    customs: told.customs,
+    activities: told.activities,
+    types: told.types,
+  };
+}
+
+async function once(scenario, parameters) {
+  const agent = agentFor(scenario);
+  return state(agent, await run(agent, parameters));
+}
+
+async function decide(payload, status = "resolved") {
+  const agent = agentFor("approval");
+  await run(agent);
+  const asked = agent.pendingInterrupts.map(({ id, reason, toolCallId, message }) => ({ id, reason, toolCallId, message }));
+  const responses = Object.fromEntries(asked.map(({ id }) => [id, { status, payload }]));
+  const resume = buildResumeArray(agent.pendingInterrupts, responses);
+  const told = await run(agent, { resume });
+  return { ...state(agent, told), asked };
+}
+
+async function pageTool(scenario, content, parameters) {
+  const agent = agentFor(scenario);
+  const first = await run(agent, parameters);
+  const pending = first.end.pendingToolCallIds;
+  for (const toolCallId of pending) {
+    agent.addMessage({ id: `result-${toolCallId}`, role: "tool", toolCallId, content });
+  }
+  return { ...state(agent, await run(agent, parameters)), asked: pending };
+}
+
+// Being cut off.
+
+/** A fetch whose first response ends in a network failure after `frames` frames; `seen` says how many came. */
+function cutting(frames, seen) {
+  let first = true;
+  return async (url, init) => {
+    const response = await fetch(url, init);
+    if (!first) return response;
+    first = false;
+    const reader = response.body.getReader();
+    const decoder = new TextDecoder();
+    const encoder = new TextEncoder();
+    let text = "";
+    let passed = 0;
+    const body = new ReadableStream({
+      async pull(controller) {
+        for (;;) {
+          const end = text.indexOf("\n\n");
+          if (passed >= frames) {
+            seen.cut = true;
+            await reader.cancel();
+            return controller.error(new TypeError("network error"));
+          }
+          if (end >= 0) {
+            passed += 1;
+            controller.enqueue(encoder.encode(text.slice(0, end + 2)));
+            text = text.slice(end + 2);
+            return;
+          }
+          const { done, value } = await reader.read();
+          if (done) return controller.close();
+          text += decoder.decode(value, { stream: true });
+        }
+      },
+    });
+    return new Response(body, { status: response.status, headers: response.headers });
+  };
+}
+
+/** Cut a scenario off after each number of frames, come back by `comeBack`, and tell what the page has then. */
+async function cutEverywhere(scenario, comeBack, every) {
+  const ends = [];
+  for (let frames = 0; ; frames += every) {
+    const seen = { cut: false };
+    // (a scenario that fails once does so for each name)
+    const agent = agentFor(scenario.replace("*", `${config.prefix}-${comeBack.name}-${frames}`), { fetch: cutting(frames, seen) });
+    const runId = `run-${agent.threadId}`;
+    let told = await run(agent, { runId });
+    let last = agent;
+    if (seen.cut) ({ agent: last, told } = await comeBack(agent, runId));
+    ends.push({ frames, cut: seen.cut, ...state(last, told), types: [] });
+    if (!seen.cut) return ends;
+  }
+}
+
+async function sameTab(agent, runId) {
+  return { agent, told: await run(agent, { runId }) };
+}
+
+async function sameTabNewRun(agent) {
+  return { agent, told: await run(agent) };
+}
+
+async function reloaded(agent, runId) {
+  // The page has kept nothing but what the user wrote.
+  const other = agentFor("", { threadId: agent.threadId, had: agent.messages.filter(({ role }) => role === "user") });
+  return { agent: other, told: await run(other, { runId }) };
+}
+
+async function reloadedWithAll(agent) {
+  const other = agentFor("", { threadId: agent.threadId, had: agent.messages });
+  return { agent: other, told: await run(other) };
+}
+
+const every = config.every ?? 1;
+const comingBack = { sameTab, sameTabNewRun, reloaded, reloadedWithAll };
+
+const scenarios = {
+  text: () => once("hello"),
+  reasoning: () => once("reasoning"),
+  parallel: () => once("parallel"),
+  toolError: () => once("tool-error"),
+  progress: () => once("progress"),
+  unknownTool: () => once("unknown-tool"),
+  invalidJson: () => once("invalid-json"),
+  approvalYes: () => decide({ approved: true }),
+  approvalNo: () => decide({ approved: false, reason: "Not that one." }),
+  approvalEdited: () => decide({ approved: true, editedArgs: { path: "b.txt" } }),
+  approvalCancelled: () => decide(undefined, "cancelled"),
+  pageTool: () => pageTool("client-tool", JSON.stringify({ latitude: 1.5 })),
+  declaredTool: () =>
+    pageTool("unknown-tool", "painted", {
+      tools: [{ name: "nonsense", description: "Of the page.", parameters: { type: "object", properties: {} } }],
+    }),
+  errorBefore: () => once("error-before"),
+  errorMid: () => once("error-mid"),
+  reset: () => once(`reset:${config.prefix}`),
+  async twoTurns() {
+    const agent = agentFor("hello");
+    await run(agent);
+    agent.addMessage({ id: "second", role: "user", content: "reasoning" });
+    return state(agent, await run(agent));
+  },
+  async cancel() {
+    const name = `${config.prefix}-cancel`;
+    const agent = agentFor(`hold:${name}:2`);
+    let runId;
+    const running = run(agent, {
+      subscriber: { onRunStartedEvent: ({ event }) => void (runId = event.metadata.streamchat.runId) },
+    });
+    await ask("GET", `/test/reached/${name}`);
+    await until(() => runId !== undefined, "the run's id");
+    await ask("POST", `/runs/${runId}/cancel`);
+    const told = await running;
+    return state(agent, { ...told, runId });
+  },
+  async busy() {
+    const name = `${config.prefix}-busy`;
+    const agent = agentFor(`hold:${name}:2`);
+    const running = run(agent);
+    await ask("GET", `/test/reached/${name}`);
+    const other = agentFor("", { threadId: agent.threadId, had: [{ id: "other", role: "user", content: "hello" }] });
+    const told = await run(other);
+    await ask("POST", `/test/release/${name}`);
+    await running;
+    return state(other, told);
+  },
+  ...Object.fromEntries(
+    Object.entries(comingBack).map(([name, comeBack]) => [
+      name,
+      async () => {
+        const ends = [];
+        for (const scenario of config.cut ?? ["hello"]) {
+          for (const end of await cutEverywhere(scenario, comeBack, every)) ends.push({ scenario, ...end });
+        }
+        return ends;
+      },
+    ]),
+  ),
+};
+
+answer(await runAll(scenarios, config.scenarios));
