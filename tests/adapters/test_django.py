@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ import pytest
 
 from streamchat.core.sse import SSEDecoder
 from streamchat.testing import Stall
+from tests.adapters.django_project.ready import make_ready
 from tests.adapters.serving import Connection, fetch, read_until, request, serve
 
 pytest.importorskip("django")
@@ -22,14 +22,11 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def project() -> Iterator[dict[str, str]]:
     """The project, set up once; yields the session cookies of its users."""
-    os.environ["DJANGO_TEST_DB"] = str(tmp_path_factory.mktemp("django") / "db.sqlite3")
-    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.adapters.django_project.settings"
-    import django
+    make_ready()
     from django.core.management import call_command
 
-    django.setup()
     call_command("migrate", verbosity=0)
     from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
     from django.contrib.auth.models import User
@@ -38,7 +35,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
     cookies = {}
     for name in ("ann", "bob"):
-        user = User.objects.create_user(name)
+        user, _ = User.objects.get_or_create(username=name)
         session = SessionStore()
         session[SESSION_KEY] = str(user.pk)
         session[BACKEND_SESSION_KEY] = "django.contrib.auth.backends.ModelBackend"

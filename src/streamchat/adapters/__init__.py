@@ -1,5 +1,5 @@
 """Frameworks: each adapter translates its requests and responses to those of `streamchat.http`, and nothing
-more."""
+more. What commands share is in `commands`."""
 
 from __future__ import annotations
 

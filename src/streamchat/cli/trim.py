@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import re
 import sys
 import time
 import warnings
 from datetime import UTC, datetime
 from typing import Any
 
+from streamchat.adapters.commands import age, positive_number, trim_all
 from streamchat.buffers import buffer_for
 
 __all__ = ["add_to"]
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def add_to(commands: Any) -> None:
@@ -33,54 +31,28 @@ def add_to(commands: Any) -> None:
     command.add_argument(
         "--older-than",
         metavar="AGE",
-        type=_age,
+        type=age,
         required=True,
         help="how long ago a run must have ended: a number and s, m, h, d or w, as in 30d",
     )
     command.add_argument(
         "--batch",
         metavar="N",
-        type=_number,
+        type=positive_number,
         default=100,
         help="how many runs a transaction trims (default: %(default)s)",
     )
     command.set_defaults(run=_run)
 
 
-def _age(text: str) -> int:
-    """Return seconds."""
-    found = re.fullmatch(r"(\d{1,9})([smhdw])", text.strip().lower())
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no age: a number and s, m, h, d or w, as in 30d")
-    return int(found[1]) * _SECONDS[found[2]]
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 10000")
-    return int(text)
-
-
 def _run(arguments: argparse.Namespace) -> int:
     before = time.time() - arguments.older_than
     with warnings.catch_warnings(record=True) as told:
-        count = asyncio.run(_trim(arguments, int(before * 1000)))
+        # Made tables would only hide that the URL is a wrong one.
+        buffer = buffer_for(arguments.db, prefix=arguments.prefix, create_tables=False)
+        count = asyncio.run(trim_all(buffer, int(before * 1000), arguments.batch))
     for warning in told:
         print(f"streamchat: warning: {warning.message}", file=sys.stderr)
     moment = datetime.fromtimestamp(max(before, 0), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     print(f"trimmed {count} {'run' if count == 1 else 'runs'} that ended before {moment}")
     return 0
-
-
-async def _trim(arguments: argparse.Namespace, before: int) -> int:
-    # Made tables would only hide that the URL is a wrong one.
-    buffer = buffer_for(arguments.db, prefix=arguments.prefix, create_tables=False)
-    await buffer.open()
-    try:
-        trimmed = 0
-        # Each call is a transaction of its own; between them, others get their turn.
-        while count := await buffer.trim(before, arguments.batch):
-            trimmed += count
-        return trimmed
-    finally:
-        await buffer.close()

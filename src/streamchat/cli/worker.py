@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 from typing import Any
 
-from streamchat import StreamChat, StreamChatError
+from streamchat import StreamChatError
+from streamchat.adapters.commands import work_until_told
 from streamchat.cli.loading import load_chat
 
 __all__ = ["add_to"]
@@ -46,42 +46,4 @@ def _run(arguments: argparse.Namespace) -> int:
 
 async def _work(name: str, look_every: float) -> None:
     chat = await load_chat(name)
-    asked = asyncio.Semaphore(0)
-    restore = _on_signals(asked.release)
-    try:
-        await chat.open(work=True, look_every=look_every)
-        try:
-            print(f"streamchat worker: {chat.worker} is at work (SIGTERM ends it)", flush=True)
-            await asked.acquire()
-            await _drain(chat, asked)
-        finally:
-            await chat.close()
-    finally:
-        restore()
-    print("streamchat worker: ended", flush=True)
-
-
-async def _drain(chat: StreamChat, asked: asyncio.Semaphore) -> None:
-    """Let runs finish, until the time is over or somebody asks again."""
-    seconds = chat.limits.drain_seconds
-    print(f"streamchat worker: finishing what runs ({seconds:g} s at most)…", flush=True)
-    draining = asyncio.ensure_future(chat.drain())
-    again = asyncio.ensure_future(asked.acquire())
-    await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
-    again.cancel()
-    if not draining.done():
-        await chat.drain(0)
-    await draining
-
-
-def _on_signals(tell: Any) -> Any:
-    """Call ``tell`` in the loop at SIGTERM and SIGINT; returns what undoes it."""
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, lambda *_: loop.call_soon_threadsafe(tell)) for number in numbers]
-
-    def restore() -> None:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-
-    return restore
+    await work_until_told(chat, look_every, lambda text: print(f"streamchat worker: {text}", flush=True))

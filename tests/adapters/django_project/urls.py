@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib import admin
 from django.http import JsonResponse
 from django.middleware.csrf import get_token
 from django.urls import include, path
@@ -26,6 +27,7 @@ def connections_open(request: Any) -> Any:
 
 
 urlpatterns = [
+    path("admin/", admin.site.urls),
     path("token/", token),
     path("bare/", bare),
     path("chat/", include("streamchat.adapters.django.urls")),

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -25,10 +25,23 @@ from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
 from streamchat.adapters.django.auth import session_user
+from streamchat.buffers.codec import Payloads
 from streamchat.http import CORS, Endpoints, HTTPOptions
 from streamchat.service.chat import StreamChat
 
-__all__ = ["chat", "database", "endpoints", "session_user", "shows_content"]
+if TYPE_CHECKING:
+    from streamchat.adapters.django.buffer import DjangoEventBuffer
+
+__all__ = [
+    "asks_the_session",
+    "chat",
+    "database",
+    "endpoints",
+    "keeps_runs",
+    "payloads",
+    "session_user",
+    "shows_content",
+]
 
 _KEYS = {"CHAT", "PRINCIPAL", "HTTP", "CORS", "DATABASE", "ADMIN_SHOWS_CONTENT"}
 
@@ -77,6 +90,34 @@ def chat() -> StreamChat:
             f"STREAMCHAT['CHAT'] is {made!r:.200}: it must be, or return, a StreamChat"
         )
     return made
+
+
+def asks_the_session() -> bool:
+    """Return whether it is the session's user who asks."""
+    return _value("PRINCIPAL", None) is None
+
+
+def _own_buffer() -> DjangoEventBuffer | None:
+    # Its models cannot be imported before the applications are loaded; by now they are.
+    from streamchat.adapters.django.buffer import DjangoEventBuffer
+
+    buffer = chat().buffer
+    return buffer if isinstance(buffer, DjangoEventBuffer) else None
+
+
+def keeps_runs(alias: str) -> bool:
+    """Return whether a `DjangoEventBuffer` keeps runs in that database; False where no chat can be made."""
+    try:
+        buffer = _own_buffer()
+    except Exception:
+        return False
+    return buffer is not None and buffer.using == alias
+
+
+def payloads() -> Payloads:
+    """Return how stored payload is read: by the codecs of the chat's buffer."""
+    buffer = _own_buffer()
+    return Payloads() if buffer is None else buffer.payloads
 
 
 @functools.cache

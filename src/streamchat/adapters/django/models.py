@@ -46,6 +46,7 @@ class Conversation(models.Model):
     updated_at = models.BigIntegerField()
 
     class Meta:
+        default_permissions = ("view",)
         indexes: ClassVar = [
             models.Index(
                 fields=["owner", "tenant", "updated_at", "conversation_id"], name="streamchat_conv_of"
@@ -86,6 +87,7 @@ class Run(models.Model):
     consumed = models.IntegerField()
 
     class Meta:
+        default_permissions = ("view",)
         indexes: ClassVar = [
             models.Index(fields=["status", "ready_at"], name="streamchat_run_ready"),
             models.Index(fields=["conversation", "number"], name="streamchat_run_of"),
@@ -106,6 +108,9 @@ class RunRequest(models.Model):
     request = PayloadField()
     claims = PayloadField(null=True)
 
+    class Meta:
+        default_permissions = ()
+
 
 class Message(models.Model):
     """A message of a conversation; ``content`` is JSON, maybe encrypted."""
@@ -123,6 +128,7 @@ class Message(models.Model):
     created_at = models.BigIntegerField()
 
     class Meta:
+        default_permissions = ("view",)
         indexes: ClassVar = [
             models.Index(fields=["conversation", "number"], name="streamchat_message_of"),
             models.Index(fields=["run_id"], name="streamchat_message_by_run"),
@@ -142,6 +148,9 @@ class Segment(models.Model):
     first_seq = models.BigIntegerField()
     claimed_at = models.BigIntegerField()
 
+    class Meta:
+        default_permissions = ()
+
 
 class Event(models.Model):
     """An event of a run's log."""
@@ -153,6 +162,9 @@ class Event(models.Model):
     data = PayloadField()
     private = PayloadField(null=True)
     at = models.BigIntegerField()
+
+    class Meta:
+        default_permissions = ()
 
 
 class PostedInput(models.Model):
@@ -168,6 +180,9 @@ class PostedInput(models.Model):
     at = models.BigIntegerField()
     consumed_at = models.BigIntegerField(null=True)
 
+    class Meta:
+        default_permissions = ()
+
 
 class Note(models.Model):
     """What stands beside a run for a while."""
@@ -179,6 +194,7 @@ class Note(models.Model):
     expires_at = models.BigIntegerField()
 
     class Meta:
+        default_permissions = ()
         indexes: ClassVar = [models.Index(fields=["expires_at"], name="streamchat_note_due")]
 
 
@@ -189,3 +205,6 @@ class Tombstone(models.Model):
     kind = ExactField(max_length=16)
     id = ExactField()
     deleted_at = models.BigIntegerField()
+
+    class Meta:
+        default_permissions = ()

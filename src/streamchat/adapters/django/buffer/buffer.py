@@ -55,6 +55,7 @@ class DjangoEventBuffer(JobBuffer[Tx]):
     ) -> None:
         super().__init__(bodies, Payloads(codec, older_codecs))
         self.using = conf.database() if using is None else using
+        self.payloads = self._payloads
         self._store = DjangoStore(
             self.using, self._payloads, clock=clock, token=token, busy_seconds=busy_seconds
         )

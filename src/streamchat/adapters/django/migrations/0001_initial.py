@@ -34,6 +34,9 @@ class Migration(migrations.Migration):
                 ("private", streamchat.adapters.django.fields.PayloadField(null=True)),
                 ("at", models.BigIntegerField()),
             ],
+            options={
+                "default_permissions": (),
+            },
         ),
         migrations.CreateModel(
             name="PostedInput",
@@ -53,6 +56,9 @@ class Migration(migrations.Migration):
                 ("at", models.BigIntegerField()),
                 ("consumed_at", models.BigIntegerField(null=True)),
             ],
+            options={
+                "default_permissions": (),
+            },
         ),
         migrations.CreateModel(
             name="Run",
@@ -82,6 +88,9 @@ class Migration(migrations.Migration):
                 ("posted", models.IntegerField()),
                 ("consumed", models.IntegerField()),
             ],
+            options={
+                "default_permissions": ("view",),
+            },
         ),
         migrations.CreateModel(
             name="Segment",
@@ -98,6 +107,9 @@ class Migration(migrations.Migration):
                 ("first_seq", models.BigIntegerField()),
                 ("claimed_at", models.BigIntegerField()),
             ],
+            options={
+                "default_permissions": (),
+            },
         ),
         migrations.CreateModel(
             name="Tombstone",
@@ -112,6 +124,9 @@ class Migration(migrations.Migration):
                 ("id", streamchat.adapters.django.fields.ExactField(max_length=191)),
                 ("deleted_at", models.BigIntegerField()),
             ],
+            options={
+                "default_permissions": (),
+            },
         ),
         migrations.CreateModel(
             name="Conversation",
@@ -131,6 +146,7 @@ class Migration(migrations.Migration):
                 ("updated_at", models.BigIntegerField()),
             ],
             options={
+                "default_permissions": ("view",),
                 "indexes": [
                     models.Index(
                         fields=["owner", "tenant", "updated_at", "conversation_id"], name="streamchat_conv_of"
@@ -153,6 +169,7 @@ class Migration(migrations.Migration):
                 ("expires_at", models.BigIntegerField()),
             ],
             options={
+                "default_permissions": (),
                 "indexes": [models.Index(fields=["expires_at"], name="streamchat_note_due")],
             },
         ),
@@ -175,6 +192,9 @@ class Migration(migrations.Migration):
                 ("request", streamchat.adapters.django.fields.PayloadField()),
                 ("claims", streamchat.adapters.django.fields.PayloadField(null=True)),
             ],
+            options={
+                "default_permissions": (),
+            },
         ),
         migrations.AddField(
             model_name="run",
@@ -212,6 +232,7 @@ class Migration(migrations.Migration):
                 ),
             ],
             options={
+                "default_permissions": ("view",),
                 "indexes": [
                     models.Index(fields=["conversation", "number"], name="streamchat_message_of"),
                     models.Index(fields=["run_id"], name="streamchat_message_by_run"),
