@@ -101,7 +101,7 @@ def ask(served: Served, operation: Any, mode: Any, session: requests.Session, ex
 
 
 def check(case: Any, answer: Any) -> None:
-    excluded = []
+    excluded: list[Any] = []
     if answer.status_code in (400, 422) and answer.json()["error"].get("field", "").startswith(_UNDESCRIBED):
         excluded.append(positive_data_acceptance)
     if answer.headers.get("content-type", [""])[0].startswith("text/event-stream"):

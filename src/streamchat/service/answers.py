@@ -120,13 +120,13 @@ class AnsweringVerbs:
             raise StreamChatError(
                 "jobs have no secrets here: pass StreamChat(job_secret=…), the same everywhere"
             )
-        return hmac.new(self._job_key, job_id.encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self._job_key, _bytes_of(job_id), hashlib.sha256).hexdigest()
 
     def knows_job_secret(self, job_id: str, secret: str) -> bool:
         """Say whether ``secret`` is the job's; no secret is right where the service was made without one."""
         if self._job_key is None:
             return False
-        return hmac.compare_digest(self.job_secret(job_id).encode(), secret.encode())
+        return hmac.compare_digest(self.job_secret(job_id).encode(), _bytes_of(secret))
 
     async def _may_answer(self, run_id: str, principal: Principal | None, action: Action) -> RunRecord:
         self._opened()
@@ -151,6 +151,10 @@ class AnsweringVerbs:
         posted = await self.buffer.post(run.run_id, Input(kind, call_id, body, by))
         if posted.new:
             supervisor.poke(run.run_id, run.principal)
+
+
+def _bytes_of(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")  # what a server makes of a path that is no UTF-8
 
 
 def _brought(output: Any, error: str | None) -> dict[str, Any]:
