@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -27,7 +28,8 @@ def user(text: Any = "Hi", message_id: str = "u1") -> dict[str, Any]:
 
 
 def body(*messages: dict[str, Any], thread: str = "t1", run: str = "r1", **more: Any) -> dict[str, Any]:
-    return {"threadId": thread, "runId": run, "messages": list(messages), "tools": [], "context": [], **more}
+    sent = {"threadId": thread, "runId": run, "messages": list(messages), "protocolVersion": "1.0"}
+    return {**sent, "tools": [], "context": [], **more}
 
 
 async def post(endpoints: Endpoints, sent: dict[str, Any], **more: Any) -> tuple[AGUIClient, Answer]:
@@ -458,6 +460,26 @@ async def test_a_cancelled_run_ends_as_cancelled() -> None:
         client = AGUIClient([user()])
         client.take_bytes((await collect(response)).body)
         assert client.outcome == "cancelled"
+
+
+async def test_a_client_older_than_1_0_is_told_no_outcome_that_it_does_not_know() -> None:
+    stall = Stall()
+    model = ScriptedModel([Step("", calls=[Call("locate", {})]), Step("Hello.", stall_after=1, stall=stall)])
+    async with serving(model, tools=make_tools()) as endpoints:
+        old = {key: value for key, value in body(user()).items() if key != "protocolVersion"}
+        first = await ask(endpoints, "POST", "/ag-ui", json=old)
+        assert b"outcome" not in first.body.splitlines()[-2]
+        (started,) = [line for line in first.body.splitlines() if b"TOOL_CALL_START" in line]
+        call_id = json.loads(started.removeprefix(b"data: "))["toolCallId"]
+        result = {"id": "x", "role": "tool", "toolCallId": call_id, "content": '{"lat": 1.5}'}
+        response = await endpoints.handle(
+            make_request("POST", "/ag-ui", json={**old, "runId": "r2", "messages": [user(), result]})
+        )
+        await stall.reached()
+        await ask(endpoints, "POST", f"/runs/{dict(response.headers)['x-run-id']}/cancel")
+        last = (await collect(response)).body.splitlines()[-2]
+        assert b"RUN_FINISHED" in last
+        assert b"outcome" not in last
 
 
 async def test_a_connection_that_ends_before_the_run_says_so() -> None:

@@ -1,10 +1,11 @@
-// AG-UI's own client, `HttpAgent`, through every scenario. Each returns what a page would have in the end.
-import { HttpAgent, buildResumeArray } from "@ag-ui/client";
+// AG-UI's own client, `HttpAgent` of `config.package`, through every scenario. Each returns what a page would have in the end.
 import { answer, ask, config, runAll, until } from "./harness.mjs";
 
 // (A response that is cut off makes this client's own cleanup reject, where nobody can catch it.)
 process.on("unhandledRejection", () => {});
 console.error = console.warn = () => {};
+
+const { HttpAgent } = await import(config.package);
 
 let threads = 0;
 
@@ -67,8 +68,7 @@ async function decide(payload, status = "resolved") {
   const agent = agentFor("approval");
   await run(agent);
   const asked = agent.pendingInterrupts.map(({ id, reason, toolCallId, message }) => ({ id, reason, toolCallId, message }));
-  const responses = Object.fromEntries(asked.map(({ id }) => [id, { status, payload }]));
-  const resume = buildResumeArray(agent.pendingInterrupts, responses);
+  const resume = asked.map(({ id }) => ({ interruptId: id, status, ...(payload === undefined ? {} : { payload }) }));
   const told = await run(agent, { resume });
   return { ...state(agent, told), asked };
 }
@@ -76,7 +76,11 @@ async function decide(payload, status = "resolved") {
 async function pageTool(scenario, content, parameters) {
   const agent = agentFor(scenario);
   const first = await run(agent, parameters);
-  const pending = first.end.pendingToolCallIds;
+  // (0.0 does not tell which calls are the page's: those of its tools that have no result)
+  const results = new Set(agent.messages.filter(({ role }) => role === "tool").map(({ toolCallId }) => toolCallId));
+  const calls = agent.messages.flatMap(({ toolCalls }) => toolCalls ?? []).map(({ id }) => id);
+  if (!first.end) throw new Error(JSON.stringify(first.rejected));
+  const pending = first.end.pendingToolCallIds ?? calls.filter((id) => !results.has(id));
   for (const toolCallId of pending) {
     agent.addMessage({ id: `result-${toolCallId}`, role: "tool", toolCallId, content });
   }

@@ -19,6 +19,8 @@ from tests.wire.test_ag_ui import settled
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 
+CLIENTS = ("@ag-ui/client", "ag-ui-client-0")
+
 _ROWS = {
     "text": "text",
     "reasoning": "reasoning",
@@ -87,20 +89,31 @@ async def run_scenarios(server: Backend, *names: str, **config: Any) -> dict[str
     return answers
 
 
-async def test_every_scenario_comes_to_what_the_log_says() -> None:
+def name_of(package: str) -> str:
+    """The client as the matrix names it."""
+    return f"@ag-ui/client {package_versions()[package]}"
+
+
+@pytest.mark.parametrize("package", CLIENTS)
+async def test_every_scenario_comes_to_what_the_log_says(package: str) -> None:
     async with backend() as server:
-        got = await run_scenarios(server, *_ROWS)
+        got = await run_scenarios(server, *_ROWS, package=package)
         for name in _ROWS:
             if name != "busy":
                 await same(server, got[name])
     check_outcomes(got)
-    client = f"@ag-ui/client {package_versions()['@ag-ui/client']}"
-    tell("ag-ui", client, dict.fromkeys(_ROWS.values(), YES))
+    # Before 1.0 a run that was cancelled ended as any other.
+    assert got["cancel"]["types"][-1] == "RUN_FINISHED"
+    assert got["cancel"]["outcome"] == ("cancelled" if package == "@ag-ui/client" else "success")
+    cells = dict.fromkeys(_ROWS.values(), YES)
+    if package != "@ag-ui/client":
+        cells[_ROWS["cancel"]] = "yes, as a normal end"
+    tell("ag-ui", name_of(package), cells)
 
 
 def check_outcomes(got: dict[str, Any]) -> None:
     ended = {name: got[name]["outcome"] for name in _ROWS}
-    failed = {"busy": None, "errorBefore": "error", "errorMid": "error", "cancel": "cancelled"}
+    failed = {"busy": None, "errorBefore": "error", "errorMid": "error", "cancel": ended["cancel"]}
     assert ended == {**dict.fromkeys(_ROWS, "success"), **failed}
     assert said(got["text"]) == HELLO
     assert said(got["reasoning"], "reasoning").startswith("Two and two")
@@ -124,9 +137,9 @@ def check_outcomes(got: dict[str, Any]) -> None:
     assert "MESSAGES_SNAPSHOT" in got["reset"]["types"]
 
 
-async def come_back(every: int, cut: list[str]) -> dict[str, Any]:
+async def come_back(package: str, every: int, cut: list[str]) -> dict[str, Any]:
     async with backend() as server:
-        got = await run_scenarios(server, *_BACK, every=every, cut=cut)
+        got = await run_scenarios(server, *_BACK, package=package, every=every, cut=cut)
         for name in _BACK:
             assert "failed" not in got[name], got[name]
             for end in got[name]:
@@ -136,13 +149,15 @@ async def come_back(every: int, cut: list[str]) -> dict[str, Any]:
 
 
 async def test_a_client_that_is_cut_off_has_the_whole_answer_when_it_comes_back() -> None:
-    got = await come_back(4, ["hello"])
+    got = await come_back("@ag-ui/client", 4, ["hello"])
     assert all(len(ends) > 2 for ends in got.values())
 
 
 @pytest.mark.slow
-async def test_a_client_that_is_cut_off_after_any_frame_has_the_whole_answer_when_it_comes_back() -> None:
-    got = await come_back(1, ["hello", "reasoning", "parallel", "progress", "reset:*"])
+@pytest.mark.parametrize("package", CLIENTS)
+async def test_a_client_that_is_cut_off_after_any_frame_has_the_whole_answer_when_it_comes_back(
+    package: str,
+) -> None:
+    got = await come_back(package, 1, ["hello", "reasoning", "parallel", "progress", "reset:*"])
     assert all(len(ends) > 40 for ends in got.values())
-    client = f"@ag-ui/client {package_versions()['@ag-ui/client']}"
-    tell("ag-ui", client, dict.fromkeys(_BACK.values(), YES))
+    tell("ag-ui", name_of(package), dict.fromkeys(_BACK.values(), YES))

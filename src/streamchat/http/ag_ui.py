@@ -98,6 +98,7 @@ async def _stream(call: Call, body: RunAgentInput, let_go: Callable[[], None], l
         before=lambda: thread.before(joined.message_id),
         parent_run_id=body.parent_run_id,
         metadata={"runId": joined.run_id, "messageId": joined.message_id},
+        protocol_version=body.protocol_version,
     )
     first = encoder.rejoin(joined.known, answered=joined.answered) if joined.known else encoder.begin()
     after = joined.known[-1].id if joined.known else None

@@ -73,6 +73,7 @@ class RunAgentInput(_Taken):
     thread_id: Name
     run_id: Name
     parent_run_id: Name | None = None
+    protocol_version: Name | None = None
     messages: list[InputMessage] = Field(max_length=10_000)
     tools: list[ToolDeclaration] = Field(default_factory=list, max_length=1000)
     context: list[ContextEntry] = Field(default_factory=list, max_length=1000)

@@ -69,6 +69,8 @@ class AGUIEncoder:
     ``thread_id`` and ``run_id`` are the client's own names (``RunAgentInput``). ``before`` is what the thread
     held before the answer, the user's message included: a ``MESSAGES_SNAPSHOT`` restates it, and what is not
     in it the client forgets. ``metadata`` goes with ``RUN_STARTED``, beside the run's own ids.
+    ``protocol_version`` is the client's (``RunAgentInput.protocolVersion``): without one it is older than
+    1.0, and some outcomes would be an error to it.
 
     After a suspension that a person or the page must end, and after the end of the run, ``over`` is True, and
     whatever is fed then gives nothing. Events of one call belong into one write.
@@ -82,6 +84,7 @@ class AGUIEncoder:
         before: Before = (),
         parent_run_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        protocol_version: str | None = PROTOCOL_VERSION,
     ) -> None:
         self.thread_id = thread_id
         self.run_id = run_id
@@ -89,6 +92,7 @@ class AGUIEncoder:
         self._before = before
         self._parent_run_id = parent_run_id
         self._about = dict(metadata or {})
+        self._knows_outcomes = protocol_version is not None
         self._begun = False
         self._paused = False
         self._folder = Folder()
@@ -416,6 +420,10 @@ class AGUIEncoder:
 
     def _finish(self, **fields: Any) -> None:
         self._close()
+        outcome = fields["outcome"]
+        if not self._knows_outcomes and ("pendingToolCallIds" in outcome or outcome["type"] == "cancelled"):
+            # Unknown before 1.0, and fatal; without an outcome the page looks for its calls itself.
+            del fields["outcome"]
         self._put("RUN_FINISHED", threadId=self.thread_id, runId=self.run_id, **fields)
         self.over = True
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 
 from streamchat.events import StoredEvent, StreamEvent, dump_json
-from streamchat.wire.ag_ui.encoder import AGUIEncoder, Before
+from streamchat.wire.ag_ui.encoder import PROTOCOL_VERSION, AGUIEncoder, Before
 from streamchat.wire.ag_ui.shown import AGUIEvent
 
 __all__ = ["MEDIA_TYPE", "ag_ui_events", "ag_ui_frame", "ag_ui_stream"]
@@ -26,6 +26,7 @@ async def ag_ui_events(
     run_id: str,
     before: Before = (),
     parent_run_id: str | None = None,
+    protocol_version: str | None = PROTOCOL_VERSION,
 ) -> AsyncGenerator[AGUIEvent, None]:
     """Translate the events of one run, most often ``orchestrate(…)``, to its end or its suspension.
 
@@ -33,7 +34,9 @@ async def ag_ui_events(
     known. An exception of ``events`` is raised; a stream that merely stops is ended with ``RUN_ERROR``.
     Leaving early closes ``events`` where it can be closed.
     """
-    encoder = AGUIEncoder(thread_id, run_id, before=before, parent_run_id=parent_run_id)
+    encoder = AGUIEncoder(
+        thread_id, run_id, before=before, parent_run_id=parent_run_id, protocol_version=protocol_version
+    )
     if isinstance(events, AsyncGenerator):
         async with aclosing(events):
             async for said in _translated(events, encoder):
@@ -63,10 +66,16 @@ async def ag_ui_stream(
     run_id: str,
     before: Before = (),
     parent_run_id: str | None = None,
+    protocol_version: str | None = PROTOCOL_VERSION,
 ) -> AsyncGenerator[bytes, None]:
     """Return the same as `ag_ui_events`, as the bytes of a ``text/event-stream``."""
     said = ag_ui_events(
-        events, thread_id=thread_id, run_id=run_id, before=before, parent_run_id=parent_run_id
+        events,
+        thread_id=thread_id,
+        run_id=run_id,
+        before=before,
+        parent_run_id=parent_run_id,
+        protocol_version=protocol_version,
     )
     async with aclosing(said):
         async for event in said:
