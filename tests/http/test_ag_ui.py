@@ -357,8 +357,8 @@ def test_a_payload_is_read_strictly() -> None:
     assert read(True) == (True, None, None)
     assert read("x", "cancelled") == (False, None, None)
     assert read({"approved": True, "reason": "r", "editedArgs": {}}) == (True, "r", {})
-    for odd in (None, "yes", 1, [], {}, {"approved": 1}, {"approved": True, "editedArgs": []}):
-        assert read(odd) is None
+    odd: list[Any] = [None, "yes", 1, [], {}, {"approved": 1}, {"approved": True, "editedArgs": []}]
+    assert [read(payload) for payload in odd] == [None] * len(odd)
 
 
 async def test_a_tool_of_the_page_is_named_and_its_result_wakes_the_run() -> None:

@@ -30,10 +30,10 @@ _ARGUMENTS = ("--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error")
 _PATIENCE = 300.0
 
 
-def package_versions() -> dict[str, str]:
+def package_versions(of: str = ".") -> dict[str, str]:
     """The installed version of each package that the scripts import, by the name they import it by."""
-    locked = json.loads((HERE / "package-lock.json").read_text(encoding="utf-8"))["packages"]
-    names = json.loads((HERE / "package.json").read_text(encoding="utf-8"))["dependencies"]
+    locked = json.loads((HERE / of / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    names = json.loads((HERE / of / "package.json").read_text(encoding="utf-8"))["dependencies"]
     return {name: locked[f"node_modules/{name}"]["version"] for name in names}
 
 
@@ -45,9 +45,13 @@ def _cache_folder() -> Path:
 
 
 @cache
-def installed() -> Path:
-    """Return the directory whose ``node_modules`` holds the packages; whoever needs it first installs it."""
-    lock = (HERE / "package-lock.json").read_bytes()
+def installed(of: str = ".") -> Path:
+    """Return the directory whose ``node_modules`` holds the packages; whoever needs it first installs it.
+
+    ``of`` is the directory below this one whose lockfile counts.
+    """
+    source = HERE / of
+    lock = (source / "package-lock.json").read_bytes()
     folder = _cache_folder() / hashlib.sha256(lock).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as held:
@@ -55,7 +59,7 @@ def installed() -> Path:
         if (folder / ".complete").exists():
             return folder
         for name in ("package.json", "package-lock.json"):
-            shutil.copyfile(HERE / name, folder / name)
+            shutil.copyfile(source / name, folder / name)
         try:
             done = subprocess.run(
                 [NODE, _NPM, "ci", *_ARGUMENTS],
@@ -82,13 +86,15 @@ def _unavailable(reason: str) -> None:
     pytest.skip(f"NOT TESTED, {reason}")
 
 
-async def run_node(script: str, **config: Any) -> Any:
+async def run_node(script: str, /, packages_of: str = ".", **config: Any) -> Any:
     """Run ``script`` of this directory with ``config`` and return its answer (see ``harness.mjs``).
+
+    ``packages_of`` is the directory below this one whose packages it imports.
 
     The server that it talks to may live in the same event loop. Raises `AssertionError`, with all that it
     printed, when it fails or answers nothing. Cancelled, it ends the process.
     """
-    folder = await asyncio.to_thread(installed)
+    folder = await asyncio.to_thread(installed, packages_of)
     process = await asyncio.create_subprocess_exec(
         str(NODE),
         "--import",

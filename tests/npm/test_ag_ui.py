@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 
 CLIENTS = ("@ag-ui/client", "ag-ui-client-0")
 
-_ROWS = {
+ROWS = {
     "text": "text",
     "reasoning": "reasoning",
     "parallel": "parallel tools",
@@ -97,24 +97,24 @@ def name_of(package: str) -> str:
 @pytest.mark.parametrize("package", CLIENTS)
 async def test_every_scenario_comes_to_what_the_log_says(package: str) -> None:
     async with backend() as server:
-        got = await run_scenarios(server, *_ROWS, package=package)
-        for name in _ROWS:
+        got = await run_scenarios(server, *ROWS, package=package)
+        for name in ROWS:
             if name != "busy":
                 await same(server, got[name])
     check_outcomes(got)
     # Before 1.0 a run that was cancelled ended as any other.
     assert got["cancel"]["types"][-1] == "RUN_FINISHED"
     assert got["cancel"]["outcome"] == ("cancelled" if package == "@ag-ui/client" else "success")
-    cells = dict.fromkeys(_ROWS.values(), YES)
+    cells = dict.fromkeys(ROWS.values(), YES)
     if package != "@ag-ui/client":
-        cells[_ROWS["cancel"]] = "yes, as a normal end"
+        cells[ROWS["cancel"]] = "yes, as a normal end"
     tell("ag-ui", name_of(package), cells)
 
 
 def check_outcomes(got: dict[str, Any]) -> None:
-    ended = {name: got[name]["outcome"] for name in _ROWS}
+    ended = {name: got[name]["outcome"] for name in ROWS}
     failed = {"busy": None, "errorBefore": "error", "errorMid": "error", "cancel": ended["cancel"]}
-    assert ended == {**dict.fromkeys(_ROWS, "success"), **failed}
+    assert ended == {**dict.fromkeys(ROWS, "success"), **failed}
     assert said(got["text"]) == HELLO
     assert said(got["reasoning"], "reasoning").startswith("Two and two")
     assert said(got["parallel"], "tool").count('"degrees":21') == 2
@@ -128,7 +128,7 @@ def check_outcomes(got: dict[str, Any]) -> None:
     assert said(got["approvalNo"], "tool").endswith("Not that one.")
     assert said(got["approvalEdited"], "tool") == "deleted b.txt"
     assert "not allow" in said(got["approvalCancelled"], "tool")
-    assert all(got[name]["interrupts"] == 0 for name in _ROWS)
+    assert all(got[name]["interrupts"] == 0 for name in ROWS)
     assert said(got["pageTool"], "tool") == '{"latitude":1.5}'
     assert said(got["declaredTool"], "tool") == "painted"
     assert got["busy"]["rejected"]["status"] == 409

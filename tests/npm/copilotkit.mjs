@@ -1,0 +1,111 @@
+// CopilotKit: its core, as a page uses it, over its runtime, whose agent is a streamchat server.
+import { createServer } from "node:http";
+import { answer, ask, config, runAll, until } from "./harness.mjs";
+
+process.env.COPILOTKIT_TELEMETRY_DISABLED = "true";
+process.env.DO_NOT_TRACK = "1";
+process.on("unhandledRejection", () => {});
+console.error = console.warn = console.info = () => {};
+globalThis.window = globalThis; // (the core connects only in a page)
+
+const { HttpAgent } = await import("@ag-ui/client");
+const { CopilotRuntime, InMemoryAgentRunner } = await import("@copilotkit/runtime/v2");
+const { createCopilotNodeListener } = await import("@copilotkit/runtime/v2/node");
+const { CopilotKitCore } = await import("@copilotkit/core");
+
+const basePath = "/api/copilotkit";
+const agents = { default: new HttpAgent({ url: `${config.url}/ag-ui` }) };
+const runtime = new CopilotRuntime({ agents, runner: new InMemoryAgentRunner() });
+const server = createServer(createCopilotNodeListener({ runtime, basePath }));
+await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
+
+const handled = [];
+const core = new CopilotKitCore({
+  runtimeUrl: `http://127.0.0.1:${server.address().port}${basePath}`,
+  tools: [
+    {
+      name: "nonsense",
+      description: "Of the page.",
+      handler: async (args) => {
+        handled.push(args);
+        return "painted";
+      },
+    },
+  ],
+});
+await until(() => core.runtimeConnectionStatus === "connected", "the runtime");
+
+function agentFor(scenario, threadId, had) {
+  const agent = core.getAgent("default").clone();
+  agent.threadId = threadId ?? `copilotkit-${scenario.replaceAll(":", "-")}`;
+  agent.setMessages(had ?? [{ id: `user-${agent.threadId}`, role: "user", content: scenario }]);
+  return agent;
+}
+
+async function run(agent) {
+  const told = {};
+  const { unsubscribe } = agent.subscribe({
+    onRunStartedEvent: ({ event }) => void (told.runId = event.metadata?.streamchat?.runId),
+    onRunErrorEvent: ({ event }) => void (told.error = event),
+  });
+  await core.runAgent({ agent });
+  unsubscribe();
+  return told;
+}
+
+function state(agent, told) {
+  return { threadId: agent.threadId, messages: agent.messages, error: told.error ?? null, handled };
+}
+
+async function once(scenario) {
+  const agent = agentFor(scenario);
+  return state(agent, await run(agent));
+}
+
+async function decide(payload) {
+  const agent = agentFor("approval", `copilotkit-approval-${payload.approved}`);
+  await run(agent);
+  const resume = agent.pendingInterrupts.map(({ id }) => ({ interruptId: id, status: "resolved", payload }));
+  await agent.runAgent({ resume });
+  return { ...state(agent, {}), asked: resume.length };
+}
+
+const scenarios = {
+  text: () => once("hello"),
+  reasoning: () => once("reasoning"),
+  parallel: () => once("parallel"),
+  toolError: () => once("tool-error"),
+  progress: () => once("progress"),
+  declaredTool: () => once("unknown-tool"),
+  errorMid: () => once("error-mid"),
+  reset: () => once("reset:copilotkit"),
+  approvalYes: () => decide({ approved: true }),
+  approvalNo: () => decide({ approved: false, reason: "Not that one." }),
+  async twoTurns() {
+    const agent = agentFor("hello", "copilotkit-two");
+    await run(agent);
+    agent.addMessage({ id: "second", role: "user", content: "reasoning" });
+    return state(agent, await run(agent));
+  },
+  async reloaded() {
+    const first = agentFor("parallel", "copilotkit-reloaded");
+    await run(first);
+    const agent = agentFor("", first.threadId, []);
+    await core.connectAgent({ agent });
+    return state(agent, {});
+  },
+  async cancel() {
+    const name = "copilotkit";
+    const agent = agentFor(`hold:${name}:2`);
+    const told = {};
+    agent.subscribe({ onRunStartedEvent: ({ event }) => void (told.runId = event.metadata?.streamchat?.runId) });
+    const running = core.runAgent({ agent });
+    await ask("GET", `/test/reached/${name}`);
+    await until(() => told.runId !== undefined, "the run's id");
+    await ask("POST", `/runs/${told.runId}/cancel`);
+    await running;
+    return state(agent, told);
+  },
+};
+
+answer(await runAll(scenarios, config.scenarios));
