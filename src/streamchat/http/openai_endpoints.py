@@ -167,12 +167,13 @@ async def _bring_results(call: Call, body: ChatCompletionBody, turn: ToolAnswers
     chat = call.endpoints.chat
     status = await chat.status(turn.run_id, call.principal)
     asked = _asked(await read_run(chat, turn.run_id, call.principal), turn.results[0][0])
-    if asked is None:
+    waits = () if asked is None else asked[1].waits
+    if asked is None or not {name for name, _ in turn.results} <= {wait.call_id for wait in waits}:
         raise HTTPError(400, "unknown_tool_call", "No such call was made here.", field="messages")
     names = {part.call_id: part.name for part in status.state.calls}
     own = _NotTheServers({tool.name for tool in body.declared}, chat)
     answered = {call_id for call_id, _ in turn.results}
-    for wait in asked[1].waits:
+    for wait in waits:
         ours = wait.kind == "tool_result" and names.get(wait.call_id, "") in own
         if ours and wait.call_id not in answered:
             raise HTTPError(
