@@ -17,7 +17,7 @@ _TALK = (
     "over HTTP to the OpenAI client, put together, written to the log, and sent to you from there. "
     "Drop the connection while I talk, or reload the page: the answer goes on, and not a word is lost or "
     "said twice. Ask me for the weather in Oslo and Rome, to roll two dice, to render a video, to send "
-    "an email, to edit the page, for a flaky job, or for a failure."
+    "an email, to edit the page, to build a site, what your browser says, for a flaky job, or for a failure."
 )
 _NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6}
 
@@ -70,6 +70,10 @@ def _calls(asked: str, words: str) -> list[Call]:
             {"op": "add", "path": "/sections/-", "value": {"heading": "Cake", "text": "On Sundays."}},
         ]
         calls.append(Call("edit_page", {"patch": patch}, fragments=6))
+    if "browser" in words:
+        calls.append(Call("browser_info", {}))
+    if "site" in words:
+        calls.append(Call("build_site", {"name": "our-bakery"}))
     if "job" in words:
         calls.append(Call("flaky_job", {"name": "the nightly import"}))
     return calls

@@ -1,4 +1,5 @@
-"""The demo's tools: quick and slow ones, one that costs, one that patches a page, one that fails at first."""
+"""The demo's tools: quick and slow ones, one that costs, one that patches a page, one that fails at first,
+one that the browser runs, and one that begins a job."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from typing import Any, Literal
 import anyio
 from pydantic import BaseModel
 
-from streamchat.tools import Progress, ToolContext, ToolError, ToolRegistry
+from streamchat.cli.demo.jobs import Jobs
+from streamchat.tools import Deferred, Progress, ToolContext, ToolError, ToolRegistry
 
 __all__ = ["make_tools"]
 
@@ -30,6 +32,15 @@ class Weather(BaseModel):
     sky: str
 
 
+class Browser(BaseModel):
+    """What a page says of the browser that it is shown in."""
+
+    language: str
+    time_zone: str
+    width: int
+    height: int
+
+
 class Patch(BaseModel):
     """One JSON Patch operation (RFC 6902); the demo knows three of them."""
 
@@ -38,7 +49,7 @@ class Patch(BaseModel):
     value: Any = None
 
 
-def make_tools(render_seconds: float = 10.0) -> ToolRegistry:
+def make_tools(jobs: Jobs, render_seconds: float = 10.0) -> ToolRegistry:
     """Return the registry; the page and the flaky job's memory are its own. ``render_seconds`` is the
     video's."""
     tools = ToolRegistry()
@@ -95,6 +106,21 @@ def make_tools(render_seconds: float = 10.0) -> ToolRegistry:
         """
         await anyio.sleep(0.3)
         return f"sent to {to} (message id {ctx.idempotency_key})"
+
+    @tools.tool(client_side=True, timeout=60)
+    def browser_info() -> Browser:
+        """What the user's browser says of itself; the page in it answers."""
+        raise AssertionError("the page runs this")
+
+    @tools.tool(deferred=True)
+    async def build_site(name: str, ctx: ToolContext) -> Deferred:
+        """Build a website in the background.
+
+        Args:
+            name: What the site is called, in lowercase letters and dashes.
+        """
+        jobs.begin(ctx.job_id, {"url": f"https://{name}.sites.example/", "pages": 3})
+        return Deferred("The site is being built; that takes some seconds.", expires_in=60)
 
     @tools.tool
     def edit_page(patch: list[Patch]) -> dict[str, Any]:
