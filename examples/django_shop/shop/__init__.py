@@ -1,0 +1,1 @@
+"""A Django project that is there already: a shop with users who sign in, and their orders."""
