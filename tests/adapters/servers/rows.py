@@ -155,7 +155,7 @@ async def a_reader_that_takes_nothing_is_let_go(served: Served) -> str | None:
     daphne takes all that it is given: the whole stream waits in its memory.
     """
     url = await served.start("flood")
-    connection = await served.open(url, receive_buffer=4096, X_Tag="slow")
+    connection = await served.open(url, X_Tag="slow")
     seen = await served.until("slow", open=0)
     if served.server == "daphne":
         assert seen["sent"] > FLOOD

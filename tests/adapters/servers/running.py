@@ -79,9 +79,9 @@ class Served:
         async with serving.request(self.port, method, path, **headers) as connection:
             yield connection
 
-    async def open(self, path: str, *, receive_buffer: int | None = None, **headers: str) -> Connection:
+    async def open(self, path: str, **headers: str) -> Connection:
         """Ask for a stream, and read the head of the answer."""
-        connection = await Connection.open(self.port, receive_buffer=receive_buffer)
+        connection = await Connection.open(self.port)
         await connection.send("GET", path, **headers)
         await connection.head()
         return connection

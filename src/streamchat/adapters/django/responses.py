@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterable
-from typing import Self
+from typing import Any, Self
 
 from asgiref.sync import sync_to_async
 from django.db import connections
@@ -34,6 +34,12 @@ def _close_idle() -> None:
             connection.close()
 
 
+def _of_django(task: asyncio.Task[Any] | None) -> asyncio.Task[Any] | None:
+    """The task if it is Django's own, which takes a cancellation for the client's leaving; not that of a test
+    that reads the body itself."""
+    return task if getattr(task and task.get_coro(), "__name__", "") == "process_request" else None
+
+
 class _Body:
     """A stream as Django iterates it; ended where its reader takes nothing for ``send_timeout`` seconds."""
 
@@ -43,6 +49,7 @@ class _Body:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._writer: asyncio.Task[Any] | None = None
 
     def __aiter__(self) -> Self:
         return self
@@ -51,6 +58,7 @@ class _Body:
         self._disarm()
         if self._closing is not None:
             raise StopAsyncIteration
+        self._writer = _of_django(asyncio.current_task())
         try:
             block = await anext(self._stream)
         except BaseException:
@@ -76,6 +84,8 @@ class _Body:
     def _stuck(self) -> None:
         log.info("a stream ends: its reader took nothing for %g s", self._send_timeout)
         self._close()
+        if self._writer is not None:
+            self._writer.cancel()  # as Django itself does where the client has gone; it waits in `send`
 
     def _close(self) -> None:
         self._disarm()
