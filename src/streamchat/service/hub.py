@@ -16,6 +16,7 @@ from streamchat.core.cursor import Cursor, Reset, owner_of, resolve
 from streamchat.core.fold import Folder
 from streamchat.events import TERMINAL, StoredEvent, dump_json
 from streamchat.service.driver import read_log
+from streamchat.service.looks import Looks
 from streamchat.service.topic import PAGE, TELLING, Encoder, Follower, HistoryReset, Topic, encode_all
 
 __all__ = ["Encoder", "HistoryReset", "Hub", "Subscription"]
@@ -257,6 +258,7 @@ class Hub:
         self._poll = poll
         self._topics: dict[str, Topic] = {}
         self._fed: set[str] = set()
+        self._looks = Looks(buffer, self._looked)
         self._readers: set[asyncio.Task[None]] = set()
         self.leaving = False
 
@@ -266,40 +268,79 @@ class Hub:
 
         A cursor that cannot be continued is no error: the first thing handed out is then a `HistoryReset`.
         """
-        page = await self.buffer.read(run_id, cursor.seq if cursor else 0, 1)
+        known = self._from_window(run_id, cursor)
+        if known is not None:
+            return known
+        page = await self._looks.look(run_id, cursor.seq if cursor else 0)
+        known = self._from_window(run_id, cursor)  # of which others have taken more in meanwhile
+        if known is not None:
+            return known
         verdict = resolve(cursor, page.segments, page.first_seq, page.last_seq)
         if isinstance(verdict, Reset):
             reset = await self.make_reset(run_id, verdict.reason)
-            topic = self._join(run_id, reset.last_seq)
-            subscription = Subscription(
-                self, topic, reset.id.rpartition(".")[0], reset.last_seq, finished=False
-            )
+            generation = reset.id.rpartition(".")[0]
+            topic = self._join(run_id, reset.last_seq, generation)
+            subscription = Subscription(self, topic, generation, reset.last_seq, finished=False)
             subscription._reset = reset
             return subscription
         after = verdict.after
         finished = suspended = False
         if after and after == page.last_seq:
             # Told by the last event itself: a status may be ahead of what this reader was given.
-            last = await self.buffer.read(run_id, after - 1, 1)
+            seen = bool(page.events) and page.events[-1].seq == after
+            last = page if seen else await self.buffer.read(run_id, after - 1, 1)
             finished = last.closed
             suspended = bool(last.events) and last.events[-1].type == "suspended"
         generation = owner_of(after, page.segments) or ""
-        subscription = Subscription(self, self._join(run_id, after), generation, after, finished=finished)
+        topic = self._join(run_id, after, generation, page)
+        subscription = Subscription(self, topic, generation, after, finished=finished)
         subscription.suspended = suspended
         return subscription
 
-    def _join(self, run_id: str, after: int) -> Topic:
+    def _from_window(self, run_id: str, cursor: Cursor | None) -> Subscription | None:
+        """Subscribe without asking the store, where the run's topic knows the event of the cursor."""
+        topic = self._topics.get(run_id)
+        after = cursor.seq if cursor is not None else 0
+        generation = None if topic is None or topic.error is not None else topic.generation_at(after)
+        if generation is None or (cursor is not None and generation != cursor.generation):
+            return None
+        assert topic is not None
+        last = topic.last if after == topic.head else None
+        if last is None and after and after == topic.head:
+            return None  # whether the run was over there, or suspended
+        self._count_in(topic)
+        finished = last is not None and last.type == TERMINAL
+        subscription = Subscription(self, topic, generation, after, finished=finished)
+        subscription.suspended = last is not None and last.type == "suspended"
+        return subscription
+
+    def _looked(self, run_id: str, page: Page) -> None:
+        topic = self._topics.get(run_id)
+        if topic is not None and topic.error is None and page.events:
+            topic.extend(page.events, owner_of(page.events[0].seq - 1, page.segments) or "")
+
+    def _join(self, run_id: str, after: int, generation: str, page: Page | None = None) -> Topic:
+        """Return the run's topic, with one subscriber more; where it is new, it begins with ``page``."""
         topic = self._topics.get(run_id)
         if topic is None or topic.error is not None:
-            topic = Topic(run_id, self.buffer, after, window=self._window, poll=self._poll)
+            seed: Sequence[StoredEvent] = ()
+            if page is not None and page.events and page.events[-1].seq == page.last_seq:
+                seed = page.events
+                after = seed[0].seq - 1
+                generation = owner_of(after, page.segments) or ""
+            topic = Topic(run_id, self.buffer, after, generation, window=self._window, poll=self._poll)
+            topic.feed(seed)
             topic.fed = run_id in self._fed
             self._topics[run_id] = topic
+        self._count_in(topic)
+        return topic
+
+    def _count_in(self, topic: Topic) -> None:
         topic.subscribers += 1
         if topic.reader is None and not topic.over:
-            topic.reader = asyncio.create_task(topic.read(), name=f"streamchat read {run_id}")
+            topic.reader = asyncio.create_task(topic.read(), name=f"streamchat read {topic.run_id}")
             self._readers.add(topic.reader)
             topic.reader.add_done_callback(self._readers.discard)
-        return topic
 
     async def leave(self, topic: Topic) -> None:
         """Count one subscription less; the last one takes the topic with it."""
@@ -349,3 +390,4 @@ class Hub:
             reader.cancel()
         if readers:
             await asyncio.wait(readers)
+        await self._looks.close()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from streamchat.buffers.base import EventBuffer, Page
-from streamchat.core.cursor import Cursor, Reset, resolve
+from streamchat.core.cursor import Cursor, Reset, owner_of, resolve
 from streamchat.errors import BufferUnavailable, RunNotFound
 from streamchat.events import TERMINAL, StoredEvent
 
@@ -113,9 +113,12 @@ class Topic:
     or will not be. ``error`` is set when the run is gone, or cannot be read.
     """
 
-    def __init__(self, run_id: str, buffer: EventBuffer, after: int, *, window: int, poll: float) -> None:
+    def __init__(
+        self, run_id: str, buffer: EventBuffer, after: int, generation: str, *, window: int, poll: float
+    ) -> None:
         self.run_id = run_id
         self.base = self.head = after
+        self._base_generation = generation
         self.epoch = 0
         self.current = False
         self.fed = False
@@ -134,6 +137,17 @@ class Topic:
         self._followers: dict[Encoder, set[Follower]] = {}
         self.new_waiter: Callable[[], asyncio.Future[Any]] = asyncio.get_running_loop().create_future
         self._refresh = asyncio.Event()
+
+    def generation_at(self, seq: int) -> str | None:
+        """Return the generation that owns ``seq``; None where only the store can tell."""
+        if seq == self.base:
+            return self._base_generation
+        return self._events[seq - self.base - 1].generation if self.base < seq <= self.head else None
+
+    @property
+    def last(self) -> StoredEvent | None:
+        """The event at ``head``, if it is known here."""
+        return self._last
 
     @property
     def over(self) -> bool:
@@ -221,12 +235,31 @@ class Topic:
         """Forget the older half of the window: who is behind it reads the store."""
         keep = len(self._events) // 2
         gone = len(self._events) - keep
+        self._base_generation = self._events[gone - 1].generation
         self._events = self._events[gone:]
         self.base += gone
         self._size = sum(len(event.data) for event in self._events)
         for encoded in self._encoded.values():
             del encoded.chunks[:gone]
             encoded.stretch, encoded.joined = (0, 0), b""
+
+    def extend(self, events: Sequence[StoredEvent], generation: str) -> None:
+        """Take what stands before the window too, where that is without a gap and there is room for it.
+
+        ``generation`` owns the seq before the first of ``events``.
+        """
+        before = [event for event in events if event.seq <= self.base]
+        if not before or before[-1].seq != self.base or before[-1].generation != self._base_generation:
+            return
+        size = sum(len(event.data) for event in before)
+        if self._size + size > self._window:
+            return
+        self._events = before + self._events
+        self._size += size
+        self._encoded.clear()  # what is kept of it stands in step with the events
+        self.base, self._base_generation = before[0].seq - 1, generation
+        if self._last is None:
+            self._last = before[-1]
 
     def wake(self) -> None:
         """Wake all who wait."""
@@ -341,6 +374,7 @@ class Topic:
             return False
         self._events, self._encoded, self._last, self._size = [], {}, None, 0
         self.base = self.head = page.last_seq
+        self._base_generation = owner_of(page.last_seq, page.segments) or ""
         self.epoch += 1
         self.wake()
         return True
