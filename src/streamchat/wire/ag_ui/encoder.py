@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from streamchat.core.fold import Folder, RunState
-from streamchat.core.history import result_text
 from streamchat.events import (
     ApprovalResolved,
     CustomEvent,
@@ -41,16 +40,16 @@ from streamchat.events import (
     Wait,
 )
 from streamchat.messages import FilePart, SourcePart, ToolCallPart
-from streamchat.wire.ag_ui.ending import failure_of, interrupts_of, usage_of
+from streamchat.wire.ag_ui.ending import end_of, outcome_of, understood
 from streamchat.wire.ag_ui.messages import (
-    ACTIVITIES,
     NAMESPACE,
     AGUIMessage,
     Ids,
     activity_of,
     progress_of,
-    result_metadata,
+    result_of,
     run_messages,
+    snapshot_of,
 )
 from streamchat.wire.ag_ui.shown import AGUIEvent, ShownStep
 from streamchat.wire.ag_ui.state import StateLog
@@ -164,7 +163,8 @@ class AGUIEncoder:
         """End the response of a run that is `paused`, as a success: the client may go on talking."""
         if self.over:
             return []
-        self._finish(outcome={"type": "success"}, metadata={NAMESPACE: {"status": "suspended"}})
+        about = {NAMESPACE: {"status": "suspended"}}
+        self._end({"type": "RUN_FINISHED", "outcome": {"type": "success"}, "metadata": about})
         return self._taken()
 
     def break_off(self, code: str, message: str, **about: Any) -> list[AGUIEvent]:
@@ -172,7 +172,7 @@ class AGUIEncoder:
         if self.over:
             return []
         self._begin()
-        self._fail({"message": message, "code": code, "metadata": {NAMESPACE: about}})
+        self._end({"type": "RUN_ERROR", "message": message, "code": code, "metadata": {NAMESPACE: about}})
         return self._taken()
 
     # Writing.
@@ -215,11 +215,7 @@ class AGUIEncoder:
         self._wrong = False
         before = self._before() if callable(self._before) else self._before
         messages = [*before, *run_messages(self._folder.state.parts, self._ids)]
-        if self._reasoned and not any(message["role"] == "reasoning" for message in messages):
-            # A snapshot without any reasoning says nothing of it: the client would keep what it has.
-            messages += [{"id": each, "role": "reasoning", "content": ""} for each in self._reasoned]
-        about = {"@ag-ui/client": {"authoritativeActivityTypes": list(ACTIVITIES)}}
-        self._put("MESSAGES_SNAPSHOT", messages=messages, metadata=about)
+        self._put("MESSAGES_SNAPSHOT", **snapshot_of(messages, self._reasoned))
 
     def _put_right(self) -> None:
         if self._wrong or self._step.wrong:
@@ -244,7 +240,7 @@ class AGUIEncoder:
             if isinstance(part, ToolCallPart) and part.state == "streaming"
         ]
         if state.over:
-            self._end(state)
+            self._end(end_of(state))
         elif state.status == "suspended":
             if not answered:
                 self._suspend(state.waits, restated=True)
@@ -301,8 +297,7 @@ class AGUIEncoder:
     def _revoke(self, call_id: str) -> None:
         """Answer a call that does not stand: one without a result would be the page's to execute. A snapshot
         then removes both."""
-        result = ToolCallPart(call_id=call_id, state="done", outcome="cancelled")
-        self._put_result(result)
+        self._put_result(ToolCallPart(call_id=call_id, outcome="cancelled"))
 
     # What the model says.
 
@@ -333,17 +328,11 @@ class AGUIEncoder:
     def _on_result(self, event: ToolResult) -> None:
         self._step.answered(event.call_id)
         fields = event.model_dump(include={"call_id", "outcome", "output", "error"})
-        self._put_result(ToolCallPart(state="done", **fields))
+        self._put_result(ToolCallPart(**fields))
 
     def _put_result(self, call: ToolCallPart) -> None:
-        self._put(
-            "TOOL_CALL_RESULT",
-            messageId=self._ids.result(call.call_id),
-            toolCallId=self._ids.call(call.call_id),
-            content=result_text(call),
-            role="tool",
-            **result_metadata(call.outcome),
-        )
+        message_id = self._ids.result(call.call_id)
+        self._put("TOOL_CALL_RESULT", messageId=message_id, **result_of(call, self._ids))
 
     def _on_job_result(self, event: JobResult) -> None:
         # A second result would be a second message: the first one is restated.
@@ -378,19 +367,15 @@ class AGUIEncoder:
         self._suspend(event.waits)
 
     def _suspend(self, waits: Sequence[Wait], *, restated: bool = False) -> None:
-        calls = {call.call_id: call for call in self._folder.state.calls}
-        asked = interrupts_of(waits, calls, self._ids)
-        pending = [self._ids.call(wait.call_id) for wait in waits if wait.kind == "tool_result"]
-        if asked:
-            if not restated:
-                # All that is needed to go on must have been said before an interrupt.
-                self._close()
-                self._snapshot()
-            self._finish(outcome={"type": "interrupt", "interrupts": asked})
-        elif pending:
-            self._finish(outcome={"type": "success", "pendingToolCallIds": pending})
-        else:
+        outcome = outcome_of(waits, self._folder.state, self._ids)
+        if outcome is None:
             self._paused = True
+            return
+        if outcome["type"] == "interrupt" and not restated:
+            # All that is needed to go on must have been said before.
+            self._close()
+            self._snapshot()
+        self._end({"type": "RUN_FINISHED", "outcome": outcome})
 
     def _compare(self, event: MessageCompleted) -> None:
         """The whole message, before it replaces what the events made: does the client hold the same?"""
@@ -406,30 +391,17 @@ class AGUIEncoder:
         self._put_right()
 
     def _on_finalized(self, event: Finalized) -> None:
-        self._end(self._folder.state)
+        self._end(end_of(self._folder.state))
 
-    def _end(self, state: RunState) -> None:
-        usage = usage_of(state.usage)
-        if state.status == "error":
-            self._fail({**failure_of(state.error), **usage})
-        elif state.status == "cancelled":
-            self._finish(outcome={"type": "cancelled"}, **usage)
-        else:
-            about = {"metadata": {NAMESPACE: {"finishReason": state.finish_reason}}}
-            self._finish(outcome={"type": "success"}, **(about if state.finish_reason else {}), **usage)
-
-    def _finish(self, **fields: Any) -> None:
+    def _end(self, fields: dict[str, Any]) -> None:
+        """Close whatever is open, and end the response."""
         self._close()
-        outcome = fields["outcome"]
-        if not self._knows_outcomes and ("pendingToolCallIds" in outcome or outcome["type"] == "cancelled"):
-            # Unknown before 1.0, and fatal; without an outcome the page looks for its calls itself.
-            del fields["outcome"]
-        self._put("RUN_FINISHED", threadId=self.thread_id, runId=self.run_id, **fields)
-        self.over = True
-
-    def _fail(self, fields: dict[str, Any]) -> None:
-        self._close()
-        self._put("RUN_ERROR", **fields)
+        kind = fields.pop("type")
+        if kind == "RUN_FINISHED":
+            fields = {"threadId": self.thread_id, "runId": self.run_id, **fields}
+            if not (self._knows_outcomes or understood(fields["outcome"])):
+                del fields["outcome"]  # the page then looks for its calls itself
+        self._put(kind, **fields)
         self.over = True
 
 

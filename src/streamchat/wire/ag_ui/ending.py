@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from streamchat.core.state import RunState
 from streamchat.events import ErrorEvent, Wait
 from streamchat.messages import ToolCallPart, Usage
 from streamchat.wire.ag_ui.messages import NAMESPACE, Ids
 
-__all__ = ["failure_of", "interrupts_of", "usage_of"]
+__all__ = ["end_of", "outcome_of", "understood"]
 
 _MOST = 2**53 - 1
 
@@ -28,8 +29,34 @@ _ANSWER: Mapping[str, Any] = {
 }
 
 
-def interrupts_of(waits: Iterable[Wait], calls: Mapping[str, ToolCallPart], ids: Ids) -> list[dict[str, Any]]:
-    """Return an interrupt for each approval in ``waits``, whose id is the approval's."""
+def outcome_of(waits: Iterable[Wait], state: RunState, ids: Ids) -> dict[str, Any] | None:
+    """Return the outcome of a run that waits for people or for the page; None where for jobs alone."""
+    waits = list(waits)
+    interrupts = _interrupts(waits, {call.call_id: call for call in state.calls}, ids)
+    if interrupts:
+        return {"type": "interrupt", "interrupts": interrupts}
+    pending = [ids.call(wait.call_id) for wait in waits if wait.kind == "tool_result"]
+    return {"type": "success", "pendingToolCallIds": pending} if pending else None
+
+
+def understood(outcome: Mapping[str, Any]) -> bool:
+    """Say whether clients before 1.0 know an outcome: any other is an error to them."""
+    return outcome["type"] != "cancelled" and "pendingToolCallIds" not in outcome
+
+
+def end_of(state: RunState) -> dict[str, Any]:
+    """Return what tells the end of a run that is over: ``RUN_FINISHED`` without its ids, or ``RUN_ERROR``."""
+    usage = _usage(state.usage)
+    if state.status == "error":
+        return {"type": "RUN_ERROR", **_failure(state.error), **usage}
+    if state.status == "cancelled":
+        return {"type": "RUN_FINISHED", "outcome": {"type": "cancelled"}, **usage}
+    about = {"metadata": {NAMESPACE: {"finishReason": state.finish_reason}}} if state.finish_reason else {}
+    return {"type": "RUN_FINISHED", "outcome": {"type": "success"}, **about, **usage}
+
+
+def _interrupts(waits: Iterable[Wait], calls: Mapping[str, ToolCallPart], ids: Ids) -> list[dict[str, Any]]:
+    """An interrupt for each approval, whose id is the approval's."""
     found: list[dict[str, Any]] = []
     for wait in waits:
         if wait.kind != "approval":
@@ -62,8 +89,8 @@ def _date(milliseconds: int | None) -> str | None:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def usage_of(usage: Usage | None) -> dict[str, Any]:
-    """Return the ``usage`` of an ending, to be spread; what is no count is left out."""
+def _usage(usage: Usage | None) -> dict[str, Any]:
+    """The ``usage`` of an ending, to be spread; what is no count is left out."""
     if usage is None:
         return {}
     counts = {
@@ -81,8 +108,8 @@ def usage_of(usage: Usage | None) -> dict[str, Any]:
     return {"usage": [entry]}
 
 
-def failure_of(error: ErrorEvent | None) -> dict[str, Any]:
-    """Return the fields of ``RUN_ERROR``; an error whose event was trimmed is told in general words."""
+def _failure(error: ErrorEvent | None) -> dict[str, Any]:
+    """The fields of ``RUN_ERROR``; an error whose event was trimmed is told in general words."""
     if error is None:
         return {"message": "The answer could not be finished.", "code": "error"}
     about: dict[str, Any] = {"phase": error.phase, "retryable": error.retryable}

@@ -23,7 +23,6 @@ from streamchat.messages import (
 )
 
 __all__ = [
-    "ACTIVITIES",
     "NAMESPACE",
     "REFUSAL",
     "AGUIMessage",
@@ -31,8 +30,9 @@ __all__ = [
     "activity_of",
     "arguments_text",
     "progress_of",
-    "result_metadata",
+    "result_of",
     "run_messages",
+    "snapshot_of",
     "user_message",
 ]
 
@@ -42,7 +42,7 @@ AGUIMessage: TypeAlias = dict[str, Any]
 NAMESPACE = "streamchat"
 """The key under which this package's own metadata stands, on events and on messages."""
 
-ACTIVITIES = ("source", "file", "tool_progress")
+_ACTIVITIES = ("source", "file", "tool_progress")
 """The activity types that a run makes."""
 
 REFUSAL: Mapping[str, Any] = {NAMESPACE: {"part": "refusal"}}
@@ -92,9 +92,12 @@ def arguments_text(call: ToolCallPart) -> str:
     return call.arguments_text or "" if call.arguments is None else encode_json(call.arguments)
 
 
-def result_metadata(outcome: str | None) -> dict[str, Any]:
-    """Return the ``metadata`` of a tool's result, to be spread: nothing for ``ok``."""
-    return {} if outcome in ("ok", None) else {"metadata": {NAMESPACE: {"outcome": outcome}}}
+def result_of(call: ToolCallPart, ids: Ids) -> dict[str, Any]:
+    """Return what a tool's result and its message share, all but the id."""
+    told = {"role": "tool", "toolCallId": ids.call(call.call_id), "content": result_text(call)}
+    if call.outcome in ("ok", None):
+        return told
+    return {**told, "metadata": {NAMESPACE: {"outcome": call.outcome}}}
 
 
 def activity_of(part: SourcePart | FilePart) -> dict[str, Any]:
@@ -174,18 +177,25 @@ class _StepMessages:
         calls = self._assistant(speaker).setdefault("toolCalls", [])
         calls.append({"id": call_id, "type": "function", "function": function})
         if call.state in ("done", "deferred"):
-            result = {
-                "id": self._ids.result(call.call_id),
-                "role": "tool",
-                "toolCallId": call_id,
-                "content": result_text(call),
-                **result_metadata(call.outcome),
-            }
+            result = {"id": self._ids.result(call.call_id), **result_of(call, self._ids)}
             self._behind.setdefault(speaker, []).append(result)
         if call.progress is not None:
             message_id = self._ids.progress(call.call_id)
             activity = progress_of(call_id, call.progress)
             self._progress.append({"id": message_id, "role": "activity", **activity})
+
+
+def snapshot_of(messages: Sequence[AGUIMessage], reasoned: Iterable[str]) -> dict[str, Any]:
+    """Return the fields of a ``MESSAGES_SNAPSHOT``; ``reasoned`` names what reasoning the client was told.
+
+    A snapshot without any reasoning says nothing of it: the client would keep what was withdrawn. So it is
+    emptied then.
+    """
+    if not any(message["role"] == "reasoning" for message in messages):
+        messages = [*messages, *({"id": each, "role": "reasoning", "content": ""} for each in reasoned)]
+    # The same of activities, for which the client has a word of its own.
+    about = {"@ag-ui/client": {"authoritativeActivityTypes": list(_ACTIVITIES)}}
+    return {"messages": messages, "metadata": about}
 
 
 def _nameless(parts: Sequence[ContentPart]) -> int:
