@@ -7,6 +7,7 @@ from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from streamchat.core.jsontext import decode_json
 from streamchat.errors import InvalidInput
 from streamchat.events import StoredEvent, Suspended
 from streamchat.http.errors import HTTPError
@@ -182,7 +183,9 @@ async def _bring_results(call: Call, body: ChatCompletionBody, turn: ToolAnswers
                 "Each call of an answer needs a result: one tool message for each of its tool_calls.",
                 field="messages",
             )
-    for call_id, output in turn.results:
+    for call_id, text in turn.results:
+        # A tool that the application has declared may want more than text.
+        output = _read_json(text) if names.get(call_id) in chat.tools else text
         await chat.submit_tool_result(turn.run_id, call_id, output, principal=call.principal)
     return _Begun(turn.run_id, asked[0], _told(turn.run_id, status.conversation_id))
 
@@ -200,6 +203,13 @@ def _asked(log: Iterable[StoredEvent], call_id: str) -> tuple[str, Suspended] | 
             ):
                 return stored.id, event
     return None
+
+
+def _read_json(text: str) -> Any:
+    try:
+        return decode_json(text)
+    except ValueError:
+        return text
 
 
 def _conversation_id(call: Call, body: ChatCompletionBody) -> str | None:

@@ -1,0 +1,159 @@
+// OpenAI's own client for JavaScript against /v1: each scenario is asked for as a stream and as a whole.
+import OpenAI from "openai";
+
+import { answer, ask, config, runAll } from "./harness.mjs";
+
+const model = "agent";
+const tools = [{ type: "function", function: { name: "locate", parameters: { type: "object", properties: {} } } }];
+
+const make = (options = {}) =>
+  new OpenAI({ baseURL: `${config.url}/v1`, apiKey: "key", maxRetries: 0, ...options });
+const client = make();
+
+const told = (error) => ({ code: error.code ?? null, status: error.status ?? null, message: error.message });
+
+/** Read a stream as a page does: all that came, and how it ended. */
+async function read(request, options = {}, using = client, whenBegun) {
+  const got = { text: "", reasoning: "", calls: [], finish: null, usage: null, error: null, runId: null };
+  try {
+    const { data, response } = await using.chat.completions
+      .create({ model, stream: true, stream_options: { include_usage: true }, ...request }, options)
+      .withResponse();
+    got.runId = response.headers.get("x-run-id");
+    await whenBegun?.(got, data);
+    for await (const chunk of data) {
+      got.usage = chunk.usage ?? got.usage;
+      for (const choice of chunk.choices) {
+        got.text += choice.delta.content ?? "";
+        got.reasoning += choice.delta.reasoning_content ?? "";
+        got.calls.push(...(choice.delta.tool_calls ?? []));
+        got.finish = choice.finish_reason ?? got.finish;
+      }
+    }
+  } catch (error) {
+    got.error = told(error);
+  }
+  return got;
+}
+
+async function whole(request, options = {}) {
+  const got = { text: null, reasoning: "", calls: [], finish: null, usage: null, error: null, runId: null };
+  try {
+    const { data, response } = await client.chat.completions.create({ model, ...request }, options).withResponse();
+    const [{ message, finish_reason }] = data.choices;
+    got.runId = response.headers.get("x-run-id");
+    Object.assign(got, { text: message.content, calls: message.tool_calls ?? [], finish: finish_reason });
+    got.reasoning = message.reasoning_content ?? "";
+    got.usage = data.usage;
+    got.message = message;
+  } catch (error) {
+    got.error = told(error);
+  }
+  return got;
+}
+
+const user = (content) => ({ messages: [{ role: "user", content }] });
+const both = (text) => async () => ({ stream: await read(user(text)), whole: await whole(user(`${text}`)) });
+
+async function results(after) {
+  const first = await whole({ ...user("client-tool"), tools });
+  const messages = [
+    ...user("client-tool").messages,
+    first.message,
+    ...first.calls.map((call) => ({ role: "tool", tool_call_id: call.id, content: '{"latitude":1.5}' })),
+  ];
+  return { first, ...(await after({ messages, tools })) };
+}
+
+/** A fetch whose response body fails after `frames` frames, as a connection that drops does. */
+const cutAfter = (frames, seen) => async (url, init) => {
+  const response = await fetch(url, init);
+  if (!response.body) return response;
+  let left = frames;
+  const cut = new TransformStream({
+    transform(chunk, control) {
+      for (const frame of new TextDecoder().decode(chunk).split(/(?<=\n\n)/)) {
+        if (left-- <= 0) return control.error(new TypeError("fetch failed"));
+        seen.frames += 1;
+        control.enqueue(new TextEncoder().encode(frame));
+      }
+    },
+  });
+  return new Response(response.body.pipeThrough(cut), response);
+};
+
+const scenarios = {
+  text: both("hello"),
+  reasoning: both("reasoning"),
+  parallel: both("parallel"),
+  toolError: both("tool-error"),
+  unknownTool: both("unknown-tool"),
+  invalidJson: both("invalid-json"),
+  progress: both("progress"),
+  errorBefore: both("error-before"),
+  errorMid: both("error-mid"),
+  clientTool: () =>
+    results(async (request) => ({ stream: await read(request), whole: await whole(request) })),
+  forgedResult: () =>
+    results(async ({ messages }) => {
+      messages.at(-1).tool_call_id = "call_1";
+      return { stream: await read({ messages }), whole: await whole({ messages }) };
+    }),
+  approval: async () => ({
+    stream: await read(user("approval"), {}, client, async (got) => {
+      let run;
+      do {
+        run = (await ask("GET", `/runs/${got.runId}`)).body;
+      } while (run.status !== "suspended");
+      await ask("POST", `/runs/${got.runId}/approvals`, { call_id: run.waits[0].call_id, approved: true });
+    }),
+  }),
+  cancel: async () => ({
+    stream: await read(user("hold:cancel"), {}, client, async (got) => {
+      await ask("GET", "/test/reached/cancel");
+      await ask("POST", `/runs/${got.runId}/cancel`);
+    }),
+  }),
+  leaves: async () => ({
+    stream: await read(user("hold:leaves"), {}, client, async (_, data) => {
+      await ask("GET", "/test/reached/leaves");
+      data.controller.abort();
+      await ask("POST", "/test/release/leaves");
+    }),
+  }),
+  busy: async () => {
+    const headers = { "X-Conversation-Id": "js-busy" };
+    const result = {};
+    result.stream = await read(user("hold:busy"), { headers }, client, async () => {
+      await ask("GET", "/test/reached/busy");
+      result.whole = await whole(user("hello"), { headers });
+      await ask("POST", "/test/release/busy");
+    });
+    return result;
+  },
+  twoTurns: async () => {
+    const headers = { "X-Conversation-Id": "js-two" };
+    const first = await whole(user("hello"), { headers });
+    return { first, stream: await read(user("hello"), { headers }) };
+  },
+  reset: async () => ({ stream: await read(user("reset:js")), whole: await whole(user("reset:js-whole")) }),
+  helper: async () => {
+    const stream = client.chat.completions.stream({ model, ...user("hello") });
+    const message = await stream.finalMessage();
+    return { text: message.content };
+  },
+  models: async () => (await client.models.list()).data.map((each) => each.id),
+  refused: async () => whole({ model: "other", ...user("hello") }),
+  comesBack: async () => {
+    const ends = [];
+    for (let frames = 0; ; frames += config.every ?? 1) {
+      const headers = { "Idempotency-Key": `js-${frames}` };
+      const seen = { frames: 0 };
+      const cut = await read(user("parallel"), { headers }, make({ fetch: cutAfter(frames, seen) }));
+      if (cut.error === null) return ends;
+      ends.push(await read(user("parallel"), { headers }));
+    }
+  },
+};
+
+answer(await runAll(scenarios, config.scenarios));
