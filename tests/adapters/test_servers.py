@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import signal
 
 import pytest
 
-from tests.adapters.servers.rows import LAST, LONG, QUICK, Row
-from tests.adapters.servers.running import COMBINATIONS, Served, served
+from tests.adapters.servers.rows import LAST, LONG, QUICK, Row, is_left_for_others
+from tests.adapters.servers.running import COMBINATIONS, ROOT, SERVERS, Served, served
+from tests.adapters.serving import read_until
 
 # (eleven servers start beside each other, on a machine that may have two cores)
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
@@ -38,3 +41,35 @@ async def test_an_adapter_under_a_server(adapter: str, server: str) -> None:
 async def test_a_slow_reader_of_an_adapter_under_a_server(adapter: str, server: str) -> None:
     async with served(adapter, server) as on:
         await _hold(LONG, on)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("server", "flags", "handed_over"),
+    [
+        ("uvicorn", "--timeout-graceful-shutdown 1", True),
+        ("hypercorn", "--workers 1 --graceful-timeout 1", True),
+        ("granian", "--workers-kill-timeout 1", False),
+    ],
+)
+async def test_the_flags_alone_end_a_server_with_open_streams(
+    server: str, flags: str, handed_over: bool
+) -> None:
+    command = " ".join([re.sub(r" --(workers|timeout|graceful).*", "", SERVERS[server]), flags])
+    async with served("asgi", server, command, MATRIX_NO_DRAIN="yes") as on:
+        url = await on.start("stall flags")
+        async with on.request("GET", url) as connection:
+            await read_until(connection.blocks(), b"text_delta")
+            on.process.send_signal(signal.SIGTERM)
+            await connection.ended()
+        await on.process.wait()
+        assert await is_left_for_others(on, url.split("/")[-2]) == handed_over
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_the_page_about_shutting_down_has_the_flags_that_are_tried(server: str) -> None:
+    page = (ROOT / "docs" / "how-to" / "shut-down.md").read_text(encoding="utf-8")
+    flags = re.findall(r"--(?:workers|timeout|graceful)\S* \S+", SERVERS[server])
+    assert bool(flags) != (server == "daphne")
+    for flag in flags:
+        assert re.search(f"`{server} app:app [^`]*{flag}[ `]", page), flag

@@ -16,7 +16,7 @@ from tests.adapters.servers.common import FLOOD
 from tests.adapters.servers.running import PREFIX, Served, decoded
 from tests.adapters.serving import Connection, read_until
 
-__all__ = ["ALL", "LAST", "LONG", "QUICK", "Row"]
+__all__ = ["ALL", "LAST", "LONG", "QUICK", "Row", "is_left_for_others"]
 
 Row = Callable[[Served], Awaitable[str | None]]
 # (what a row returns is a server's own peculiarity, for the page)
@@ -195,14 +195,20 @@ async def it_shuts_down_with_open_streams(served: Served) -> str | None:
         assert [block async for block in blocks] == []
     await connection.close()
     await served.process.wait()
+    assert await is_left_for_others(served, run_id)
+    return "streams are cut" if served.server == "daphne" else None
+
+
+async def is_left_for_others(served: Served, run_id: str) -> bool:
+    """Whether a run can be taken at once by another process."""
     buffer = buffer_for(served.store)
     await buffer.open()
     try:
         run = await buffer.get(run_id)
-        assert (run.owner, run.over) == (None, False)
+        assert not run.over
+        return run.owner is None
     finally:
         await buffer.close()
-    return "streams are cut" if served.server == "daphne" else None
 
 
 QUICK: dict[str, Row] = {

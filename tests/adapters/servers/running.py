@@ -112,7 +112,9 @@ def _free_port() -> int:
 
 
 @asynccontextmanager
-async def served(adapter: str, server: str, command: str | None = None) -> AsyncIterator[Served]:
+async def served(
+    adapter: str, server: str, command: str | None = None, **environment: str
+) -> AsyncIterator[Served]:
     """A server of one adapter; ended in any case, with all its workers."""
     module, base = ADAPTERS[adapter]
     with tempfile.TemporaryDirectory() as folder:
@@ -126,7 +128,7 @@ async def served(adapter: str, server: str, command: str | None = None) -> Async
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-W", "ignore", "-m", *line.split()),
                 cwd=ROOT,
-                env={**inherited, "MATRIX_STORE": store, "PYTHONPATH": str(ROOT)},
+                env={**inherited, "MATRIX_STORE": store, "PYTHONPATH": str(ROOT), **environment},
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
