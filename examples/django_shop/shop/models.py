@@ -9,6 +9,3 @@ from django.db import models
 class Order(models.Model):
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE)
     item = models.CharField(max_length=100)
-
-    def __str__(self):
-        return self.item

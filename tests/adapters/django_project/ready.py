@@ -37,8 +37,9 @@ def add_database(alias: str, **settings: Any) -> None:
         import pymysql  # type: ignore[import-untyped]
 
         pymysql.install_as_MySQLdb()
-    connections.settings[alias] = settings
-    connections.configure_settings(connections.settings)
+    known: Any = connections.settings
+    known[alias] = settings
+    connections.configure_settings(known)
 
 
 def migrate(alias: str) -> None:

@@ -13,7 +13,6 @@ class StreamChatDjangoConfig(AppConfig):
     name = "streamchat.adapters.django"
     label = "streamchat"
     verbose_name = "Chat"
-    default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
         """Register the system checks."""

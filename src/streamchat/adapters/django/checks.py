@@ -69,13 +69,14 @@ def check_csrf(app_configs: Any, **_: Any) -> list[CheckMessage]:
 def check_database(app_configs: Any, **_: Any) -> list[CheckMessage]:
     """The database of runs is there and, where it is SQLite, lets several write."""
     alias = conf.database()
-    if alias not in connections.settings:
+    known: Any = connections.settings
+    if alias not in known:
         return [
             Error(
                 f"STREAMCHAT['DATABASE'] is {alias!r}, and DATABASES has no such entry", id="streamchat.E002"
             )
         ]
-    options = connections.settings[alias].get("OPTIONS", {})
+    options = known[alias].get("OPTIONS", {})
     if not conf.keeps_runs(alias) or connections[alias].vendor != "sqlite":
         return []
     if (options.get("transaction_mode") or "").upper() == "IMMEDIATE":

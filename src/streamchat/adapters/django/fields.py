@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django.db import models
 
@@ -24,10 +24,10 @@ class ExactField(models.CharField):
         if connection.vendor == "postgresql":
             # By its full name, or Django adds a second index for LIKE to each key.
             return f"character varying({self.max_length})"
-        kind: str | None = super().db_type(connection)
+        kind: Any = super().db_type(connection)
         if connection.vendor == "mysql" and kind is not None:
             return f"{kind} CHARACTER SET utf8mb4"
-        return kind
+        return cast("str | None", kind)
 
     def db_parameters(self, connection: Any) -> dict[str, Any]:
         """Return the column's type and collation."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, cast
 
 from streamchat.adapters.django.models import Event, Run, Segment
 from streamchat.buffers.transactional.hot import EventRow, Head, Move, PageRows
@@ -21,7 +21,7 @@ class DjangoHotPath:
         self._connection = connection
         quote = connection.ops.quote_name
         self._runs, self._events, self._segments = (
-            quote(model._meta.db_table) for model in (Run, Event, Segment)
+            quote(model._meta.db_table) for model in cast("tuple[Any, ...]", (Run, Event, Segment))
         )
         self._columns = ", ".join(map(quote, ("run_id", "seq", "type", "data", "private", "at")))
         self._payload = f"LENGTH({quote('data')}) + COALESCE(LENGTH({quote('private')}), 0)"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from django.db import connections, transaction
 
@@ -38,6 +38,11 @@ _NOW = {
     "postgresql": "SELECT (extract(epoch from clock_timestamp()) * 1000)::bigint",
     "mysql": "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000",
 }
+
+
+def _atomic(using: str, *, durable: bool = False) -> Any:
+    # It is a decorator as well, which confuses those who read it without types.
+    return cast(Any, transaction.atomic)(using=using, durable=durable)
 
 
 class DjangoStore:
@@ -97,7 +102,7 @@ class DjangoStore:
             stage: _Stage = "begin"
             connection = self._writing()
             try:
-                with transaction.atomic(using=self._using, durable=True):
+                with _atomic(self._using, durable=True):
                     stage = "work"
                     self._perform(self._begun(connection, writes=True), jobs)
                     stage = "commit"
@@ -196,7 +201,7 @@ class DjangoStore:
             if not job.plain:
                 job.result = job.error = None
                 try:
-                    with transaction.atomic(using=self._using):
+                    with _atomic(self._using):
                         job.result = job.body(tx)
                 except StreamChatError as error:
                     job.error = error
@@ -214,7 +219,7 @@ class DjangoSession:
         while True:
             connection = self._store.connected(writes=False)
             try:
-                with transaction.atomic(using=connection.alias):
+                with _atomic(connection.alias):
                     return body(self._store._begun(connection, writes=False))
             except Exception as error:
                 if tried or fault_of(error, connection) != "gone":
