@@ -362,3 +362,26 @@ async def test_a_websocket_is_refused() -> None:
 
     await make_app()({"type": "websocket"}, receive, send)
     assert sent == [{"type": "websocket.close", "code": 1000}]
+
+
+async def test_a_server_that_tells_no_disconnect_is_not_asked_again_and_again() -> None:
+    """ASGI says that ``receive`` then waits; aiohttp-asgi's returns the end of the body each time."""
+    app = make_app(ScriptedModel([Step("Hello there.", stall_after=1)]), HTTPOptions(heartbeat=0.02))
+    received: list[str] = []
+    sent = b""
+
+    async def receive() -> dict[str, Any]:
+        received.append("http.request")
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        nonlocal sent
+        sent += message.get("body", b"")
+        if sent.count(b": heartbeat") == 3:
+            raise OSError("the client has gone")
+
+    async with app.endpoints.chat as chat:
+        started = await chat.start(None, "Hi")
+        path = f"/runs/{started.run_id}/stream"
+        await app({"type": "http", "method": "GET", "path": path, "headers": []}, receive, send)
+        assert len(received) == 2

@@ -22,7 +22,7 @@ async def cells(adapter: str, server: str) -> dict[str, str]:
         for name, row in ALL.items():
             try:
                 async with asyncio.timeout(120):
-                    found[name] = await row(on) or "yes"
+                    found[name] = str(await row(on) or "yes")
             except Exception as error:
                 found[name] = f"FAILED: {error!r:.100}"
             print(f"{adapter} under {server}: {name}: {found[name]}", flush=True)

@@ -145,4 +145,6 @@ def drain_under_daphne(chat: StreamChat) -> None:
         def drain() -> Deferred[None]:
             return Deferred.fromFuture(asyncio.ensure_future(chat.drain()))
 
-        reactor.addSystemEventTrigger("before", "shutdown", drain)  # type: ignore[attr-defined]
+        # (Twisted's annotations are not those of what it does)
+        trigger: Any = reactor
+        trigger.addSystemEventTrigger("before", "shutdown", drain)

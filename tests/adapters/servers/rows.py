@@ -18,7 +18,7 @@ from tests.adapters.serving import Connection, read_until
 
 __all__ = ["ALL", "LAST", "LONG", "QUICK", "Row", "is_left_for_others"]
 
-Row = Callable[[Served], Awaitable[str | None]]
+Row = Callable[[Served], Awaitable[object]]
 # (what a row returns is a server's own peculiarity, for the page)
 
 
@@ -27,7 +27,7 @@ async def _stands_still(served: Served, key: str, **headers: str) -> str:
     return await served.start(f"stall {key}", **headers)
 
 
-async def nothing_is_held_back(served: Served) -> str | None:
+async def nothing_is_held_back(served: Served) -> None:
     """The first event is there before the last one is made."""
     url = await _stands_still(served, "latency")
     async with served.request("GET", url) as connection:
@@ -40,7 +40,7 @@ async def nothing_is_held_back(served: Served) -> str | None:
         assert [block async for block in blocks] == []
 
 
-async def a_disconnect_is_noticed(served: Served) -> str | None:
+async def a_disconnect_is_noticed(served: Served) -> None:
     """The server is told that the client has gone, while nothing is sent; the run goes on."""
     url = await _stands_still(served, "disconnect")
     for tag, abort in (("closed", False), ("aborted", True)):
@@ -53,7 +53,7 @@ async def a_disconnect_is_noticed(served: Served) -> str | None:
     assert (await served.frames(url))[1][-1].event == "finalized"
 
 
-async def heartbeats_come(served: Served) -> str | None:
+async def heartbeats_come(served: Served) -> None:
     """A quiet stream is kept open; its first heartbeat is large enough to come through a proxy's buffer."""
     url = await _stands_still(served, "heartbeat")
     async with served.request("GET", url) as connection:
@@ -64,7 +64,7 @@ async def heartbeats_come(served: Served) -> str | None:
     await served.release("heartbeat")
 
 
-async def a_reader_that_was_cut_off_goes_on(served: Served) -> str | None:
+async def a_reader_that_was_cut_off_goes_on(served: Served) -> None:
     """With `Last-Event-ID` it gets what it has not seen: nothing twice, nothing missed."""
     url = await _stands_still(served, "resume")
     connection = await served.open(url)
@@ -77,14 +77,14 @@ async def a_reader_that_was_cut_off_goes_on(served: Served) -> str | None:
     assert whole[-1].event == "finalized"
 
 
-async def who_has_all_gets_204(served: Served) -> str | None:
+async def who_has_all_gets_204(served: Served) -> None:
     """A reader at the end of a run that is over is told not to come back."""
     url = await served.start("say")
     _, frames = await served.frames(url)
     assert await served.frames(url, frames[-1].id) == (204, [])
 
 
-async def middleware_stands_in_front(served: Served) -> str | None:
+async def middleware_stands_in_front(served: Served) -> None:
     """Middleware that compresses and rewrites what it can: JSON is compressed, streams are not held back."""
     compressing = {"X_Wrap": "yes", "Accept_Encoding": "gzip"}
     url = await _stands_still(served, "middleware")
@@ -104,7 +104,7 @@ async def middleware_stands_in_front(served: Served) -> str | None:
         await read_until(blocks, b"finalized")
 
 
-async def a_prefix_is_kept(served: Served) -> str | None:
+async def a_prefix_is_kept(served: Served) -> None:
     """Behind a proxy that takes a prefix away (`root_path`), addresses in answers have it."""
     async with Posted(served) as connection:
         body = await connection.body()
@@ -175,6 +175,7 @@ async def a_reader_that_takes_nothing_is_let_go(served: Served) -> str | None:
     numbers = [int(frame.id.rpartition(".")[2]) for frame in got + rest]
     assert numbers == list(range(1, len(numbers) + 1))
     assert rest[-1].event == "finalized"
+    return None
 
 
 async def it_shuts_down_with_open_streams(served: Served) -> str | None:

@@ -82,7 +82,7 @@ class Served:
     async def open(self, path: str, **headers: str) -> Connection:
         """Ask for a stream, and read the head of the answer."""
         connection = await Connection.open(self.port)
-        await connection.send("GET", path, **headers)
+        await connection.send("GET", path, b"", **headers)
         await connection.head()
         return connection
 

@@ -82,6 +82,7 @@ class StreamSender:
     __slots__ = (
         "_leaving",
         "_patience",
+        "_read_all",
         "_receive",
         "_seen",
         "_send",
@@ -99,7 +100,7 @@ class StreamSender:
         self._watch: asyncio.Future[Message] | None = None
         self._writes = 0
         self._seen = _NOTHING
-        self._writing = self._leaving = False
+        self._writing = self._leaving = self._read_all = False
 
     async def run(self, stream: ByteStream) -> None:
         """Send all of ``stream``, and close it. Returns early when the client has gone, or takes nothing."""
@@ -185,6 +186,9 @@ class StreamSender:
             if error is not None:
                 log.debug("receive() failed: %r", error)
             elif watch.result()["type"] != "http.disconnect" and self._task is not None:
+                if self._read_all:
+                    return None  # it would say so for ever: this server tells no disconnect
+                self._read_all = not watch.result().get("more_body", False)
                 return self._watch_receive()
         self._leave()
 
