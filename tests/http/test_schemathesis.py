@@ -23,8 +23,9 @@ from streamchat.http.schemas import StreamedEvent
 from tests.adapters.serving import fetch, serve
 from tests.http.guessing import Belongings, make_chat, settle
 
-# What a schema cannot say: that content is base64, that of two fields one is given, that a page was there.
-_UNDESCRIBED = ("message.", "body", "after")
+# What a schema cannot say: that content is base64, that of two fields one is given, that a page or a message
+# was there, that the service takes no system messages.
+_UNDESCRIBED = ("message.", "body", "after", "edits", "system_message")
 
 
 class Served:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import httpx2
 
@@ -84,8 +84,17 @@ class _Reading:
         self._seq = 0
 
     def item(self, frame: Frame) -> StoredEvent | Reset | None:
-        """Return what a frame says; None for what is not ours, or was there before."""
-        fields = json.loads(frame.data)
+        """Return what a frame says; None for what is not ours, or was there before.
+
+        Raises `ClientError` for what no streamchat server sends.
+        """
+        try:
+            return self._item(frame, json.loads(frame.data))
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            detail = {"code": "unreadable_stream", "message": "the stream holds what cannot be read"}
+            raise ClientError(200, detail) from error
+
+    def _item(self, frame: Frame, fields: Any) -> StoredEvent | Reset | None:
         if not isinstance(fields, dict):
             return None
         if fields.get("type") == "history_reset":
