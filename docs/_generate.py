@@ -35,7 +35,7 @@ from streamchat.buffers.sql import SQLEventBuffer
 from streamchat.core.fold import RunState, StepState
 from streamchat.core.lifecycle import BARRIERS, CALL, HELD, RUN, diagram
 from streamchat.events import EVENT_TYPES, FinishedPart, Wait
-from streamchat.http import CORS, AGUIOptions, HTTPOptions, OpenAIOptions
+from streamchat.http import CORS, AGUIOptions, HTTPOptions, OpenAIOptions, VercelOptions
 from streamchat.http.errors import error_response
 from streamchat.messages import (
     CallApproval,
@@ -308,6 +308,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "http-options": lambda: dataclass_fields(HTTPOptions),
     "ag-ui-options": lambda: dataclass_fields(AGUIOptions),
     "openai-options": lambda: dataclass_fields(OpenAIOptions),
+    "vercel-options": lambda: dataclass_fields(VercelOptions),
     "cors": lambda: dataclass_fields(CORS),
     "retry-policy": lambda: dataclass_fields(RetryPolicy),
     "run-context": lambda: dataclass_fields(RunContext),

@@ -341,6 +341,24 @@ async def test_answers_that_a_run_which_is_over_wants_no_more_are_refused() -> N
         message = message_of(await post(endpoints, body(user("Go"))))
         answer = await post(endpoints, body(user("Go"), ui_message(message)))
         assert (answer.status, answer.error["code"]) == (409, "run_over")
+        # The oldest versions ask again after an error too, until no result of a tool comes last.
+        old = await post(endpoints, body(ui_message(message)), headers={"X-AI-SDK-Version": "5"})
+        assert [chunk["type"] for chunk in chunks_of(old.body)] == [
+            "start",
+            "start-step",
+            "data-run-over",
+            "finish-step",
+            "error",
+        ]
+
+
+@pytest.mark.anyio
+async def test_a_page_that_answers_a_run_which_asked_for_nothing_is_told_that_it_is_at_work() -> None:
+    async with halfway() as (endpoints, _, run_id):
+        (_, answered) = await endpoints.chat.history(CHAT)
+        sent = body({"id": answered.message_id, "role": "assistant", "parts": []})
+        answer = await post(endpoints, sent)
+        assert (answer.status, answer.error["active_run_id"]) == (409, run_id)
 
 
 @pytest.mark.anyio

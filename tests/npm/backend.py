@@ -8,7 +8,7 @@ endpoints of the package it serves ``POST /test/release/{id}``, which lets a str
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,8 +34,8 @@ def said(request: ModelRequest) -> tuple[str, int]:
     return text, len(request.messages) - 1 - at
 
 
-def make_tools() -> ToolRegistry:
-    """The tools of the scenarios."""
+def make_tools(stalls: Mapping[str, Stall]) -> ToolRegistry:
+    """The tools of the scenarios; ``slow`` stands still at the end where it is told a stall's name."""
     tools = ToolRegistry()
 
     @tools.tool(idempotent=True)
@@ -49,10 +49,12 @@ def make_tools() -> ToolRegistry:
         raise ValueError(f"secret of {city}")
 
     @tools.tool
-    async def slow(ctx: ToolContext, steps: int = 2) -> str:
+    async def slow(ctx: ToolContext, steps: int = 2, hold: str = "") -> str:
         """Speaks while it works."""
         for done in range(1, steps + 1):
             ctx.progress(f"step {done}", fraction=done / steps)
+        if hold:
+            await stalls[hold].wait()
         return "done"
 
     @tools.tool(requires_approval=True)
@@ -76,7 +78,9 @@ class Backend:
         self.stalls: defaultdict[str, Stall] = defaultdict(Stall)
         self.failed_once: set[str] = set()
         self.model = ScriptedModel(self._answer)
-        self.chat = StreamChat(model=self.model, tools=make_tools(), **{"allow_anonymous": True, **options})
+        self.chat = StreamChat(
+            model=self.model, tools=make_tools(self.stalls), **{"allow_anonymous": True, **options}
+        )
 
     def _answer(self, request: ModelRequest) -> Step | str:
         text, after = said(request)
@@ -84,15 +88,17 @@ class Backend:
         tools = {
             "parallel": [Call("weather", {"city": "Oslo"}), Call("weather", {"city": "Rome"})],
             "tool-error": [Call("broken", {"city": "Oslo"})],
-            "progress": [Call("slow", {"steps": 2})],
+            "progress": [Call("slow", {"steps": 2, "hold": rest})],
             "approval": [Call("delete_file", {"path": "a.txt"})],
             "client-tool": [Call("locate", {"accuracy": 5})],
             "unknown-tool": [Call("nonsense", {"x": 1})],
             "invalid-json": [Call("weather", '{"city": ')],
+            "story": [Call("weather", {"city": "Oslo"}), Call("slow", {"steps": 1})],
         }
         if word in tools:
             if after == 0:
-                return Step("Let me see. ", calls=tools[word])
+                thought = "Two places to ask." if word == "story" else ""
+                return Step("Let me see. ", calls=tools[word], reasoning=thought)
             return Step("That is it.")
         if word == "reasoning":
             return Step("Four.", reasoning="Two and two, as everybody knows.")

@@ -15,6 +15,7 @@ from streamchat.http.limits import HTTPOptions
 from streamchat.http.openai_options import OpenAIOptions
 from streamchat.http.requests import ByteStream, ClientGone, Request, Response
 from streamchat.http.routing import Call, Handler, Route
+from streamchat.http.vercel_options import VercelOptions
 
 __all__ = [
     "CORS",
@@ -31,5 +32,6 @@ __all__ = [
     "Request",
     "Response",
     "Route",
+    "VercelOptions",
     "bare_response",
 ]

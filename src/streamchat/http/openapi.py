@@ -36,6 +36,7 @@ from streamchat.http.schemas import (
     RunStartedAnswer,
     StreamedEvent,
 )
+from streamchat.http.vercel_input import VercelBody, VercelChunk
 
 __all__ = [
     "ERRORS",
@@ -137,6 +138,11 @@ _CURSOR = (
 _START = (
     Parameter("Idempotency-Key", "The same key with the same body starts one run.", "header", _KEY),
     Parameter("X-Client-Id", "What the client calls itself, for presence.", "header"),
+)
+_VERSION = {"type": "string", "pattern": "^v?[567]([.][0-9.]+)?$"}
+_AI_SDK = (
+    Parameter("X-AI-SDK-Version", "The version of the `ai` package that reads.", "header", _VERSION),
+    Parameter("target", "The same, for clients that cannot set headers.", schema=_VERSION),
 )
 _LIMIT = Parameter("limit", "How many at most.", schema={"type": "integer", "minimum": 1, "maximum": 1000})
 _PAGE = (Parameter("after", "What the page before ended with; exclusive."), _LIMIT)
@@ -272,6 +278,33 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         parameters=_START[1:],
         errors=_STARTING,
         tag="ag-ui",
+    ),
+    ("POST", "/vercel"): Operation(
+        "Say something in a chat of the Vercel AI SDK, or answer what is asked in it; a UI message stream",
+        VercelChunk,
+        200,
+        VercelBody,
+        events=True,
+        parameters=(*_START, *_AI_SDK),
+        errors=_STARTING,
+        tag="vercel",
+    ),
+    ("GET", "/vercel/{id}/stream"): Operation(
+        "Resume the answer that is being written in a chat, as a UI message stream",
+        VercelChunk,
+        events=True,
+        nothing="Nothing is at work, or there is no such chat.",
+        parameters=(*_CURSOR, *_AI_SDK),
+        errors=(400, 401, 409, 429, 503),
+        tag="vercel",
+    ),
+    ("POST", "/vercel/{id}/stop"): Operation(
+        "Stop what is being written in a chat; idempotent",
+        CancelAccepted,
+        202,
+        nothing="Nothing is at work, or there is no such chat.",
+        errors=(401, 403, 503),
+        tag="vercel",
     ),
     ("GET", "/health/live"): Operation("The process answers", Health, tag="health"),
     ("GET", "/health/ready"): Operation("The process takes requests", Health, errors=(503,), tag="health"),

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from typing import Any
 
-from streamchat.errors import ConversationNotFound, InvalidInput, RunNotFound
+from streamchat.errors import ConversationBusy, ConversationNotFound, InvalidInput, RunNotFound, RunOver
 from streamchat.events import TERMINAL, StoredEvent, Suspended
 from streamchat.http.errors import HTTPError
 from streamchat.http.incoming import (
@@ -31,7 +31,7 @@ from streamchat.http.vercel_input import VercelBody, idempotency_key_of, wanted_
 from streamchat.http.vercel_options import VercelOptions
 from streamchat.service.hub import HistoryReset
 from streamchat.wire.openai_answer import Failure
-from streamchat.wire.vercel import HEADERS, MEDIA_TYPE, Target, VercelWire, as_target
+from streamchat.wire.vercel import DONE, HEADERS, MEDIA_TYPE, Chunk, Target, VercelWire, as_target, frames
 
 __all__ = ["ROUTES", "target_of"]
 
@@ -55,7 +55,29 @@ async def _post(call: Call) -> Response:
     target = target_of(call.request, options)
     key = idempotency_key(call.request)
     body = await call.endpoints.read_json(call.request, VercelBody)
-    return await _streaming(call, lambda: _begin(call, body, key or idempotency_key_of(body), target))
+    try:
+        return await _streaming(call, lambda: _begin(call, body, key or idempotency_key_of(body), target))
+    except (RunOver, ConversationBusy):
+        if target != "v5" or body.conversation()[-1].role != "assistant":
+            raise
+        return _nothing_to_add(body)
+
+
+def _nothing_to_add(body: VercelBody) -> Response:
+    """An error in a step of its own, after which no tool's result comes last.
+
+    Old versions (5.0.60) ask again at once, and for ever, when ``sendAutomaticallyWhen`` still holds after an
+    error.
+    """
+    chunks: list[Chunk] = [
+        {"type": "start", "messageId": body.conversation()[-1].id},
+        {"type": "start-step"},
+        # A step alone is not kept; the page gets an empty part of data.
+        {"type": "data-run-over", "data": {}},
+        {"type": "finish-step"},
+        {"type": "error", "errorText": "There is nothing to add to this answer. Resume to see all of it."},
+    ]
+    return Response(200, frames(chunks) + DONE, [("content-type", MEDIA_TYPE), *STREAM_HEADERS, *HEADERS])
 
 
 async def _begin(call: Call, body: VercelBody, key: str | None, target: Target) -> _Opening:
@@ -169,7 +191,9 @@ def _going_on(call: Call, begun: Begun, answers: Answers, target: Target) -> _Op
     """What follows on answers; the client has the message up to where they were asked for."""
     at = _asked_at(begun.known, {each.call for each in answers.given})
     if not at:
-        return _replaying(call, begun.run_id, begun.known, target)
+        raise ConversationBusy(
+            f"run {begun.run_id} is at work and has asked for nothing", active_run_id=begun.run_id
+        )
     wire = _wire(call, target)
     first = wire.resume(begun.known[:at], after_end=True) + b"".join(wire.events(begun.known[at:]))
     return _Opening(begun.run_id, wire, wire.begin("") + first, begun.known[-1].id)

@@ -19,7 +19,7 @@ from streamchat.http.bodies import ConversationId, JSONObject, Name, Words
 from streamchat.http.errors import HTTPError
 from streamchat.http.incoming import Answers, Approval, NewMessage, Regenerate, ToolOutput, Wanted
 
-__all__ = ["VercelBody", "VercelMessage", "idempotency_key_of", "wanted_of"]
+__all__ = ["VercelBody", "VercelChunk", "VercelMessage", "idempotency_key_of", "wanted_of"]
 
 _MOST_PARTS = 100
 _AUDIO_FORMATS = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav", "vnd.wave": "wav"}
@@ -30,6 +30,14 @@ _Id: TypeAlias = Annotated[str, StringConstraints(max_length=200)]
 class _Body(BaseModel):
     # Pages send what they like besides (`body` of `sendMessage`).
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class VercelChunk(BaseModel):
+    """One chunk of a UI message stream, the data of one frame; the last frame's is ``[DONE]``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
 
 
 class VercelMessage(_Body):

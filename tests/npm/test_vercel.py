@@ -1,0 +1,254 @@
+"""The Vercel AI SDK's own clients, four versions of them, against a real server.
+
+What each client's message comes to is compared with the fold of the run's log; the matrix is filled from it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from streamchat.core.fold import fold
+from streamchat.core.state import RunState
+from streamchat.http.incoming import read_run
+from tests.npm.backend import Backend, backend
+from tests.npm.matrix import YES, tell
+from tests.npm.support import package_versions, run_node
+from tests.wire.vercel_rules import expected
+
+CLIENTS = ["ai-5.0.60", "ai-5", "ai-6", "ai-7"]
+
+NAMES = {
+    "text": "text",
+    "reasoning": "reasoning",
+    "parallel": "parallel tools",
+    "progress": "tool progress",
+    "tool-error": "tool error",
+    "unknown-tool": "a tool that is not there",
+    "invalid-json": "arguments that are not JSON",
+    "approval-yes": "approval: yes",
+    "approval-no": "approval: no",
+    "approval-edited": "approval: edited",
+    "client-tool": "client-side tool",
+    "second-turn": "a second turn",
+    "regenerate": "regenerate",
+    "edit": "an edited message",
+    "cancel": "cancel",
+    "refused": "server error before the stream",
+    "error-before": "model error before the first token",
+    "error-mid": "model error in mid-stream",
+    "retraction": "retraction",
+    "resume-nothing": "resume with nothing to resume",
+    "resume-live": "resume while the run goes on",
+}
+"""Scenarios of ``vercel.mjs``, and their rows in the matrix."""
+
+_BY_DATA = (
+    "yes; asked in a `data-tool-approval` part, answered by `sendMessage(undefined, {body: {approvals}})`"
+)
+_AFTER_ERROR = "the response ends with an error; resuming shows the answer without what was withdrawn"
+
+
+def label(client: str) -> str:
+    return f"ai {package_versions()[client]}"
+
+
+def parts_of(message: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """A client's parts in the form of `expected`."""
+    out: list[tuple[Any, ...]] = []
+    for part in message["parts"]:
+        kind = part["type"]
+        if kind in ("text", "reasoning"):
+            out.append((kind, part["text"]))
+        elif "toolCallId" in part:
+            name = part["toolName"] if kind == "dynamic-tool" else kind.removeprefix("tool-")
+            head = ("tool", part["toolCallId"], name, part["state"])
+            if part["state"] == "output-available":
+                out.append((*head, part["input"], part["output"]))
+            elif part["state"] == "output-denied":
+                out.append((*head, part["input"]))
+            else:
+                out.append(head)
+    return out
+
+
+async def state_of(server: Backend, chat_id: str) -> RunState:
+    """The fold of the newest run of a chat."""
+    rows = await server.chat.history(chat_id)
+    assert rows[-1].run_id is not None
+    return fold(await read_run(server.chat, rows[-1].run_id, None))
+
+
+class Judge:
+    """Looks at what came of each scenario; `cell` says what the matrix has to say."""
+
+    def __init__(self, server: Backend, client: str, results: dict[str, Any]) -> None:
+        self.server = server
+        self.results = results
+        self.major = int(package_versions()[client].partition(".")[0])
+
+    async def cell(self, name: str) -> str:
+        result = self.results[name]
+        assert "failed" not in result, result["failed"]
+        if name in ("refused", "resume-nothing"):
+            return getattr(self, "_" + name.replace("-", "_"))(result)
+        state = await state_of(self.server, result["id"])
+        assert result["message"]["role"] == "assistant", result
+        assert parts_of(result["message"]) == expected(state, f"v{self.major}")
+        assert result["message"]["id"] == state.message_id
+        assert result["message"]["metadata"]["runId"] == state.run_id
+        assert result["message"]["metadata"]["status"] == state.status
+        check = getattr(self, "_" + name.replace("-", "_"), None)
+        if check is not None:
+            return check(result, state)
+        assert (result["status"], result["errors"], state.status) == ("ready", [], "success")
+        assert all(part.get("state") != "streaming" for part in result["message"]["parts"])
+        return YES
+
+    def _refused(self, result: dict[str, Any]) -> str:
+        assert result["status"] == "error"
+        assert result["requests"] == [{"method": "POST", "status": 422}]
+        assert "invalid_input" in result["errors"][0]
+        return YES
+
+    def _resume_nothing(self, result: dict[str, Any]) -> str:
+        assert (result["status"], result["roles"]) == ("ready", [])
+        assert result["requests"] == [{"method": "GET", "status": 204}]
+        return YES
+
+    def _approved(self, result: dict[str, Any], state: RunState) -> str:
+        assert (result["status"], state.status) == ("ready", "success")
+        assert [request["method"] for request in result["requests"]] == ["POST", "POST"]
+        return _BY_DATA if self.major == 5 else YES
+
+    def _approval_yes(self, result: dict[str, Any], state: RunState) -> str:
+        assert state.calls[0].output == "deleted a.txt"
+        return self._approved(result, state)
+
+    def _approval_no(self, result: dict[str, Any], state: RunState) -> str:
+        assert (state.calls[0].outcome, state.calls[0].error) == ("denied", "Rather not.")
+        return self._approved(result, state)
+
+    def _approval_edited(self, result: dict[str, Any], state: RunState) -> str:
+        assert state.calls[0].output == "deleted b.txt"
+        said = self._approved(result, state)
+        return (
+            said if self.major == 5 else "yes; the arguments come beside the messages (`{body: {approvals}}`)"
+        )
+
+    def _progress(self, result: dict[str, Any], state: RunState) -> str:
+        assert result["seen"] == {"message": "step 2", "fraction": 1}
+        assert state.calls[0].output == "done"
+        return YES
+
+    def _cancel(self, result: dict[str, Any], state: RunState) -> str:
+        assert (result["stopped"], state.status, result["status"]) == (202, "cancelled", "ready")
+        return YES
+
+    def _failed(self, result: dict[str, Any], state: RunState) -> str:
+        assert (result["status"], state.status) == ("error", "error")
+        assert state.error is not None
+        assert state.error.message in result["errors"][0]
+        return YES
+
+    _error_before = _error_mid = _failed
+
+    def _second_turn(self, result: dict[str, Any], state: RunState) -> str:
+        assert result["roles"] == ["user", "assistant"] * 2
+        return YES
+
+    def _regenerate(self, result: dict[str, Any], state: RunState) -> str:
+        assert result["roles"] == ["user", "assistant"]
+        assert result["before"] != result["message"]["id"]
+        assert state.parent_run_id is not None
+        return YES
+
+    def _edit(self, result: dict[str, Any], state: RunState) -> str:
+        assert result["roles"] == ["user", "assistant"]
+        last = self.server.model.requests[-1].messages
+        assert [message.role for message in last].count("user") == 1
+        return YES
+
+    def _retraction(self, result: dict[str, Any], state: RunState) -> str:
+        assert state.steps[0].resets == 1
+        if self.major == 7:
+            assert result["first"]["errors"] == []
+            return YES
+        assert "withdrawn" in result["first"]["errors"][0]
+        return _AFTER_ERROR
+
+
+@pytest.mark.anyio
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_what_use_chat_shows_is_what_the_log_says(client: str) -> None:
+    async with backend() as server:
+        results = await run_node(
+            "vercel.mjs",
+            url=server.url,
+            package=client,
+            version=package_versions()[client],
+            run="a",
+            scenarios=list(NAMES),
+        )
+        judge = Judge(server, client, results)
+        cells, wrong = {}, {}
+        for name, row in NAMES.items():
+            try:
+                cells[row] = await judge.cell(name)
+            except AssertionError as error:
+                wrong[name] = f"{error}\n{results[name]}"
+    assert not wrong, "\n\n".join(f"{name}: {error}" for name, error in wrong.items())
+    tell("vercel", label(client), cells)
+
+
+_FIRST = {"ai-5.0.60": False, "ai-5": True, "ai-6": True, "ai-7": True}
+"""Whether a page may keep the half of an answer over a reload: the oldest would put the replay behind it."""
+
+_DROPS_IT = "yes, where the page drops the half that it has first; else the replay stands behind it"
+
+
+async def _boundaries(client: str, first: int, every: int) -> None:
+    version = package_versions()[client]
+    async with backend() as server:
+        results = await run_node(
+            "vercel.mjs",
+            url=server.url,
+            package=client,
+            version=version,
+            run="b",
+            boundaries=True,
+            first=first,
+            every=every,
+            keep_partial=_FIRST[client],
+        )
+        for result in results:
+            where = (result["mode"], result["frames"])
+            state = await state_of(server, result["id"])
+            assert result["status"] == "ready", (where, result)
+            assert parts_of(result["message"]) == expected(state, f"v{version[0]}"), (where, result)
+            assert result["message"]["id"] == state.message_id
+            assert result["roles"] == ["user", "assistant"], (where, result)
+    assert {result["mode"] for result in results if result["whole"]} == {"same tab", "reload"}
+    cells = {"cut off at any frame, same tab": YES, "cut off at any frame, reload": YES}
+    if version.startswith("5."):
+        cells["cut off at any frame, same tab"] = _DROPS_IT
+    if not _FIRST[client]:
+        cells["cut off at any frame, reload"] = _DROPS_IT
+    tell("vercel", label(client), cells)
+
+
+@pytest.mark.anyio
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_client_that_was_cut_off_here_and_there_ends_with_the_whole_message(client: str) -> None:
+    await _boundaries(client, first=2, every=6)
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_client_that_was_cut_off_at_any_frame_ends_with_the_whole_message(client: str) -> None:
+    await _boundaries(client, first=0, every=1)
