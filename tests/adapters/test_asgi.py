@@ -351,7 +351,7 @@ async def test_the_principal_comes_from_the_scope(is_async: bool) -> None:
         assert (await fetch(port, "GET", f"/runs/{started['run_id']}", X_User="bob"))[0] == 404
 
 
-async def test_a_websocket_is_refused() -> None:
+async def test_a_websocket_to_another_path_is_refused() -> None:
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -360,8 +360,8 @@ async def test_a_websocket_is_refused() -> None:
     async def receive() -> Any:
         return {"type": "websocket.connect"}
 
-    await make_app()({"type": "websocket"}, receive, send)
-    assert sent == [{"type": "websocket.close", "code": 1000}]
+    await make_app()({"type": "websocket", "path": "/runs", "headers": []}, receive, send)
+    assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
 async def test_a_server_that_tells_no_disconnect_is_not_asked_again_and_again() -> None:

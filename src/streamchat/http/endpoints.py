@@ -149,6 +149,14 @@ class Endpoints:
         handler = route.head if request.method == "HEAD" and route.head is not None else route.handler
         return await handler(call)
 
+    async def admit(self, request: Request) -> tuple[Call, float]:
+        """Judge the beginning of a connection that is more than one request (a WebSocket): returns who it is,
+        and for how many seconds. Raises what answers a request that is refused."""
+        check_origin(request, self._cors)
+        await self.open()
+        call = Call(self, request, await self._who(request))
+        return call, self._lifetime(call)
+
     async def _who(self, request: Request) -> Principal | None:
         principal = None
         if self._principal is not None:
@@ -162,12 +170,21 @@ class Endpoints:
 
     # What handlers share.
 
+    @property
+    def body_limit(self) -> int:
+        """How many bytes a body may have."""
+        most = self.options.max_body_bytes
+        return self.chat.limits.max_body_bytes if most is None else most
+
+    def _lifetime(self, call: Call) -> float:
+        lifetime = math.inf if call.principal is None else _ends_in(call.principal)
+        if self.options.stream_lifetime is not None:
+            lifetime = min(lifetime, spread(self.options.stream_lifetime))
+        return lifetime
+
     async def read_json(self, request: Request, model: type[B], *, optional: bool = False) -> B:
         """Read a JSON body within the limits; see `streamchat.http.bodies.read_json`."""
-        most = self.options.max_body_bytes
-        if most is None:
-            most = self.chat.limits.max_body_bytes
-        return await read_json(request, model, most, self.options.body_timeout, optional=optional)
+        return await read_json(request, model, self.body_limit, self.options.body_timeout, optional=optional)
 
     def page_limit(self, request: Request, default: int) -> int:
         """Return the query's ``limit``: 1 to ``max_page``. Raises `HTTPError` 400."""
@@ -218,10 +235,7 @@ class Endpoints:
         await self.refuse_streams(call)
         counted = who(call.principal)
         self._streams.enter(counted)
-        lifetime = math.inf if call.principal is None else _ends_in(call.principal)
-        if self.options.stream_lifetime is not None:
-            lifetime = min(lifetime, spread(self.options.stream_lifetime))
-        return lambda: self._streams.leave(counted), lifetime
+        return lambda: self._streams.leave(counted), self._lifetime(call)
 
     async def refuse_streams(self, call: Call) -> None:
         """Raise `HTTPError` 409 where this principal is given no streams, 501 where nobody can be."""

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from streamchat.adapters.asgi.responses import Receive, Scope, Send, StreamSender, begin
 from streamchat.adapters.asgi.shutdown import draining_on_sigterm
+from streamchat.adapters.asgi.websocket import serve_websocket
 from streamchat.http import CORS, ByteStream, ClientGone, Endpoints, HTTPOptions, Request, Route
 from streamchat.principal import Principal
 from streamchat.service.chat import StreamChat
@@ -74,8 +75,8 @@ class ASGIApp:
         elif scope["type"] == "lifespan":
             await _lifespan(self.endpoints.chat, receive, send, self._drain_on_sigterm)
         elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1000})
+            request = request_from_scope(scope, receive)
+            await serve_websocket(self.endpoints, request, receive, send)
         else:
             raise RuntimeError(f"ASGI scope type {scope['type']!r} is not served here")
 
@@ -121,8 +122,8 @@ async def _lifespan(chat: StreamChat, receive: Receive, send: Send, draining: bo
 
 
 def request_from_scope(scope: Scope, receive: Receive) -> Request:
-    """Translate an ASGI HTTP scope. ``path`` may hold the mount prefix (ASGI says so) or not (older
-    routers)."""
+    """Translate an ASGI scope, HTTP's or a WebSocket's. ``path`` may hold the mount prefix (ASGI says so) or
+    not (older routers)."""
     mount = scope.get("root_path", "").rstrip("/")
     path = scope["path"]
     if mount and (path == mount or path.startswith(mount + "/")):
@@ -132,7 +133,7 @@ def request_from_scope(scope: Scope, receive: Receive) -> Request:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return Request(
-        method=scope["method"].upper(),
+        method=scope.get("method", "WEBSOCKET").upper(),
         path=path or "/",
         query=scope.get("query_string", b"").decode("latin-1"),
         headers=headers,
