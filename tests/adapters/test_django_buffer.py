@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -24,7 +25,9 @@ from streamchat.principal import Principal
 from streamchat.testing.buffers import Bench
 from streamchat.testing.buffers.suite import deltas, ending, message
 from tests.adapters.django_project.ready import add_database, make_ready, migrate
+from tests.buffers.django_backend import DjangoMariaDB, DjangoPostgreSQL, OnServer
 from tests.project.support import ROOT
+from tests.services.databases import execute
 
 pytest.importorskip("django")
 R = TypeVar("R")
@@ -182,6 +185,88 @@ def test_another_process_that_writes_for_too_long_is_told(database: Path) -> Non
             in_a_buffer(conversed, busy_seconds=0.05)
     finally:
         blocking.close()
+
+
+@pytest.fixture(params=[DjangoPostgreSQL, DjangoMariaDB], ids=["postgresql", "mariadb"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> OnServer:
+    """A database of the project's on a server."""
+    assert request.param.service is not None
+    kind: type[OnServer] = request.param
+    return kind(tmp_path, request.getfixturevalue(request.param.service))
+
+
+@pytest.mark.anyio
+async def test_connections_that_a_server_has_ended_are_noticed_by_nobody(server: OnServer) -> None:
+    async with server.open() as buffer:
+        run_id = await conversed(buffer)
+        await buffer.read(run_id)
+        postgres = isinstance(server, DjangoPostgreSQL)
+        name = server.prefix.rpartition("/")[2]
+        if postgres:
+            ended = await execute(
+                server.prefix,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                f"WHERE datname = '{name}' AND pid <> pg_backend_pid()",
+            )
+        else:
+            ended = await execute(
+                server.prefix,
+                "SELECT id FROM information_schema.processlist "
+                f"WHERE db = '{name}' AND id <> connection_id()",
+            )
+            for (number,) in ended:
+                await execute(server.prefix, f"KILL {number}")
+        assert len(ended) >= 2
+        for _ in range(3):  # each of the reading threads
+            assert (await buffer.get(run_id)).status == "success"
+        await conversed(buffer)
+
+
+@pytest.mark.anyio
+async def test_a_row_that_somebody_has_locked_holds_up_its_own_run_alone(server: OnServer) -> None:
+    async with server.open() as buffer:
+        bench = Bench(buffer, None, None, 60.0)
+        stuck, free = await bench.held(), await bench.held()
+        locked, release = asyncio.Event(), asyncio.Event()
+        statements = ("BEGIN", f"SELECT 1 FROM streamchat_run WHERE run_id = '{stuck.run_id}' FOR UPDATE")
+        holding = asyncio.create_task(hold(server.prefix, statements, locked, release))
+        await locked.wait()
+        waiting = asyncio.create_task(buffer.append(stuck, deltas("late")))
+        # Its turn comes, with or behind the other's.
+        free = (await buffer.append(free, deltas("at once"))).lease
+        with pytest.raises(BufferUnavailable):
+            await waiting
+        release.set()
+        await holding
+        await buffer.append(stuck, deltas("late"))
+        assert await bench.texts(stuck.run_id) == ["late"]
+        assert await bench.texts(free.run_id) == ["at once"]
+
+
+async def hold(url: str, statements: tuple[str, ...], begun: asyncio.Event, release: asyncio.Event) -> None:
+    """Run statements on a connection, and keep it until ``release``."""
+    if url.startswith("postgresql"):
+        import asyncpg  # type: ignore[import-untyped]
+
+        connection = await asyncpg.connect(url)
+        for statement in statements:
+            await connection.execute(statement)
+        begun.set()
+        await release.wait()
+        await connection.close()
+        return
+    import asyncmy
+
+    parts = urlsplit(url)
+    mysql = await asyncmy.connect(
+        host=parts.hostname, port=parts.port, user=parts.username, password=parts.password, db=parts.path[1:]
+    )
+    async with mysql.cursor() as cursor:
+        for statement in statements:
+            await cursor.execute(statement)
+    begun.set()
+    await release.wait()
+    await mysql.ensure_closed()
 
 
 # ----------------------------------------------------------------------------------------------- the admin

@@ -19,7 +19,7 @@ from tests.adapters.django_project.ready import add_database, make_ready, migrat
 from tests.buffers.backends import Backend
 from tests.services.databases import create_database, execute
 
-__all__ = ["DjangoMariaDB", "DjangoPostgreSQL", "DjangoSQLite"]
+__all__ = ["DjangoMariaDB", "DjangoPostgreSQL", "DjangoSQLite", "OnServer"]
 
 
 class OnDjango(Backend):

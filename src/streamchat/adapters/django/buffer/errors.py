@@ -22,8 +22,12 @@ _LOCKED_NUMBERS = {1020, 1205, 1213, 3572}
 _BUSY, _LOCKED = 5, 6
 
 
-def fault_of(error: BaseException, connection: Any) -> Fault | None:
-    """Return what kind of failure this was, as far as trying again may help."""
+def fault_of(error: BaseException, connection: Any, before: Any) -> Fault | None:
+    """Return what kind of failure this was, as far as trying again may help.
+
+    ``before`` is the driver's connection as it was: where that broke in a transaction, Django may have made
+    another by now.
+    """
     if isinstance(error, IntegrityError):
         return "clash"
     if not isinstance(error, OperationalError | InterfaceError):
@@ -34,7 +38,7 @@ def fault_of(error: BaseException, connection: Any) -> Fault | None:
     number = cause.args[0] if cause.args else None
     if getattr(cause, "sqlstate", None) in _LOCKED_STATES or number in _LOCKED_NUMBERS:
         return "locked"
-    return None if connection.connection is not None and connection.is_usable() else "gone"
+    return None if connection.connection is before and connection.is_usable() else "gone"
 
 
 def translate(error: Exception, where: str) -> Exception:

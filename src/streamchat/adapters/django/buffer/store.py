@@ -30,8 +30,10 @@ __all__ = ["DjangoSession", "DjangoStore"]
 R = TypeVar("R")
 _Stage: TypeAlias = Literal["begin", "work", "commit"]
 
-_LOCK_SECONDS = 1
-"""How long a statement waits for a row that another process has locked."""
+_LOCK_MILLISECONDS = 300
+"""How long a statement waits on PostgreSQL for a row that another has locked; on MySQL it is a second."""
+_LOCKED = 3
+"""So often a job is tried against rows that others have locked: all other jobs wait meanwhile."""
 _CLASHES = 5
 
 _NOW = {
@@ -97,10 +99,11 @@ class DjangoStore:
         then tried one by one, and no other is held up for longer than that.
         """
         deadline = time.monotonic() + self._busy_seconds
-        clashes, gone, pause = 0, 0, 0.002
+        clashes, gone, locked, pause = 0, 0, 0, 0.002
         while True:
             stage: _Stage = "begin"
             connection = self._writing()
+            driver = connection.connection
             try:
                 with _atomic(self._using, durable=True):
                     stage = "work"
@@ -110,15 +113,17 @@ class DjangoStore:
             except StreamChatError:
                 raise
             except Exception as error:
-                fault = fault_of(error, connection)
+                fault = fault_of(error, connection, driver)
                 if fault == "gone":
                     connection.close()
                 clashes += fault == "clash"
                 gone += fault == "gone"
+                # SQLite has no locked rows: there it is the whole database, and passes.
+                locked += fault == "locked" and connection.vendor != "sqlite"
                 if stage == "commit" and fault == "gone":
                     # It may have been written: only the caller knows how to find out.
                     raise self.translate(error) from error
-                late = clashes > _CLASHES or gone > 1 or time.monotonic() > deadline
+                late = clashes > _CLASHES or gone > 1 or locked >= _LOCKED or time.monotonic() > deadline
                 if stage == "begin" and fault is not None and late:
                     raise self.translate(error) from error  # and no job alone would fare better
                 if fault is None or late or (stage == "work" and fault != "gone" and len(jobs) > 1):
@@ -139,9 +144,11 @@ class DjangoStore:
                 connection.errors_occurred = False
             else:
                 connection.close()
-        if connection.connection is None:
-            connection.connect()
+        connection.ensure_connection()
+        # Django also connects by itself: where a connection breaks in a transaction.
+        if getattr(connection, "_streamchat_set_up", None) is not connection.connection:
             self._set_up(connection, writes=writes)
+            connection._streamchat_set_up = connection.connection
         return connection
 
     @staticmethod
@@ -166,7 +173,7 @@ class DjangoStore:
             level = "READ COMMITTED" if writes else "REPEATABLE READ"
             statements = [
                 f"SET SESSION TRANSACTION ISOLATION LEVEL {level}",
-                f"SET SESSION innodb_lock_wait_timeout = {_LOCK_SECONDS}",
+                "SET SESSION innodb_lock_wait_timeout = 1",
             ]
         with connection.cursor() as cursor:
             for statement in statements:
@@ -185,7 +192,7 @@ class DjangoStore:
             with connection.cursor() as cursor:
                 # For this transaction only: the connection may come from a pool, and go back there.
                 if writes:
-                    cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{_LOCK_SECONDS}s"])
+                    cursor.execute("SELECT set_config('lock_timeout', %s, true)", [f"{_LOCK_MILLISECONDS}ms"])
                 else:
                     cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         return Tx(connection, self._payloads, self._token, moment)
@@ -218,11 +225,12 @@ class DjangoSession:
         tried = False
         while True:
             connection = self._store.connected(writes=False)
+            driver = connection.connection
             try:
                 with _atomic(connection.alias):
                     return body(self._store._begun(connection, writes=False))
             except Exception as error:
-                if tried or fault_of(error, connection) != "gone":
+                if tried or fault_of(error, connection, driver) != "gone":
                     raise
                 connection.close()
                 tried = True
