@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
 import pytest
 
+from streamchat import check_log, orchestrate
 from streamchat.errors import InvalidInput
-from streamchat.messages import Usage
+from streamchat.events import MessageCompleted, TextDelta
+from streamchat.messages import TextPart, Usage
 from streamchat.models import CallDelta, OpenAIChatModel
 from streamchat.testing import Call, Reply, ScriptedProvider, Stall, Step
 from streamchat.testing.chunks import chat_chunks
@@ -94,6 +97,8 @@ async def test_more_than_one_choice_is_refused_before_anything_is_sent(n: Any) -
     async with ScriptedProvider() as provider, provider.client() as client:
         with pytest.raises(InvalidInput, match="n="):
             OpenAIChatModel(client, "gpt", n=n)
+        with pytest.raises(InvalidInput, match="n="):
+            OpenAIChatModel(client, "gpt", extra_body={"n": n})
         with pytest.raises(InvalidInput, match="n="):
             await ask(OpenAIChatModel(client, "gpt"), asking(options={"n": n}))
     assert not provider.requests
@@ -334,3 +339,45 @@ async def test_half_surrogates_in_a_message_do_not_stop_the_request() -> None:
         heard = await ask(OpenAIChatModel(client, "gpt"), asking("a\ud83db"))
     assert heard.text() == "ok"
     assert provider.requests[0].messages[0]["content"] == "a\ufffdb"
+
+
+def _chunk(*choices: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps({"choices": choices}).encode() + b"\n\n"
+
+
+def _choice(index: int, finish: str | None = None, **delta: Any) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "finish_reason": finish}
+
+
+_CALL = {"index": 0, "id": "b", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+
+
+def _yes(index: int) -> dict[str, Any]:
+    return _choice(index, content="Yes.")
+
+
+def _no(index: int) -> dict[str, Any]:
+    return _choice(index, content="No.")
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [(_yes(0), _no(1)), (_choice(0, "stop"), _choice(1, "stop"))],
+        [(_yes(0),), (_no(1),), (_choice(1, "length"),), (_choice(0, "stop"),)],
+        [(_yes(0), _choice(1, tool_calls=[_CALL])), (_choice(1, "tool_calls"), _choice(0, "stop"))],
+        [(_yes(1),), (_no(0),), (_choice(1, "stop"), _choice(0, "stop"))],
+        [(_yes(3),), (_choice(3, "stop"),)],
+    ],
+)
+async def test_of_several_choices_the_one_that_comes_first_is_the_answer(
+    chunks: list[tuple[dict[str, Any], ...]],
+) -> None:
+    body = b"".join(_chunk(*choices) for choices in chunks) + b"data: [DONE]\n\n"
+    async with ScriptedProvider([body]) as provider, provider.client() as client:
+        log = [event async for event in orchestrate(OpenAIChatModel(client, "gpt"), "hi")]
+    check_log(log)
+    assert "".join(event.text for event in log if isinstance(event, TextDelta)) == "Yes."
+    (message,) = [event for event in log if isinstance(event, MessageCompleted)]
+    assert [part.text for part in message.content if isinstance(part, TextPart)] == ["Yes."]
+    assert not any(event.type == "tool_call_delta" for event in log)

@@ -23,9 +23,14 @@ class ChatCompletionAccumulator:
     ``add`` takes chunks as they were decoded (dicts; objects of the SDK are converted) and returns what
     each one changed. After ``mark_done`` (the stream's ``[DONE]``) and after an error nothing more is
     added; usage still is after an error. ``finish`` says what it all came to.
+
+    With ``one_choice`` only the choice that is seen first is read; ``left_out`` says whether there were
+    others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, one_choice: bool = False) -> None:
+        self.left_out = False
+        self._one_choice = one_choice
         self.done = False
         self.error: str | None = None
         self.error_detail: Any = None
@@ -111,6 +116,8 @@ class ChatCompletionAccumulator:
         state = self._first if index == 0 else None
         if state is None:
             state = self._state(index, place)
+            if state is None:
+                return
         delta = choice.get("delta")
         if delta.__class__ is dict and delta:
             state.add(delta, out)
@@ -124,12 +131,15 @@ class ChatCompletionAccumulator:
         if choice.get("error"):
             self.fail(choice["error"])
 
-    def _state(self, index: Any, place: int) -> ChatChoice:
+    def _state(self, index: Any, place: int) -> ChatChoice | None:
         number = natural(index)
         if number is None:
             number = place
         state = self._choices.get(number)
         if state is None:
+            if self._one_choice and self._choices:
+                self.left_out = True
+                return None
             state = self._choices[number] = ChatChoice(number)
             if number == 0:
                 self._first = state

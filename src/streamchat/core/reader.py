@@ -26,13 +26,13 @@ class CompletionReader:
     comments. ``done`` is true after ``[DONE]``: the rest of the body needs no reading.
 
     A body that is no event stream but one JSON object (a server that does not stream, or an error answered
-    with status 200) is read as a whole at ``close``.
+    with status 200) is read as a whole at ``close``. ``one_choice`` is `ChatCompletionAccumulator`'s.
     """
 
-    def __init__(self, api: Api = "chat") -> None:
+    def __init__(self, api: Api = "chat", *, one_choice: bool = False) -> None:
         self.accumulator: ChatCompletionAccumulator | ResponsesAccumulator
         if api == "chat":
-            self.accumulator = ChatCompletionAccumulator()
+            self.accumulator = ChatCompletionAccumulator(one_choice=one_choice)
         elif api == "responses":
             self.accumulator = ResponsesAccumulator()
         else:
@@ -47,6 +47,11 @@ class CompletionReader:
     def done(self) -> bool:
         """Whether the stream's own end mark came."""
         return self.accumulator.done
+
+    @property
+    def left_out(self) -> bool:
+        """Whether there were choices that ``one_choice`` has left out."""
+        return isinstance(self.accumulator, ChatCompletionAccumulator) and self.accumulator.left_out
 
     def feed(self, block: bytes) -> list[Delta]:
         """What the next bytes of the body changed, in order."""

@@ -7,6 +7,7 @@ errors in mid-stream.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
@@ -24,6 +25,8 @@ from streamchat.models.failures import error_object, request_failure, transport_
 from streamchat.models.watch import Watch
 
 __all__ = ["Answer", "ByteSource", "ChunkSource", "Source"]
+
+log = logging.getLogger("streamchat.models")
 
 # After the finish reason only usage and the end mark can come; a server that sends neither is not waited for
 # any longer.
@@ -137,7 +140,7 @@ class Answer:
         self, api: Api, *, first_token_timeout: float | None = None, idle_timeout: float | None = None
     ) -> None:
         self.over = False
-        self._reader = CompletionReader(api)
+        self._reader = CompletionReader(api, one_choice=True)
         self._whole = api == "responses"  # the final event is the end; a finish reason is not
         self._first = first_token_timeout
         self._idle = idle_timeout
@@ -217,7 +220,10 @@ class Answer:
         """What it came to; raises `ModelError` where the stream broke off, failed or ended too early."""
         if self._failure is not None:
             raise self._failure
-        return self._reader.finish()
+        completion = self._reader.finish()
+        if self._reader.left_out:
+            log.warning("response %s has several choices: only the first was read", completion.response_id)
+        return completion
 
     async def aclose(self) -> None:
         """Close the response: at once, or, where the stream has ended well, after a short drain."""

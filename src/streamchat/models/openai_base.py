@@ -120,9 +120,9 @@ class OpenAIModel:
     # ---------------------------------------------------------------------------------------------- a request
 
     def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        n = options.get("n")
-        if n is not None and n != 1:
-            raise InvalidInput(f"n={n!r}: a run has one answer; start a run for each", field="n")
+        for n in (options.get("n"), (options.get("extra_body") or {}).get("n")):
+            if n is not None and n != 1:
+                raise InvalidInput(f"n={n!r}: a run has one answer; start a run for each", field="n")
         taken = sorted(self._reserved & options.keys())
         if taken:
             raise InvalidInput(f"{taken[0]!r} is set by the model itself and is no option", field=taken[0])
