@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from streamchat.errors import IllegalEvent
 from tests.protocol.model import Model
+from tests.protocol.rules import enqueued
 from tests.protocol.script import amounts_to, concluded, is_legal
 from tests.protocol.state import ENDED, LATER, NOW, Batch, Row, Sent, State, Store, Violation
 
@@ -22,7 +23,9 @@ PROMISES = (
     ("each log is one that the table of orders allows", "in each state"),
     ("no run sleeps while an input of its is unread", "in each state"),
     ("an answer that was consumed stands in the log", "in each state"),
-    ("a run that is not over holds the conversation's slot, unless it gave it up; one that is over does not",
+    ("a run that is not over holds the conversation's slot, unless it gave it up or waits for it; one that "
+     "is over does not", "in each state"),
+    ("nobody waits for a slot that is free, or that a later one has; who waits and is cancelled is ended",
      "in each state"),
     ("each run that is not over can be claimed in the end, and concluded", "in each state"),
 )  # fmt: skip
@@ -42,13 +45,23 @@ class Invariants:
         """Raise `Violation` where a promise does not hold."""
         store = state.store
         for run, row in enumerate(store.rows):
-            if not row.over and not row.gave_slot and store.slot != run:
+            if self._model.world.enqueues and enqueued(row):
+                self._check_turn(store, run)
+            elif not row.over and not row.gave_slot and store.slot != run:
                 raise Violation("a run that is not over has lost the conversation's slot")
             if row.over and store.slot == run:
                 raise Violation("a run that is over holds the conversation's slot")
             if row not in self._good:
                 self._check(row, run)
                 self._good.add(row)
+
+    def _check_turn(self, store: Store, run: int) -> None:
+        if store.slot is None:
+            raise Violation("a run waits for a slot that is free")
+        if store.slot > run:
+            raise Violation("a later run has the slot for which an earlier one waits")
+        if any(given.kind == "cancel" and not given.consumed for given in store.rows[run].inputs):
+            raise Violation("a run that was cancelled waits on")
 
     def _check(self, row: Row, run: int) -> None:
         try:
@@ -61,13 +74,14 @@ class Invariants:
         unread = any(not given.consumed for given in row.inputs)
         if row.status == "suspended" and unread and row.ready is None:
             raise Violation("a run sleeps for ever, though its answer is there")
-        if row.ready is None and row.status == "queued":
+        waits = self._model.world.enqueues and enqueued(row)
+        if row.ready is None and row.status == "queued" and not waits:
             raise Violation("a run is queued, and nobody will find it")
         said = {entry.type for entry in row.log}
         for given in row.inputs:
             if given.consumed and _SAYS[given.kind] not in said and "cancelled" not in said:
                 raise Violation(f"an answer was consumed and is lost: {given.kind}")
-        if not row.over:
+        if not row.over and not waits:
             self._check_that_it_can_end(row, run)
 
     def _check_that_it_can_end(self, row: Row, run: int) -> None:

@@ -61,7 +61,7 @@ class World:
     ``script``: what an answer consists of (``text``, a tool's name, or ``job``); ``texts`` how many deltas it
     has at most. ``expires``: waits wake the run after some time.
     ``piecewise``: readers may take one event at a time. ``posts`` (run, kind, body) and ``creates``
-    (keys) are what clients send, each once or again.
+    (keys) are what clients send, each once or again; with ``enqueues`` a run may wait for its turn.
     """
 
     name: str
@@ -75,6 +75,7 @@ class World:
     piecewise: bool = False
     posts: tuple[tuple[int, str, str], ...] = ()
     creates: tuple[int, ...] = ()
+    enqueues: bool = False
     left: Left = field(default_factory=Left)
 
 
@@ -113,7 +114,7 @@ class Model:
     def _clients(self, state: State) -> Iterator[Step]:
         store = state.store
         for key in self.world.creates:
-            made = self.store.create(store, key, str(state.tokens))
+            made = self.store.create(store, key, str(state.tokens), enqueue=self.world.enqueues)
             if made is not None:
                 after = state._replace(store=made, tokens=state.tokens + 1)
                 run = len(store.rows)
@@ -123,7 +124,7 @@ class Model:
                 yield from self._post(state, run, kind, body)
         for run, kind, body, looked in state.posting:
             row = store.rows[run]
-            row = self.store.woken(row) if looked == "suspended" else row
+            row = self.store.woken(row, kind) if looked == "suspended" else row
             row = row._replace(inputs=(*row.inputs, Given(kind, body)))
             did = ("the post of", kind, "is stored, by what it saw before")
             yield Step(did, state._replace(store=put(store, run, row), posting=()))

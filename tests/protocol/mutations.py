@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from streamchat.core.append_rule import Decision, claimable_since, decide_append
 from streamchat.core.cursor import Cursor, Position, next_generation
 from streamchat.core.lifecycle import BARRIERS
 from tests.protocol.model import World
-from tests.protocol.rules import Rules, by_generation_and_head, changed
+from tests.protocol.rules import Rules, by_generation_and_head, changed, enqueued
 from tests.protocol.state import NOW, Left, Row, Sent
 from tests.protocol.worlds import SMALL
 
@@ -55,6 +56,14 @@ def _no_comparison(row: Row, sent: Sent) -> Decision:
         batch=len(sent.batch.events),
         keeps=sent.batch.then == "hold",
     )
+
+
+def _newest_enqueued(rows: Sequence[Row]) -> int | None:
+    return max((run for run, row in enumerate(rows) if enqueued(row)), default=None)
+
+
+def _any_queued(status: str, *, now: int, **times: int | None) -> int | None:
+    return now if status == "queued" else claimable_since(status, now=now, **times)  # type: ignore[arg-type]
 
 
 def _never_recovered(row: Row, sent: Sent) -> Decision:
@@ -191,7 +200,7 @@ MUTATIONS = (
         "a post wakes who sleeps",
         "it stores the input, and no more",
         _APPROVAL,
-        Rules(status_after_post=lambda status: status),
+        Rules(wakes=lambda kind, *, status, enqueued: False),
     ),
     Mutation(
         "nobody is suspended over unread inputs",
@@ -216,6 +225,30 @@ MUTATIONS = (
         "it frees the conversation's, whoever has it",
         _CONVERSATION,
         Rules(free=lambda slot, run: None),
+    ),
+    Mutation(
+        "who frees the slot gives it on",
+        "it is left free, for the next who comes",
+        SMALL["line"],
+        Rules(following=lambda rows: None),
+    ),
+    Mutation(
+        "the slot goes to the oldest",
+        "it goes to the newest",
+        SMALL["line"],
+        Rules(following=_newest_enqueued),
+    ),
+    Mutation(
+        "what is enqueued is not to be had",
+        "any queued run may be claimed",
+        SMALL["line"],
+        Rules(claimable=_any_queued),
+    ),
+    Mutation(
+        "a cancel takes a run out of the line",
+        "it waits on until it is its turn",
+        SMALL["line"],
+        Rules(wakes=lambda kind, *, status, enqueued: status == "suspended"),
     ),
 )
 """What the rule says, and what stands in its place: each of these breaks a promise."""

@@ -16,7 +16,7 @@ from streamchat.core.cursor import Cursor, Reset, resolve
 from streamchat.errors import InputsPending, LeaseLost
 from tests.buffers.backends import Backend
 from tests.protocol.model import Model, Step, World
-from tests.protocol.rules import payload
+from tests.protocol.rules import enqueued, payload
 from tests.protocol.state import LATER, Given, Reader, Row, Sent, State, Store
 
 __all__ = ["Replay", "walk"]
@@ -56,6 +56,7 @@ class Replay:
         self._buffer = buffer
         self._backend = backend
         self._names: dict[str, str] = {}
+        self._enqueues = False
         self._saved: Any = None
         self._copier = ThreadPoolExecutor(1)
 
@@ -66,6 +67,7 @@ class Replay:
 
     async def run(self, world: World, start: State, steps: list[Step]) -> None:
         """Follow ``steps``; raises `AssertionError` at the first difference."""
+        self._enqueues = world.enqueues
         if not world.creates:
             await self._create(0, start.store.rows[0].generation)
         await self._same(Model(world), start.store)
@@ -81,7 +83,8 @@ class Replay:
 
     async def _create(self, run: int, generation: str) -> str:
         started = payload("run_started", "")
-        new = NewRun(_id(run), CONVERSATION, f"m-{run}", NewEvent(started.type, started.data, None))
+        first = NewEvent(started.type, started.data, None)
+        new = NewRun(_id(run), CONVERSATION, f"m-{run}", first, enqueue=self._enqueues)
         made = await self._buffer.create(new)
         assert made.new
         self._name(generation, made.run.generation)
@@ -173,6 +176,8 @@ class Replay:
             if not model.store.claimable(row):
                 assert await self._buffer.claim("nobody", TTL, _id(run)) is None
         if store.rows:
+            line = [_id(run) for run, row in enumerate(store.rows) if enqueued(row)]
+            assert [record.run_id for record in await self._buffer.enqueued(CONVERSATION)] == line
             conversation = await self._buffer.conversation(CONVERSATION)
             assert conversation.active_run_id == (None if store.slot is None else _id(store.slot))
 

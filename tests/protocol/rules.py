@@ -8,17 +8,21 @@ from functools import cache
 
 from streamchat.core.append_rule import (
     Decision,
+    Entrance,
     Reception,
     Then,
     blocked_by_inputs,
     claimable_since,
+    decide_entrance,
     decide_post,
     final_status,
     frees_slot,
+    is_enqueued,
     judge_append,
     ready_at,
     status_after_append,
     status_after_post,
+    wakes,
 )
 from streamchat.core.cursor import Cursor, Position, Reset, next_generation, resolve
 from streamchat.core.lifecycle import BARRIERS
@@ -27,7 +31,7 @@ from streamchat.events import encode_event
 from tests.protocol.script import real
 from tests.protocol.state import Batch, Ev, Row, Sent
 
-__all__ = ["Rules", "by_generation_and_head", "payload"]
+__all__ = ["Rules", "by_generation_and_head", "enqueued", "payload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,15 @@ def _free(slot: int | None, run: int) -> int | None:
     return None if slot == run else slot
 
 
+def enqueued(row: Row) -> bool:
+    """Whether a run stands behind others of its conversation."""
+    return is_enqueued(row.status, queued_at=row.ready)
+
+
+def _oldest_enqueued(rows: Sequence[Row]) -> int | None:
+    return next((run for run, row in enumerate(rows) if enqueued(row)), None)
+
+
 @dataclass(frozen=True)
 class Rules:
     """What decides. The functions are the library's; the flags are what its transactions and holders do."""
@@ -83,6 +96,9 @@ class Rules:
     ready_at: Callable[..., int | None] = ready_at
     frees_slot: Callable[..., bool] = frees_slot
     free: Callable[[int | None, int], int | None] = _free
+    enter: Callable[..., Entrance] = decide_entrance
+    following: Callable[[Sequence[Row]], int | None] = _oldest_enqueued
+    wakes: Callable[..., bool] = wakes
     claimable: Callable[..., int | None] = claimable_since
     next_generation: Callable[[str, str, str], str] = lambda first, newest, token: next_generation(
         first, token

@@ -7,7 +7,7 @@ library's functions decide (`tests.protocol.rules`).
 from __future__ import annotations
 
 from streamchat.core.cursor import RUN_PART, Cursor, Reset, parse_cursor
-from tests.protocol.rules import Rules
+from tests.protocol.rules import Rules, enqueued
 from tests.protocol.state import LATER, NOW, Entry, Given, Held, Lost, Reader, Row, Sent, Store, Violation
 
 __all__ = ["Transactions", "consumed", "put"]
@@ -19,9 +19,12 @@ class Transactions:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
 
-    def create(self, store: Store, key: int, token: str) -> Store | None:
-        """Make a run and take the conversation's slot; None where the slot is taken, or the run there."""
-        if store.slot is not None or any(row.key == key for row in store.rows):
+    def create(self, store: Store, key: int, token: str, *, enqueue: bool = False) -> Store | None:
+        """Make a run, with the conversation's slot or (``enqueue``) behind who has it; None where it may do
+        neither, or is there."""
+        active = None if store.slot is None else str(store.slot)
+        entrance = self.rules.enter(active_run_id=active, enqueue=enqueue, leaf_id=None, follows=None)
+        if entrance == "busy" or any(row.key == key for row in store.rows):
             return None
         generation = self.rules.next_generation(str(len(store.rows)) * RUN_PART, "", token)
         row = Row(
@@ -31,13 +34,13 @@ class Transactions:
             fence=0,
             held=False,
             lease=None,
-            ready=NOW,
+            ready=NOW if entrance == "active" else None,
             log=(Entry(generation, "run_started", ""),),
             first_seq=1,
             batch_seq=1,
             segments=((generation, 1),),
         )
-        return Store((*store.rows, row), len(store.rows))
+        return Store((*store.rows, row), len(store.rows) if entrance == "active" else store.slot)
 
     def claimable(self, row: Row) -> bool:
         """Whether a run is there to be taken."""
@@ -93,11 +96,16 @@ class Transactions:
         if batch.then != "hold":
             ready = rules.ready_at(batch.then, now=NOW, wake_at=LATER if batch.wakes else None)
             after = after._replace(held=False, lease=None, ready=ready)
+            after = after._replace(gave_slot=row.gave_slot or not batch.keep_slot)
             if rules.frees_slot(batch.then, keep_slot=batch.keep_slot):
                 slot = rules.free(slot, sent.run)
-            after = after._replace(gave_slot=row.gave_slot or not batch.keep_slot)
         _stays_over(row, after)
-        return Store(put(store, sent.run, after).rows, slot), "written"
+        rows = put(store, sent.run, after).rows
+        following = rules.following(rows) if slot is None and store.slot is not None else None
+        if following is not None:
+            slot, begins = following, rows[following]._replace(ready=NOW)
+            rows = put(Store(rows), following, begins).rows
+        return Store(rows, slot), "written"
 
     def post(self, row: Row, kind: str, body: str) -> tuple[Row, str]:
         """Leave an input, and wake the run in the same transaction."""
@@ -105,15 +113,18 @@ class Transactions:
         heard = self.rules.receive(kind, body.encode(), before=before, over=row.over)
         if heard != "new":
             return row, heard
-        after = self.woken(row)
+        after = self.woken(row, kind)
         after = after._replace(inputs=(*after.inputs, Given(kind, body)))
         _stays_over(row, after)
         return after, heard
 
-    def woken(self, row: Row) -> Row:
+    def woken(self, row: Row, kind: str) -> Row:
         """The run after something came in for it."""
+        waits = enqueued(row)
+        if not self.rules.wakes(kind, status=row.status, enqueued=waits):
+            return row
         status = self.rules.status_after_post(row.status)
-        return row if status == row.status else row._replace(status=status, ready=NOW)
+        return row._replace(status=status, ready=NOW, gave_slot=row.gave_slot or waits)
 
     def read(self, row: Row, reader: Reader, limit: int) -> tuple[str, Reader]:
         """What a client does: it asks with its cursor, which may come to any process."""

@@ -65,6 +65,15 @@ SMALL = {
             posts=JOBS,
             left=Left(claims=3, unacknowledged=1, late=1),
         ),
+        World(
+            "line",
+            "Three runs of one conversation, which stand in line; the second may be cancelled.",
+            texts=0,
+            creates=(0, 1, 2),
+            enqueues=True,
+            posts=((1, "cancel", ""),),
+            left=Left(claims=2, unacknowledged=1),
+        ),
     )
 }
 
