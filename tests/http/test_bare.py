@@ -59,7 +59,7 @@ async def test_orchestrate_is_streamed_with_gapless_ids_of_one_generation() -> N
     assert frames[-1].event == "finalized"
 
 
-@pytest.mark.parametrize("cut", range(1, len(BEGINNING) + 1))
+@pytest.mark.parametrize("cut", range(0, len(BEGINNING) + 1))
 async def test_a_generator_that_raises_leaves_a_legal_log_and_a_masked_error(
     cut: int, caplog: pytest.LogCaptureFixture
 ) -> None:

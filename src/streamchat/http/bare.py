@@ -16,7 +16,7 @@ from typing import Self
 
 from streamchat.core.conclude import conclude_fold
 from streamchat.core.fold import Folder
-from streamchat.events import EVENT_TYPES, ErrorEvent, StoredEvent, StreamEvent
+from streamchat.events import EVENT_TYPES, ErrorEvent, RunStarted, StoredEvent, StreamEvent
 from streamchat.http.errors import correlation_id
 from streamchat.http.limits import HTTPOptions
 from streamchat.http.requests import Response
@@ -131,7 +131,12 @@ class BareStream:
             retryable=True,
             correlation_id=correlation,
         )
-        return conclude_fold(self._folder, self._last, failure)
+        begun: list[StreamEvent] = []
+        if not self._seq:  # it failed before it said anything, bad input most likely
+            begun = [RunStarted(run_id=self._generation)]
+            self._folder.add(begun[0])
+            self._last = "run_started"
+        return begun + conclude_fold(self._folder, self._last, failure)
 
     async def aclose(self) -> None:
         """End the generator, wait until it has ended, and let go; idempotent."""
