@@ -50,10 +50,11 @@ async def until_said(reader: asyncio.StreamReader | None, text: str) -> str:
 
 @asynccontextmanager
 async def serving(
-    *arguments: str, environment: Mapping[str, str] | None = None
+    *arguments: str, environment: Mapping[str, str] | None = None, allow: str = "test"
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
     """``streamchat serve`` on a port of its own choice."""
-    async with command("serve", *arguments, "--port", "0", environment=environment) as process:
+    options = ("--port", "0", "--allow-host", allow)
+    async with command("serve", *arguments, *options, environment=environment) as process:
         said = await until_said(process.stdout, "ends it)\n")
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", said)
         assert found is not None, said

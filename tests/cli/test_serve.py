@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamchat.cli import main
-from tests.adapters.serving import fetch, read_until, request, stream
+from tests.adapters.serving import Connection, fetch, read_until, request, stream
 from tests.cli.processes import serving, until_said
 from tests.service.processes import chat_over
 
@@ -38,6 +38,16 @@ async def test_a_function_of_the_scope_says_who_asks() -> None:
         status, started = await fetch(port, "POST", "/runs", {"message": "hello"}, X_User="ann")
         assert status == 201
         assert (await fetch(port, "GET", f"/runs/{started['run_id']}", X_User="bob"))[0] == 404
+
+
+async def test_a_page_that_makes_its_own_name_point_to_loopback_is_refused() -> None:
+    async with serving(f"{APP}:chat", allow="here.example") as (_, port):
+        for host, status in (("evil.example", 403), ("localhost", 200), ("HERE.example:80", 200)):
+            connection = await Connection.open(port)
+            await connection.send_raw(f"GET /chat/conversations HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            await connection.head()
+            assert connection.status == status
+            await connection.close()
 
 
 async def test_an_application_of_somebody_elses_is_served_as_it_is() -> None:

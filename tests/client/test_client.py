@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamchat import Principal, ServiceLimits, StreamChat, fold, owns
+from streamchat import Principal, ServiceLimits, StreamChat, ToolRegistry, fold, owns
 from streamchat.adapters.asgi import asgi_app
 from streamchat.client import (
     BlockingStreamChatClient,
@@ -24,7 +24,8 @@ from streamchat.client import (
 )
 from streamchat.client.connection import Patience
 from streamchat.errors import InvalidInput, StreamChatError
-from streamchat.testing import ScriptedModel, Stall, Step
+from streamchat.http import HTTPOptions
+from streamchat.testing import Call, ScriptedModel, Stall, Step
 from tests.adapters.serving import serve
 from tests.client.cutting import cutting
 
@@ -165,6 +166,34 @@ async def test_a_cancel_reaches_the_run() -> None:
                 events_seen.append(event)
         assert events_seen[-1].event.status == "cancelled"
         await client.cancel(started.run_id)
+
+
+async def test_who_takes_long_to_approve_is_not_kept_waiting_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server has ended the stream meanwhile, and asked to come back late."""
+    pauses: list[float] = []
+
+    async def wait(self: Patience, reason: object, least: float = 0.0) -> None:
+        pauses.append(least)
+
+    monkeypatch.setattr(Patience, "wait", wait)
+    tools = ToolRegistry()
+
+    @tools.tool(requires_approval=True)
+    async def pay() -> str:
+        return "paid"
+
+    model = ScriptedModel([Step(calls=[Call("pay")]), TEXT])
+    chat = StreamChat(model=model, tools=tools, allow_anonymous=True, limits=ServiceLimits(drain_seconds=0))
+    app = asgi_app(chat, options=HTTPOptions(suspended_linger=0.01, suspended_retry=1000))
+
+    async def approve(asked: Any) -> bool:
+        while app.endpoints.open_streams:
+            await asyncio.sleep(0.001)
+        return True
+
+    async with serve(app) as port, StreamChatClient(f"http://127.0.0.1:{port}", approve=approve) as client:
+        assert text(await collect(client.ask("Hi"))) == TEXT
+        assert pauses == [0.0]
 
 
 async def test_headers_are_asked_for_again_after_a_401() -> None:

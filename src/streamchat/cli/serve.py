@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import inspect
+import socket
+from collections.abc import Collection
 from typing import Any
 
 from streamchat import StreamChat
-from streamchat.cli.demo.address import listen
+from streamchat.cli.demo.address import allowed_names, listen
 from streamchat.cli.loading import load_name, made
 from streamchat.errors import MissingDependency, StreamChatError
 
@@ -45,6 +47,14 @@ def add_to(commands: Any) -> None:
         help="a function that is given a request's ASGI scope and returns who asks, a Principal or None",
     )
     command.add_argument(
+        "--allow-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a name in the Host header to answer to, * for all; where a StreamChat that needs no --principal "
+        "listens on loopback, other pages of a browser could otherwise ask it by a name of their own",
+    )
+    command.add_argument(
         "--shutdown",
         metavar="SECONDS",
         type=float,
@@ -68,36 +78,54 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
-    from streamchat.adapters.asgi import ASGIApp, asgi_app
+    from streamchat.adapters.asgi import ASGIApp
     from streamchat.cli.serve_uvicorn import serve_app, serve_endpoints
 
-    name, prefix = arguments.app, _prefix(arguments.prefix)
-    found = load_name(name)
-    if not isinstance(found, StreamChat) and callable(found) and not _is_asgi(found):
-        found = await made(found)
-    if isinstance(found, StreamChat):
-        if arguments.principal is None and not found.allow_anonymous:
+    prefix, seconds = _prefix(arguments.prefix), arguments.shutdown
+    named = load_name(arguments.app)
+    if not isinstance(named, StreamChat) and callable(named) and not _is_asgi(named):
+        named = await made(named)
+    app = _application(named, arguments)
+    with listen(arguments.host, arguments.port) as listening:
+        if isinstance(app, ASGIApp):
+            names = _names(named, listening, arguments)
+            await serve_endpoints(listening, app, prefix, seconds, names)
+        else:
+            await serve_app(listening, app, 10.0 if seconds is None else seconds)
+
+
+def _application(named: Any, arguments: argparse.Namespace) -> Any:
+    """The application to serve: the endpoints of a StreamChat, or what is one already."""
+    from streamchat.adapters.asgi import ASGIApp, asgi_app
+
+    name = arguments.app
+    if isinstance(named, StreamChat):
+        if arguments.principal is None and not named.allow_anonymous:
             raise StreamChatError(
                 f"{name} lets nobody in without a name: give --principal MODULE:NAME, a function that is "
                 "given a request's ASGI scope and returns who asks"
             )
         principal = None if arguments.principal is None else load_name(arguments.principal)
-        found = asgi_app(found, principal=principal)
-    elif arguments.principal is not None:
+        return asgi_app(named, principal=principal)
+    if not _is_asgi(named):
+        raise StreamChatError(
+            f"{name} is of type {type(named).__name__}: it must be a StreamChat or an ASGI application, "
+            "or make one"
+        )
+    if arguments.principal is not None:
         raise StreamChatError(f"--principal is for a StreamChat: {name} asks by itself who is there")
-    if not isinstance(found, ASGIApp):
-        if not _is_asgi(found):
-            raise StreamChatError(
-                f"{name} is of type {type(found).__name__}: it must be a StreamChat or an ASGI application, "
-                "or make one"
-            )
-        if arguments.prefix is not None:
-            raise StreamChatError(f"--prefix is for a StreamChat: {name} is served at the paths that it has")
-    with listen(arguments.host, arguments.port) as listening:
-        if isinstance(found, ASGIApp):
-            await serve_endpoints(listening, found, prefix, arguments.shutdown)
-        else:
-            await serve_app(listening, found, 10.0 if arguments.shutdown is None else arguments.shutdown)
+    if arguments.prefix is not None and not isinstance(named, ASGIApp):
+        raise StreamChatError(f"--prefix is for a StreamChat: {name} is served at the paths that it has")
+    return named
+
+
+def _names(named: Any, listening: socket.socket, arguments: argparse.Namespace) -> Collection[str] | None:
+    """The names in a Host header that are answered; None for all. Where who asks needs no name, on loopback,
+    it is the user of this machine, and not whatever page is open in a browser."""
+    if not isinstance(named, StreamChat) or arguments.principal is not None or "*" in arguments.allow_host:
+        return None
+    names = allowed_names(listening, arguments.host)
+    return None if names is None else names | {name.lower() for name in arguments.allow_host}
 
 
 def _prefix(given: str | None) -> str:

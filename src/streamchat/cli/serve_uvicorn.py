@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from functools import partial
 from types import FrameType
 from typing import Any, TypeAlias
@@ -14,7 +14,7 @@ import uvicorn
 
 from streamchat import StreamChat
 from streamchat.adapters.asgi import ASGIApp
-from streamchat.cli.demo.address import url_of
+from streamchat.cli.demo.address import asks_for, url_of
 
 __all__ = ["Application", "DrainingServer", "mounted", "serve_app", "serve_endpoints"]
 
@@ -30,13 +30,20 @@ _REST_SECONDS = 3
 
 
 async def serve_endpoints(
-    listening: socket.socket, endpoints: ASGIApp, prefix: str, drain_seconds: float | None
+    listening: socket.socket,
+    endpoints: ASGIApp,
+    prefix: str,
+    drain_seconds: float | None,
+    names: Collection[str] | None,
 ) -> None:
-    """Serve below ``prefix`` until the process is told to stop; the service is opened and closed."""
+    """Serve below ``prefix`` until the process is told to stop; the service is opened and closed.
+
+    With ``names``, a request whose Host header names another host gets 403.
+    """
     chat = endpoints.endpoints.chat
     async with chat:
         config = uvicorn.Config(
-            mounted(endpoints, prefix),
+            mounted(endpoints, prefix, names),
             lifespan="off",
             log_level="warning",
             timeout_graceful_shutdown=_REST_SECONDS,
@@ -62,24 +69,30 @@ def _end(server: DrainingServer) -> None:
         raise KeyboardInterrupt
 
 
-def mounted(app: Application, prefix: str) -> Application:
-    """Return an application that has ``app`` below ``prefix``, and nothing elsewhere."""
-    if not prefix:
-        return app
+def mounted(app: Application, prefix: str, names: Collection[str] | None = None) -> Application:
+    """Return an application that has ``app`` below ``prefix`` and nothing elsewhere, for requests whose Host
+    header is one of ``names`` (None: any)."""
 
     async def below(scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
-        if path == prefix or path.startswith(prefix + "/"):
+        if names is not None and not asks_for(scope, names):
+            known = ", ".join(sorted(names))
+            await _refuse(403, f"Everybody may ask here, but only for {known}; see --allow-host", scope, send)
+        elif not prefix or path == prefix or path.startswith(prefix + "/"):
             await app({**scope, "root_path": scope.get("root_path", "") + prefix}, receive, send)
-        elif scope["type"] == "http":
-            headers = [(b"content-type", b"text/plain; charset=utf-8")]
-            await send({"type": "http.response.start", "status": 404, "headers": headers})
-            text = f"There is nothing here; the endpoints are below {prefix}\n"
-            await send({"type": "http.response.body", "body": text.encode()})
         else:
-            await send({"type": "websocket.close", "code": 1000})
+            await _refuse(404, f"There is nothing here; the endpoints are below {prefix}", scope, send)
 
     return below
+
+
+async def _refuse(status: int, text: str, scope: Scope, send: Send) -> None:
+    if scope["type"] == "http":
+        headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": f"{text}\n".encode()})
+    else:
+        await send({"type": "websocket.close", "code": 1008})
 
 
 class DrainingServer(uvicorn.Server):

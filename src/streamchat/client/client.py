@@ -15,7 +15,7 @@ import httpx2
 from streamchat import Started, StoredEvent
 from streamchat.client.connection import Connection, Headers
 from streamchat.client.errors import ClientError
-from streamchat.client.following import Reset, follow
+from streamchat.client.following import Hurry, Reset, follow
 from streamchat.events import ApprovalRequested, Suspended, ToolCallEvent
 
 __all__ = ["Approve", "ClientTool", "StreamChatClient"]
@@ -114,8 +114,8 @@ class StreamChatClient:
         """
         asked: dict[str, ApprovalRequested] = {}
         calls: dict[str, ToolCallEvent] = {}
-        path = f"/runs/{quote(run_id, safe='')}/stream"
-        async with aclosing(follow(self._connection, path, after)) as items:
+        path, hurry = f"/runs/{quote(run_id, safe='')}/stream", Hurry()
+        async with aclosing(follow(self._connection, path, after, hurry)) as items:
             async for item in items:
                 yield item
                 if not isinstance(item, StoredEvent):
@@ -127,6 +127,7 @@ class StreamChatClient:
                     calls[event.call_id] = event
                 elif isinstance(event, Suspended) and (self._tools or self._approve):
                     await self._answer(run_id, asked, calls)
+                    hurry.say()
 
     async def _answer(
         self, run_id: str, asked: Mapping[str, ApprovalRequested], calls: Mapping[str, ToolCallEvent]

@@ -14,7 +14,7 @@ from streamchat.client.connection import Connection, NotNow
 from streamchat.client.errors import ClientError
 from streamchat.core.sse import Frame, SSEDecoder
 
-__all__ = ["Reset", "follow"]
+__all__ = ["Hurry", "Reset", "follow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,26 @@ class Reset:
     type: Literal["history_reset"] = "history_reset"
 
 
+class Hurry:
+    """Says that the run has reason to go on, so that a stream that ended meanwhile is opened again at once."""
+
+    __slots__ = ("_said",)
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def say(self) -> None:
+        """Something that the run waited for was given."""
+        self._said = True
+
+    def taken(self) -> bool:
+        """Whether it was said since this was asked last."""
+        said, self._said = self._said, False
+        return said
+
+
 async def follow(
-    connection: Connection, path: str, after: str | None
+    connection: Connection, path: str, after: str | None, hurry: Hurry
 ) -> AsyncGenerator[StoredEvent | Reset, None]:
     """Yield what stands behind the cursor ``after`` until the terminal event.
 
@@ -58,12 +76,14 @@ async def follow(
                         cursor = frame.id or cursor
                         item = reading.item(frame)
                         if item is not None:
+                            hurry.taken()
                             yield item
                             if item.type == "finalized" or (isinstance(item, Reset) and item.state.over):
                                 return
                     # The priming frame has no data, but an id from which to go on.
                     cursor = decoder.last_event_id or cursor
-                pause = (decoder.retry or 0) / 1000
+                # (who waits for a person is asked to come back late; here that person has answered)
+                pause = 0.0 if hurry.taken() else (decoder.retry or 0) / 1000
         except NotNow as error:
             pause, reason = error.seconds, error.failure
         except httpx2.TransportError as error:

@@ -7,10 +7,12 @@ import ipaddress
 import os
 import re
 import socket
+from collections.abc import Collection, MutableMapping
+from typing import Any
 
 from streamchat.errors import StreamChatError
 
-__all__ = ["allowed_names", "listen", "name_of", "url_of"]
+__all__ = ["allowed_names", "asks_for", "listen", "name_of", "url_of"]
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HOST_HEADER = re.compile(r"(\[[0-9a-f:.%]+\]|[^:\[\]]+)(?::[0-9]*)?")
@@ -47,11 +49,17 @@ def allowed_names(listening: socket.socket, host: str) -> frozenset[str] | None:
     """The names in a Host header that are answered; None for all.
 
     On loopback nobody but this machine is served, and a browser here must not be made to ask for others: a
-    site's name that was made to point to loopback (DNS rebinding) would read what the demo says.
+    site's name that was made to point to loopback (DNS rebinding) would read what is said.
     """
     if not ipaddress.ip_address(listening.getsockname()[0]).is_loopback:
         return None
     return (_LOOPBACK_NAMES | {_bracketed(host.lower())}) - {""}
+
+
+def asks_for(scope: MutableMapping[str, Any], names: Collection[str]) -> bool:
+    """Whether all Host headers of a request name one of ``names``."""
+    # (a browser always sends the header; HTTP/1.0 may go without)
+    return all(name_of(value.decode("latin-1")) in names for key, value in scope["headers"] if key == b"host")
 
 
 def name_of(host_header: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from streamchat import StreamChat
 from streamchat.adapters.asgi import asgi_app
-from streamchat.cli.demo.address import name_of
+from streamchat.cli.demo.address import asks_for
 
 __all__ = ["Application", "demo_app"]
 
@@ -28,7 +28,7 @@ def demo_app(chat: StreamChat, names: Collection[str] | None = None) -> Applicat
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        if names is not None and not _asks_for(scope, names):
+        if names is not None and not asks_for(scope, names):
             known = ", ".join(sorted(names))
             await _send_text(403, f"The demo listens on loopback, and answers only to: {known}\n", send)
             return
@@ -41,11 +41,6 @@ def demo_app(chat: StreamChat, names: Collection[str] | None = None) -> Applicat
             await _send_text(404, "There is nothing here; the page is at /\n", send)
 
     return app
-
-
-def _asks_for(scope: Scope, names: Collection[str]) -> bool:
-    # (a browser always sends the header; HTTP/1.0 may go without)
-    return all(name_of(value.decode("latin-1")) in names for key, value in scope["headers"] if key == b"host")
 
 
 async def _send_page(name: str, send: Send) -> None:
