@@ -1,4 +1,5 @@
 // The Vercel AI SDK's chat, without React, through every scenario: `config.package` is the version under test.
+import { resumingFetch } from "../../examples/vercel_page/resuming-fetch.mjs";
 import { answer, ask, config, runAll, until } from "./harness.mjs";
 
 const ai = await import(config.package);
@@ -31,18 +32,18 @@ class Chat extends AbstractChat {
 let numbered = 0;
 
 /** A page with a chat: `cut(url)` gives the number of frames after which a response's connection breaks, if it does. */
-function page({ id = `${config.package}-${config.run}-${++numbered}`, messages, cut = () => undefined, ...options } = {}) {
+function page({ id = `${config.package}-${config.run}-${++numbered}`, messages, cut = () => undefined, wrap = (fetch) => fetch, ...options } = {}) {
   const heard = { data: [], errors: [], requests: [] };
   const transport = new DefaultChatTransport({
     api: `${config.url}/vercel`,
     headers: { "X-AI-SDK-Version": config.version },
-    fetch: async (url, init) => {
+    fetch: wrap(async (url, init) => {
       const response = await fetch(url, init);
       heard.requests.push({ method: init?.method ?? "GET", status: response.status });
       const frames = cut(String(url));
       if (frames === undefined || response.body === null) return response;
       return new Response(broken(response.body, frames), response);
-    },
+    }),
   });
   const chat = new Chat({
     id, transport, messages,
@@ -234,23 +235,26 @@ const scenarios = {
   },
 };
 
-/** Break each connection after every number of frames in turn, and resume in the same tab or after a reload. */
+const survives = (fetch) => resumingFetch({ fetch, pause: () => 1 });
+
+/** Break each connection after every number of frames in turn, and go on in each of the ways that there are. */
 async function boundaries() {
   const results = [];
-  for (const mode of ["same tab", "reload"]) {
+  for (const mode of ["same tab", "reload", "resumingFetch"]) {
     for (let frames = config.first; ; frames += config.every) {
       let open = true;
-      const made = page({ cut: (url) => (open && !url.endsWith("/stream") ? frames : undefined) });
+      const wrap = mode === "resumingFetch" ? survives : undefined;
+      // Behind `resumingFetch` each connection breaks, but none before it has brought something.
+      const every = wrap === undefined ? undefined : Math.max(frames, 6);
+      const made = page({ cut: (url) => (open && !url.endsWith("/stream") ? frames : every), wrap });
       await made.chat.sendMessage({ text: "story" });
-      const whole = made.chat.status === "ready";
+      const whole = made.heard.requests.length === 1 && made.chat.status === "ready";
       open = false;
       let back = made;
-      if (mode === "reload") {
+      if (mode === "reload" && !whole) {
         back = page({ id: made.id, messages: made.chat.messages.slice(0, config.keep_partial ? undefined : 1) });
-      } else if (major === 5) {
-        made.chat.messages = made.chat.messages.slice(0, 1); // it would put the replay behind the half that it has
       }
-      if (!whole) await back.chat.resumeStream();
+      if (made.chat.status !== "ready") await back.chat.resumeStream();
       await idle(back.chat);
       results.push({ mode, frames, whole, ...report(back) });
       if (whole) break;
