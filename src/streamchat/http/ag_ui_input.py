@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
-from streamchat.http.bodies import Message, Name
+from streamchat.http.bodies import ConversationId, Message, Name
 from streamchat.http.errors import HTTPError
 
 __all__ = [
@@ -47,7 +47,7 @@ class InputMessage(_Taken):
 class ToolDeclaration(_Taken):
     """A tool that the page executes; ``parameters`` is the JSON Schema of an object."""
 
-    name: str
+    name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
     description: str = ""
     parameters: dict[str, Any] | None = None
 
@@ -70,7 +70,7 @@ class ResumeEntry(_Taken):
 class RunAgentInput(_Taken):
     """The body of ``POST /ag-ui``, after AG-UI 1.0; members that are not listed here are passed over."""
 
-    thread_id: Name
+    thread_id: ConversationId
     run_id: Name
     parent_run_id: Name | None = None
     protocol_version: Name | None = None
