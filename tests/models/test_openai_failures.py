@@ -17,7 +17,15 @@ import openai
 import pytest
 
 from streamchat.errors import InvalidInput, ModelError
-from streamchat.models import ContentDelta, ModelResult, ModelRetry, OpenAIChatModel, RetryPolicy, retries_off
+from streamchat.models import (
+    ContentDelta,
+    ModelResult,
+    ModelRetry,
+    OpenAIChatModel,
+    OpenAIResponsesModel,
+    RetryPolicy,
+    retries_off,
+)
 from streamchat.models.failures import retry_after
 from streamchat.testing import Answer, Call, Reply, ScriptedProvider, Stall, Step, failure
 from tests.models.support import AT_ONCE, OFF, Heard, ask, asking
@@ -301,6 +309,17 @@ async def test_an_error_object_counts_even_if_the_connection_breaks_behind_it() 
     ):
         heard = await ask(OpenAIChatModel(client, "gpt"))
     assert (heard.failure.code, heard.failure.retryable) == ("provider_error", False)
+
+
+async def test_a_finish_that_is_no_good_end_is_a_failure() -> None:
+    error = b'data: {"choices": [{"index": 0, "delta": {"content": "Hel"}, "finish_reason": "error"}]}\n\n'
+    cancelled = b'data: {"type": "response.cancelled", "response": {"status": "cancelled", "output": []}}\n\n'
+    async with ScriptedProvider([error]) as provider, provider.client() as client:
+        heard = await ask(OpenAIChatModel(client, "gpt", retry=OFF))
+    assert (heard.text(), heard.failure.code, heard.failure.retryable) == ("Hel", "stream_error", True)
+    async with ScriptedProvider([cancelled]) as provider, provider.client() as client:
+        heard = await ask(OpenAIResponsesModel(client, "gpt", retry=OFF))
+    assert (heard.failure.code, heard.failure.retryable) == ("stream_error", False)
 
 
 async def test_an_error_with_status_200_and_no_stream_is_an_error() -> None:

@@ -354,4 +354,10 @@ class Answer:
         if not accumulator.ended:
             text = "the stream ended without a finish reason"
             return ModelError(text, code="incomplete_stream", retryable=True)
+        word = accumulator.finish_reason
+        if word == "error":
+            text = 'the stream ended with the finish reason "error", and no more words'
+            return ModelError(text, code="stream_error", retryable=True)
+        if word == "cancelled":
+            return ModelError("the provider cancelled the response", code="stream_error", retryable=False)
         return None
