@@ -51,8 +51,8 @@ def add_to(commands: Any) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="a name in the Host header to answer to, * for all; where a StreamChat that needs no --principal "
-        "listens on loopback, other pages of a browser could otherwise ask it by a name of their own",
+        help="a name in the Host header to answer to, * for all; for a StreamChat that needs no --principal "
+        "and listens on loopback, which other sites' pages could otherwise ask by a name of their own",
     )
     command.add_argument(
         "--shutdown",
