@@ -20,7 +20,7 @@ from streamchat.principal import Principal
 from streamchat.service.access import owns
 from streamchat.testing import Call, ScriptedModel, Stall, Step
 from tests.adapters.serving import serve
-from tests.http.asking import ask, serving
+from tests.http.asking import ask, collect, make_request, serving
 from tests.npm.backend import HELLO, Backend, backend
 from tests.wire.openai_rules import check_completion, check_error, read_stream
 
@@ -556,6 +556,35 @@ async def test_a_server_that_goes_away_says_so() -> None:
         told = await read(stream)
         assert told.error is not None
         assert told.error.code == "server_draining"
+
+
+async def test_an_answer_whose_run_is_deleted_or_whose_store_fails_breaks_off_with_an_error() -> None:
+    async with scenarios() as (server, say):
+        deleted = await say("hold:a", stream=True)
+        await server.stalls["a"].reached()
+        await server.chat.delete(deleted.conversation_id)
+        told = await read(deleted)
+        assert told.error is not None
+        assert told.error.code in ("run_cancelled", "run_not_found")
+        failing = await say("hold:b", stream=True)
+        await server.stalls["b"].reached()
+
+        server.chat.hub._topics[failing.run_id].error = RuntimeError("a secret of the store")
+        server.chat.hub._topics[failing.run_id].wake()
+        told = await read(failing)
+        assert told.error is not None
+        assert (told.error.code, "secret" in told.error.message) == ("read_failed", False)
+        server.stalls["b"].release()
+
+
+async def test_a_server_that_cannot_stream_says_so_before_anything_is_begun() -> None:
+    async with serving() as endpoints:
+        body = {"model": "scripted", "messages": HI, "stream": True}
+        request = make_request("POST", "/v1/chat/completions", json=body)
+        request.streams = False
+        answer = await collect(await endpoints.handle(request))
+        assert (answer.status, answer.error["code"]) == (501, "streaming_unavailable")
+        assert await endpoints.chat.conversations() == []
 
 
 async def test_streams_are_counted_and_may_be_switched_off() -> None:

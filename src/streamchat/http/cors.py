@@ -13,8 +13,18 @@ from streamchat.http.requests import Request, Response
 
 __all__ = ["CORS", "check_origin"]
 
-_ALLOWED_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-Client-Id")
-_EXPOSED_HEADERS = "Allow, Content-Location, Idempotent-Replayed, Location, Retry-After"
+_ALLOWED_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "Last-Event-ID",
+    "X-Client-Id",
+    "X-Conversation-Id",
+)
+_EXPOSED_HEADERS = (
+    "Allow, Content-Location, Idempotent-Replayed, Location, Retry-After, X-Conversation-Id, X-Request-Id, "
+    "X-Run-Id, X-Should-Retry"
+)
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamchat.core.jsontext import encode_json
+from streamchat.core.jsontext import decode_json, encode_json
 from streamchat.core.state import RunState
 from streamchat.events import (
     Cancelled,
@@ -21,14 +21,11 @@ from streamchat.events import (
     Finalized,
     MessageCompleted,
     ModelCompleted,
-    ReasoningDelta,
-    RefusalDelta,
     SourceEvent,
     StepReset,
     StoredEvent,
     StreamEvent,
     Suspended,
-    TextDelta,
     ToolCallEvent,
     ToolResult,
 )
@@ -130,6 +127,13 @@ class Answer:
         """Take the next event."""
         if self.ended:
             return []
+        name = self._fields.get(event.type)
+        if name is not None:
+            if not isinstance(event, StoredEvent):
+                return self._text(name, event.part, event.text)  # type: ignore[union-attr]
+            # Nearly all events are these: making the class of each would cost the most.
+            fields = decode_json(event.data)
+            return self._text(name, fields["part"], fields["text"])
         handler = _HANDLERS.get(event.type)
         if handler is None:
             return []
@@ -156,7 +160,8 @@ class Answer:
             elif isinstance(part, SourcePart):
                 said += self._source(SourceEvent(**part.model_dump(exclude={"type"})))
             elif isinstance(part, TextPart | ReasoningPart | RefusalPart):
-                said += self._text(_DELTAS[part.type](step=part.step, part=part.part, text=part.text))
+                name = self._fields.get(f"{part.type}_delta")
+                said += self._text(name, part.part, part.text) if name is not None else []
         if state.over or step not in {each.step for each in state.steps if not each.model_completed}:
             said += self._settle({})
             self._begin_step()
@@ -175,22 +180,19 @@ class Answer:
 
     # What is said.
 
-    def _text(self, event: TextDelta | ReasoningDelta | RefusalDelta) -> list[Said]:
-        name = self._fields.get(event.type)
-        if name is None:
-            return []
+    def _text(self, name: str, part: int, text: str) -> list[Said]:
         kind = self._step.get(name)
         if kind is None:
             kind = self._step[name] = _Kind(held=self._hold_steps)
-        pieces = kind.parts.get(event.part)
+        pieces = kind.parts.get(part)
         if pieces is None:
-            pieces = kind.parts[event.part] = []
-        pieces.append(event.text)
-        if event.part > kind.newest:
-            kind.newest = event.part
-        elif event.part < kind.newest:
+            pieces = kind.parts[part] = []
+        pieces.append(text)
+        if part > kind.newest:
+            kind.newest = part
+        elif part < kind.newest:
             kind.held = True  # it belongs in front of what was said: whether it can be said shows at the end
-        return [] if kind.held else self._say(name, kind, event.text)
+        return [] if kind.held else self._say(name, kind, text)
 
     def _say(self, name: str, kind: _Kind, text: str) -> list[Said]:
         if not text:
@@ -338,16 +340,7 @@ class Answer:
         return []
 
 
-_DELTAS: Mapping[str, Callable[..., Any]] = {
-    "text": TextDelta,
-    "reasoning": ReasoningDelta,
-    "refusal": RefusalDelta,
-}
-
 _HANDLERS: dict[str, Callable[[Answer, Any], list[Said]]] = {
-    "text_delta": Answer._text,
-    "reasoning_delta": Answer._text,
-    "refusal_delta": Answer._text,
     "source": Answer._source,
     "step_started": Answer._step_started,
     "tool_call": Answer._tool_call,
