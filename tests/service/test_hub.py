@@ -154,6 +154,23 @@ async def test_waiting_ends_after_the_given_time_and_loses_nothing(buffer: Event
         assert events == await read_log(buffer, started.run_id)
 
 
+async def test_a_subscription_gives_one_event_after_the_other_until_it_is_closed(buffer: EventBuffer) -> None:
+    stall = Stall()
+    async with service(
+        buffer_of(buffer), ScriptedModel([Step("one two", stall_after=1, stall=stall)])
+    ) as chat:
+        started = await chat.start(None, "go")
+        closed, whole = await chat.attach(started.run_id), await chat.attach(started.run_id)
+        async for event in closed:
+            assert isinstance(event, StoredEvent)
+            if event.event.type == "text_delta":
+                await closed.close()
+        stall.release()
+        events = [event async for event in whole]
+        await whole.close()
+        assert events == await read_log(buffer, started.run_id)
+
+
 async def test_closing_a_subscription_ends_a_wait_on_it(buffer: EventBuffer) -> None:
     stall = Stall()
     async with service(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from contextlib import aclosing
 from types import TracebackType
 
-from streamchat.errors import Busy
 from streamchat.events import StoredEvent
 from streamchat.service.hub import HistoryReset, Subscription
 
 __all__ = ["Attachment"]
-
-_SOON = 1.0
 
 
 class Attachment:
@@ -44,17 +42,6 @@ class Attachment:
 
     async def events(self) -> AsyncGenerator[StoredEvent | HistoryReset, None]:
         """Give each event until the run is over. Raises `Busy` when this process shuts down before that."""
-        async with self as subscription:
-            while not subscription.finished:
-                got = await subscription.next()
-                if got is None:
-                    subscription.returning = _SOON
-                    raise Busy(
-                        f"run {subscription.run_id}: this process is shutting down; go on elsewhere "
-                        f"from the cursor {subscription.cursor}"
-                    )
-                if isinstance(got, HistoryReset):
-                    yield got
-                else:
-                    for event in got:
-                        yield event
+        async with self as subscription, aclosing(subscription.events()) as events:
+            async for event in events:
+                yield event

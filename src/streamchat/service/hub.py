@@ -7,13 +7,14 @@ up: it is never dropped silently, holds nothing in memory meanwhile, and slows n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from streamchat.buffers.base import EventBuffer, Page
 from streamchat.core.cursor import Cursor, Reset, owner_of, resolve
 from streamchat.core.fold import Folder
+from streamchat.errors import Busy
 from streamchat.events import TERMINAL, StoredEvent, dump_json
 from streamchat.service.driver import read_log
 from streamchat.service.looks import Looks
@@ -21,6 +22,8 @@ from streamchat.service.topic import PAGE, TELLING, Encoder, Follower, HistoryRe
 
 __all__ = ["Encoder", "HistoryReset", "Hub", "Subscription"]
 
+_SOON = 1.0
+"""Seconds until a reader should come back whose process shuts down."""
 
 _Given: TypeAlias = HistoryReset | Sequence[StoredEvent]
 
@@ -233,6 +236,26 @@ class Subscription(Follower):
             if self.on_close is not None:
                 self.on_close(self)
             await self._hub.leave(self._topic)
+
+    def __aiter__(self) -> AsyncGenerator[StoredEvent | HistoryReset, None]:
+        return self.events()
+
+    async def events(self) -> AsyncGenerator[StoredEvent | HistoryReset, None]:
+        """Give one event after the other until the run is over or the subscription is closed; raises as
+        `next` does, and `Busy` when this process shuts down before that."""
+        while not self.finished and not self._closed:
+            try:
+                got = await self.next()
+            except StopAsyncIteration:  # closed while it waited
+                return
+            if got is None:
+                self.returning = _SOON
+                raise Busy(
+                    f"run {self.run_id}: this process is shutting down; go on elsewhere from the cursor "
+                    f"{self.cursor}"
+                )
+            for event in (got,) if isinstance(got, HistoryReset) else got:
+                yield event
 
     async def __aenter__(self) -> Self:
         return self
