@@ -282,7 +282,9 @@ async def test_a_middleware_that_is_missing_is_named_to_the_operator(
 
 
 class Nameless(BaseUser):
-    is_authenticated = True
+    @property
+    def is_authenticated(self) -> bool:
+        return True
 
 
 class ByHeader(AuthenticationBackend):

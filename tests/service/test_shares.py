@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamchat import EventBuffer, Principal, RunOptions, ServiceLimits, StreamChat, ToolRegistry, owns
-from streamchat.errors import TooManyRuns
+from streamchat.errors import TooManyRuns, TooManyStarts
 from streamchat.http.errors import error_response
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import Hooks
-from streamchat.service.shares import FairQueue
+from streamchat.service.shares import FairQueue, Pace
 from streamchat.testing import Call, ScriptedModel, Stall, Step
 
 from .support import WatchedBuffer
@@ -135,3 +135,31 @@ def test_principals_take_turns_and_each_ones_runs_keep_their_order(steps: list[t
             # Nobody is passed by more often than there are others.
             assert max(passed.values()) <= 2
         assert len(queue) == sum(map(len, waiting.values()))
+
+
+@given(
+    st.integers(1, 4),
+    st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 90, allow_nan=False)), max_size=40),
+)
+def test_no_principal_begins_more_within_a_minute_and_who_waits_as_told_may(
+    most: int, tries: list[tuple[str, float]]
+) -> None:
+    now = 1000.0
+    pace = Pace(most, clock=lambda: now)
+    begun: dict[str, list[float]] = {}
+    for name, pause in tries:
+        now += pause
+        mine = begun.setdefault(name, [])
+        recent = [at for at in mine if at > now - 60]
+        try:
+            pace.check((None, name))
+        except TooManyStarts as error:
+            assert len(recent) == most
+            now += error.retry_after + 1e-6  # floats
+            pace.check((None, name))
+        else:
+            assert len(recent) < most
+        pace.began((None, name))
+        mine.append(now)
+        # Whoever has been quiet for a minute takes no room.
+        assert len(pace) <= sum(1 for times in begun.values() if times and times[-1] > now - 60)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import TypeAlias, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
@@ -45,6 +45,7 @@ def bearer_principal(
     bearer = Bearer(verify, refused=refused, id_claim=id_claim, tenant_claim=tenant_claim, keep=keep)
 
     async def principal(request: HttpRequest) -> Principal | None:
-        return await bearer.principal(request.headers.get("Authorization"))
+        headers = cast("Mapping[str, str]", request.headers)
+        return await bearer.principal(headers.get("Authorization"))
 
     return principal
