@@ -66,6 +66,22 @@ async def test_the_flags_alone_end_a_server_with_open_streams(
         assert await is_left_for_others(on, url.split("/")[-2]) == handed_over
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("server", "more"),
+    [
+        ("uvicorn", "--http h11 --loop asyncio"),
+        ("hypercorn", "--worker-class uvloop"),
+        ("granian", "--loop asyncio"),
+        ("granian", "--loop uvloop --runtime-mode st"),
+    ],
+)
+async def test_an_adapter_under_other_builds_of_a_server(server: str, more: str) -> None:
+    async with served("asgi", server, f"{SERVERS[server]} {more}") as on:
+        await _hold({**QUICK, **LONG}, on)
+        await _hold(LAST, on)
+
+
 @pytest.mark.parametrize("server", SERVERS)
 def test_the_page_about_shutting_down_has_the_flags_that_are_tried(server: str) -> None:
     page = (ROOT / "docs" / "how-to" / "shut-down.md").read_text(encoding="utf-8")
