@@ -164,6 +164,16 @@ def test_a_snapshot_in_the_place_of_lost_events_is_gone_on_from(
     assert settled(client.messages, log) == settled(expected(fold(log)), log)
 
 
+@given(event_logs())
+def test_a_log_of_which_only_the_end_is_stored_gives_the_whole_message(log: list[StreamEvent]) -> None:
+    place = next(place for place, event in enumerate(log) if event.type == "message_completed")
+    client, encoder = AGUIClient([USER]), encoder_of(message_id="m1")
+    for said in encoder.rejoin(log[place:]):
+        client.take(said)
+    assert client.over
+    assert settled(client.messages) == settled(expected(fold(log)))
+
+
 @given(event_logs(as_written=False))
 def test_between_the_model_and_the_next_step_the_client_has_what_the_log_says(log: list[StreamEvent]) -> None:
     walk, encoder, client = Lifecycle(), encoder_of(), AGUIClient([USER])

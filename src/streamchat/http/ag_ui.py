@@ -96,6 +96,7 @@ async def _stream(call: Call, body: RunAgentInput, let_go: Callable[[], None], l
         body.thread_id,
         body.run_id,
         before=lambda: thread.before(joined.message_id),
+        message_id=joined.message_id,
         parent_run_id=body.parent_run_id,
         metadata={"runId": joined.run_id, "messageId": joined.message_id},
         protocol_version=body.protocol_version,

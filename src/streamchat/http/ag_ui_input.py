@@ -74,10 +74,10 @@ class RunAgentInput(_Taken):
     run_id: Name
     parent_run_id: Name | None = None
     protocol_version: Name | None = None
-    messages: list[InputMessage] = Field(max_length=10_000)
-    tools: list[ToolDeclaration] = Field(default_factory=list, max_length=1000)
-    context: list[ContextEntry] = Field(default_factory=list, max_length=1000)
-    resume: list[ResumeEntry] = Field(default_factory=list, max_length=1000)
+    messages: list[InputMessage]
+    tools: list[ToolDeclaration] = Field(default_factory=list)
+    context: list[ContextEntry] = Field(default_factory=list)
+    resume: list[ResumeEntry] = Field(default_factory=list)
 
     @property
     def new_message(self) -> InputMessage | None:

@@ -67,7 +67,8 @@ class AGUIEncoder:
 
     ``thread_id`` and ``run_id`` are the client's own names (``RunAgentInput``). ``before`` is what the thread
     held before the answer, the user's message included: a ``MESSAGES_SNAPSHOT`` restates it, and what is not
-    in it the client forgets. ``metadata`` goes with ``RUN_STARTED``, beside the run's own ids.
+    in it the client forgets. ``message_id`` is the answer's, for a log whose beginning may be gone.
+    ``metadata`` goes with ``RUN_STARTED``, beside the run's own ids.
     ``protocol_version`` is the client's (``RunAgentInput.protocolVersion``): without one it is older than
     1.0, and some outcomes would be an error to it.
 
@@ -81,6 +82,7 @@ class AGUIEncoder:
         run_id: str,
         *,
         before: Before = (),
+        message_id: str | None = None,
         parent_run_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         protocol_version: str | None = PROTOCOL_VERSION,
@@ -96,7 +98,7 @@ class AGUIEncoder:
         self._paused = False
         self._folder = Folder()
         self._state = StateLog()
-        self._ids = Ids("")
+        self._ids = Ids(message_id or "")
         self._out: list[AGUIEvent] = []
         self._step = ShownStep(self._ids, self._put)
         self._step_name: str | None = None
@@ -206,7 +208,7 @@ class AGUIEncoder:
 
     def _learn(self, run_id: str | None, message_id: str | None) -> None:
         """Learn the run's own ids."""
-        self._ids.base = message_id or run_id or ""
+        self._ids.base = message_id or self._ids.base or run_id or ""
         names = {"runId": run_id, "messageId": message_id}
         self._about.update({key: value for key, value in names.items() if value is not None})
 
