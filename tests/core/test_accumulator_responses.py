@@ -114,6 +114,31 @@ def test_one_item_id_for_all_items() -> None:
     assert found(completion) == [("a", "weather", {"n": 1}, None), ("b", "weather", {"n": 2}, None)]
 
 
+def test_item_ids_that_change_with_every_event_where_there_is_no_index() -> None:
+    completion, _ = respond(
+        added(None, "a", id="x1"),
+        arguments('{"city":', None, item_id="x2"),
+        arguments('"Oslo"}', None, item_id="x3"),
+        added(None, "b", id="y1"),
+        arguments("{}", None, item_id="y2"),
+        event("function_call_arguments.done", item_id="y3", arguments="{}"),
+    )
+    assert found(completion) == [("a", "weather", CITY, None), ("b", "weather", {}, None)]
+
+
+def test_item_ids_without_an_index_keep_calls_apart() -> None:
+    completion, _ = respond(
+        added(None, "a", id="x"),
+        arguments('{"n":', None, item_id="x"),
+        arguments('{"n":', None, item_id="y"),  # never announced
+        arguments("1}", None, item_id="x"),
+        arguments("2}", None, item_id="y"),
+        added(None, "c", id="z"),
+        arguments("{}", None, item_id="z"),
+    )
+    assert [row[2] for row in found(completion)] == [{"n": 1}, '{"n":2}', {}]  # it has no name
+
+
 def test_without_index_and_id_the_newest_call_is_meant() -> None:
     completion, _ = respond(
         added(None, "a"), arguments("{}", None), added(None, "b", id="z"), arguments(OSLO, None)

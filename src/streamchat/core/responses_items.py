@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 from streamchat.core.calls import OpenCall, natural
 from streamchat.core.completion import ContentDelta, ContentKind, Delta
@@ -90,6 +90,7 @@ class Item:
         "index",
         "initial",
         "item_id",
+        "naming",
         "order",
         "part",
         "repeated",
@@ -107,6 +108,7 @@ class Item:
         self.part = -1  # of an item that the provider runs itself
         self.initial = ""  # a call's input when it was announced, while the deltas may repeat it
         self.repeated = 0  # how much of it they have
+        self.naming: Literal["unsure", "own", "rotating"] = "own"  # under which ids its events come
 
     def in_order(self) -> list[Content]:
         """The contents as the provider numbers them, summaries before other reasoning."""
@@ -155,6 +157,8 @@ class ItemTable:
             known.type = known.type or type
         else:
             known = self._open(index, item_id, type)
+            if index is None:
+                known.naming = "unsure"
         if call_id is not None:
             self._by_call.setdefault(call_id, known)
         return known
@@ -185,8 +189,16 @@ class ItemTable:
         item = self._at.get(index) if index is not None else None
         if item is None and item_id is not None:
             item = self._by_id.get(item_id)
-        if item is None and index is None and item_id is None:
-            item = self._newest.get(type)
+            if item is not None and item.naming == "unsure":
+                item.naming = "own"
+        if item is None and index is None:
+            newest = self._newest.get(type)
+            if item_id is None:
+                item = newest
+            elif newest is not None and newest.final is None and newest.naming != "own":
+                # No event has had the id that it was announced under: they make up a new one each time.
+                item = newest
+                item.naming = "rotating"
         if item is None or not fits(item, type):
             item = self._open(index, item_id, type)
         return item
