@@ -149,6 +149,7 @@ async def test_only_the_last_message_is_taken_and_history_is_the_servers_own() -
         {"id": CHAT, "messages": [{"role": "user", "parts": [{"type": "text", "text": "x"}] * 101}]},
         {"id": CHAT, "messages": [user("x")], "trigger": "something"},
         {"id": CHAT, "messages": [user("x" * 200_001)]},
+        {"id": CHAT, "message": user("x"), "messageId": "u1"},
     ],
     ids=lambda body: json.dumps(body)[:60],
 )
@@ -220,6 +221,19 @@ async def test_regenerating_after_a_message_that_was_refused_sends_it_anew() -> 
         lost = body(user("one"), ui_message(one), user("two", "u2"), trigger="regenerate-message")
         await post(endpoints, lost)
         assert told(model) == ["one", "answer 1", "two"]
+
+
+@pytest.mark.anyio
+async def test_a_page_may_send_the_last_message_alone() -> None:
+    model = ScriptedModel.text("Fine.", repeat=True)
+    async with serving(model) as endpoints:
+        for number in (1, 2):
+            answer = await post(endpoints, {"id": CHAT, "message": user(f"m{number}", f"u{number}")})
+            assert message_of(answer).said == [("text", "Fine.")]
+        assert told(model) == ["m1", "Fine.", "m2"]
+        again = {"id": CHAT, "message": user("m2", "u2"), "trigger": "regenerate-message"}
+        await post(endpoints, again)
+        assert told(model) == ["m1", "Fine.", "m2"]
 
 
 # Answers.

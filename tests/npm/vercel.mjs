@@ -244,9 +244,10 @@ async function boundaries() {
     for (let frames = config.first; ; frames += config.every) {
       let open = true;
       const wrap = mode === "resumingFetch" ? survives : undefined;
-      // Behind `resumingFetch` each connection breaks, but none before it has brought something.
-      const every = wrap === undefined ? undefined : Math.max(frames, 6);
-      const made = page({ cut: (url) => (open && !url.endsWith("/stream") ? frames : every), wrap });
+      let gets = 0;
+      // Behind `resumingFetch` the first connection that goes on breaks as well.
+      const cut = (url) => (open && (!url.endsWith("/stream") || (wrap !== undefined && gets++ === 0)) ? frames : undefined);
+      const made = page({ cut, wrap });
       await made.chat.sendMessage({ text: "story" });
       const whole = made.heard.requests.length === 1 && made.chat.status === "ready";
       open = false;

@@ -4,6 +4,7 @@ to."""
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -478,14 +479,14 @@ def test_another_target_is_refused(told: str) -> None:
 
 @pytest.mark.anyio
 async def test_a_bare_stream_of_events_is_a_body_and_an_exception_is_told_and_raised() -> None:
-    async def events() -> Any:
+    async def events() -> AsyncGenerator[StreamEvent, None]:
         for event in [*starts(), TextDelta(step=1, part=0, text="a"), ModelCompleted(step=1), *ends()]:
             yield event
 
     body = b"".join([block async for block in vercel_stream(events())])
     assert Message("v6").take(chunks_of(body)).finish().said == [("text", "a")]
 
-    async def broken() -> Any:
+    async def broken() -> AsyncGenerator[StreamEvent, None]:
         yield starts()[0]
         raise ValueError("secret")
 
@@ -500,7 +501,7 @@ async def test_a_bare_stream_of_events_is_a_body_and_an_exception_is_told_and_ra
 
 @pytest.mark.anyio
 async def test_leaving_a_bare_stream_early_raises_nothing() -> None:
-    async def events() -> Any:
+    async def events() -> AsyncGenerator[StreamEvent, None]:
         for event in starts():
             yield event
 

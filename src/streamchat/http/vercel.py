@@ -7,7 +7,7 @@ waits; the response is that run as a UI message stream. Facts on the clients: `s
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from streamchat.errors import ConversationBusy, ConversationNotFound, InvalidInput, RunNotFound, RunOver
@@ -82,8 +82,9 @@ def _nothing_to_add(body: VercelBody) -> Response:
 
 async def _begin(call: Call, body: VercelBody, key: str | None, target: Target) -> _Opening:
     chat, principal = call.endpoints.chat, call.principal
-    stored = await messages_of(chat, body.id, principal)
-    wanted = wanted_of(body, stored)
+    # The conversation is looked at only where the page speaks of something in the middle of it.
+    somewhere = body.messageId is not None or body.trigger != "submit-message"
+    wanted = wanted_of(body, await messages_of(chat, body.id, principal) if somewhere else ())
     begun = await carry_out(
         chat,
         body.id,
@@ -199,7 +200,7 @@ def _going_on(call: Call, begun: Begun, answers: Answers, target: Target) -> _Op
     return _Opening(begun.run_id, wire, wire.begin("") + first, begun.known[-1].id)
 
 
-def _asked_at(known: Sequence[StoredEvent], calls: Container[str]) -> int:
+def _asked_at(known: Sequence[StoredEvent], calls: Collection[str | None]) -> int:
     """How many events there are up to the pause in which one of these calls waited, else to the last one."""
     last = 0
     for count, stored in reversed(list(enumerate(known, 1))):

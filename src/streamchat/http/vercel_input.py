@@ -77,7 +77,7 @@ class VercelBody(_Body):
             return self.messages
         if self.message is not None:
             return [self.message]
-        raise _invalid("messages", "give messages, at least one")
+        raise _invalid("body", "give messages, at least one")
 
 
 def idempotency_key_of(body: VercelBody) -> str | None:
@@ -104,9 +104,11 @@ def wanted_of(body: VercelBody, stored: Sequence[MessageRecord]) -> Wanted:
         return _answers(body, messages)
     last = messages[-1]
     if last.role != "user":
-        raise _invalid("messages", f"the last message must be a user's, not of role {last.role}")
+        raise _invalid("messages.role", f"the last message must be a user's, not of role {last.role}")
     content = list(_content(last))
     if body.trigger == "submit-message" and body.messageId:
+        if body.messages is None:
+            raise _invalid("body", "an edited message comes with those before it")
         return NewMessage(content, follows=_before(messages, answers) or "")
     return NewMessage(content)
 
@@ -180,13 +182,13 @@ def _text(value: Any) -> str | None:
 def _content(message: VercelMessage) -> Iterator[dict[str, Any]]:
     """A user's parts as the Chat Completions API takes them."""
     if len(message.parts) > _MOST_PARTS:
-        raise _invalid("messages", f"a message has at most {_MOST_PARTS} parts")
+        raise _invalid("messages.parts", f"a message has at most {_MOST_PARTS} parts")
     for part in message.parts:
         match part.get("type"):
             case "text":
                 text = part.get("text")
                 if not isinstance(text, str):
-                    raise _invalid("messages", "a text part needs text")
+                    raise _invalid("messages.parts", "a text part needs text")
                 if text:
                     yield {"type": "text", "text": text}
             case "file":
@@ -196,14 +198,14 @@ def _content(message: VercelMessage) -> Iterator[dict[str, Any]]:
 def _file(part: Mapping[str, Any]) -> dict[str, Any]:
     url, media_type = part.get("url"), part.get("mediaType")
     if not isinstance(url, str) or not isinstance(media_type, str):
-        raise _invalid("messages", "a file part needs url and mediaType")
+        raise _invalid("messages.parts", "a file part needs url and mediaType")
     kind, _, subtype = media_type.lower().partition("/")
     is_data = url[:5].lower() == "data:"
     # Of other kinds of URL some run in a page, or reach the provider's own network.
     if kind == "image" and (is_data or url[:8].lower().startswith(("http://", "https://"))):
         return {"type": "image_url", "image_url": {"url": url}}
     if not is_data:
-        raise _invalid("messages", "a file that is no image comes as a data: URL")
+        raise _invalid("messages.parts", "a file that is no image comes as a data: URL")
     if kind == "audio":
         data = url.partition(",")[2]
         return {
