@@ -260,6 +260,31 @@ async def test_a_thread_that_is_being_answered_refuses_another_message() -> None
         stall.release()
 
 
+async def test_a_message_that_waits_for_its_turn_follows_the_whole_answer_before_it() -> None:
+    stall = Stall()
+    model = ScriptedModel(
+        [
+            Step("One whole answer.", stall_after=2, stall=stall),
+            Step("Half", error="stream_error", error_after=1),
+            "Two.",
+        ]
+    )
+    async with serving(model, on_busy="enqueue") as endpoints:
+        first = asyncio.create_task(post(endpoints, body(user())))
+        await stall.reached()
+        response = await endpoints.handle(
+            make_request("POST", "/ag-ui", json=body(user(), user("More", "u2"), run="r2"))
+        )
+        stall.release()
+        await first
+        client = AGUIClient([user(), user("More", "u2")])
+        client.take_bytes((await collect(response)).body)
+        assert [said for said in texts(client) if said[0] == "assistant"] == [
+            ("assistant", "One whole answer."),
+            ("assistant", "Two."),
+        ]
+
+
 async def test_users_messages_keep_the_ids_that_the_client_gave_them() -> None:
     model = ScriptedModel(["One.", "Two.", Step("Half", error="stream_error", error_after=1), "Three."])
     async with serving(model) as endpoints:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 
@@ -29,17 +29,16 @@ from streamchat.http.ag_ui_input import (
     user_content_of,
     verdict,
 )
+from streamchat.http.ag_ui_stream import AGUIStream, EncodedResponse, Enqueued
 from streamchat.http.ag_ui_thread import Thread
 from streamchat.http.incoming import messages_of, read_run
-from streamchat.http.openai_stream import AnswerStream
 from streamchat.http.requests import Response
 from streamchat.http.routing import Call, Route
 from streamchat.http.runs import client_id
 from streamchat.http.streams import STREAM_HEADERS
 from streamchat.messages import ToolCallPart
-from streamchat.service.hub import HistoryReset
+from streamchat.service.hub import Subscription
 from streamchat.wire.ag_ui import MEDIA_TYPE, AGUIEncoder, AGUIEvent, Ids, ag_ui_frame
-from streamchat.wire.openai_answer import Failure
 
 __all__ = ["ROUTES"]
 
@@ -59,13 +58,13 @@ class _Refused(Exception):
 @dataclass(frozen=True, slots=True)
 class _Joined:
     """The run to stream. ``known`` is its log as it was found, empty for a new run; with ``answered`` it was
-    found waiting for what this request brought."""
+    found waiting for what this request brought, with ``enqueued`` it may have to wait for its turn."""
 
     run_id: str
     message_id: str
     known: Sequence[StoredEvent] = ()
     answered: bool = False
-    new: bool = True
+    enqueued: bool = False
 
 
 async def _run(call: Call) -> Response:
@@ -89,13 +88,13 @@ async def _stream(call: Call, body: RunAgentInput, let_go: Callable[[], None], l
         joined = await request.join()
     except _Refused as refused:
         return _whole([{"type": "RUN_ERROR", "message": refused.message, "code": refused.code}])
-    thread = await request.thread()
+    await request.look_again()
     if joined is None:
-        return _whole(_nothing_new(body, thread))
+        return _whole(_nothing_new(body, request.seen))
     encoder = AGUIEncoder(
         body.thread_id,
         body.run_id,
-        before=lambda: thread.before(joined.message_id),
+        before=lambda: request.seen.before(joined.message_id),
         message_id=joined.message_id,
         parent_run_id=body.parent_run_id,
         metadata={"runId": joined.run_id, "messageId": joined.message_id},
@@ -104,9 +103,12 @@ async def _stream(call: Call, body: RunAgentInput, let_go: Callable[[], None], l
     first = encoder.rejoin(joined.known, answered=joined.answered) if joined.known else encoder.begin()
     after = joined.known[-1].id if joined.known else None
     subscription = await chat.attach(joined.run_id, after, call.principal, client_id=client_id(call.request))
-    stream = _Stream(
+    if joined.enqueued:
+        # What is said before its turn comes is not stored yet.
+        subscription = cast(Subscription, Enqueued(subscription, request.look_again))
+    stream = AGUIStream(
         subscription,
-        _Response(encoder),
+        EncodedResponse(encoder),
         call.endpoints.options,
         lambda: chat.draining,
         let_go,
@@ -133,49 +135,6 @@ def _nothing_new(body: RunAgentInput, thread: Thread) -> list[AGUIEvent]:
     if messages:
         said.append({"type": "MESSAGES_SNAPSHOT", "messages": messages})
     return [*said, {"type": "RUN_FINISHED", **ids, "outcome": {"type": "success"}}]
-
-
-# The stream.
-
-
-class _Response:
-    """What `AnswerStream` writes by: an encoder, and how it ends where the run does not."""
-
-    def __init__(self, encoder: AGUIEncoder) -> None:
-        self._encoder = encoder
-
-    @property
-    def finished(self) -> bool:
-        return self._encoder.over
-
-    def events(self, events: Iterable[StoredEvent]) -> bytes:
-        return b"".join([ag_ui_frame(said) for event in events for said in self._encoder.add(event)])
-
-    def reset(self, reset: HistoryReset) -> bytes:
-        said = self._encoder.reset(RunState.model_validate_json(reset.snapshot))
-        return b"".join(map(ag_ui_frame, said))
-
-    def fail(self, failure: Failure) -> bytes:
-        encoder = self._encoder
-        if failure.code == "run_suspended" and encoder.paused:
-            said = encoder.pause()
-        else:
-            said = encoder.break_off(failure.code, failure.message, retryable=True)
-        return b"".join(map(ag_ui_frame, said))
-
-
-class _Stream(AnswerStream):
-    """An `AnswerStream` that begins with what is known already."""
-
-    def __init__(self, *args: Any, first: bytes) -> None:
-        super().__init__(*args)
-        self._first = first
-
-    async def __anext__(self) -> bytes:
-        if self._first:
-            first, self._first = self._first, b""
-            return first
-        return await super().__anext__()
 
 
 # What a request is about.
@@ -213,11 +172,13 @@ class _Request:
         self._options = call.endpoints.options.ag_ui
         self._principal = call.principal
         self._body = body
+        self.seen = Thread((), ())
+        """The thread when it was looked at last."""
 
-    async def thread(self) -> Thread:
-        """Return the thread as it is stored now."""
+    async def look_again(self) -> None:
+        """Read the thread as it is stored now."""
         rows = await messages_of(self._chat, self._body.thread_id, self._principal)
-        return Thread(rows, self._body.messages)
+        self.seen = Thread(rows, self._body.messages)
 
     async def join(self) -> _Joined | None:
         """Do what is asked, and return the run that it is about; None where there is none.
@@ -243,17 +204,18 @@ class _Request:
             if answered is not None:
                 return answered
             return await self._rejoin(run) if run is not None and not run.over else None
-        return await self._start()
+        return await self._start(behind=active)
 
     async def _newest(self) -> RunRecord | None:
-        run_id = (await self.thread()).newest_run
+        await self.look_again()
+        run_id = self.seen.newest_run
         return None if run_id is None else await self._chat.buffer.get(run_id)
 
     async def _rejoin(self, run: RunRecord) -> _Joined:
         known = await read_run(self._chat, run.run_id, self._principal)
-        return _Joined(run.run_id, run.message_id, known, new=False)
+        return _Joined(run.run_id, run.message_id, known)
 
-    async def _start(self) -> _Joined:
+    async def _start(self, behind: RunRecord | None) -> _Joined:
         chat, body = self._chat, self._body
         message, position = body.messages[-1], len(body.messages) - 1
         content = user_content_of(message, position)
@@ -277,9 +239,9 @@ class _Request:
                 error.field = "threadId"
             raise
         if started.new:
-            return _Joined(started.run_id, started.message_id)
+            return _Joined(started.run_id, started.message_id, enqueued=behind is not None)
         known = await read_run(chat, started.run_id, self._principal)
-        return _Joined(started.run_id, started.message_id, known, new=False)
+        return _Joined(started.run_id, started.message_id, known)
 
     async def _again(self, run: RunRecord) -> _Joined:
         """Make an answer that is over anew: the client has sent the message that it answered once more."""
@@ -321,7 +283,7 @@ class _Request:
             return None
         waiting = {wait.call_id for wait in state.waits}
         answered = any(call.call_id in waiting for call, _ in (*decided, *brought))
-        return _Joined(run.run_id, run.message_id, known, answered=answered, new=False)
+        return _Joined(run.run_id, run.message_id, known, answered=answered)
 
     def _decided(self, state: RunState) -> list[tuple[ToolCallPart, Verdict]]:
         """Read the resume entries; raises `_Refused` for what is not asked, unreadable or not all."""

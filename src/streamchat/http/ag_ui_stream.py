@@ -1,0 +1,81 @@
+"""A run's answer as the body of one AG-UI response."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+from streamchat.core.state import RunState
+from streamchat.events import StoredEvent
+from streamchat.http.openai_stream import AnswerStream
+from streamchat.service.hub import HistoryReset, Subscription
+from streamchat.wire.ag_ui import AGUIEncoder, ag_ui_frame
+from streamchat.wire.openai_answer import Failure
+
+__all__ = ["AGUIStream", "EncodedResponse", "Enqueued"]
+
+
+class EncodedResponse:
+    """What `AnswerStream` writes by: an encoder, and how it ends where the run does not."""
+
+    def __init__(self, encoder: AGUIEncoder) -> None:
+        self._encoder = encoder
+
+    @property
+    def finished(self) -> bool:
+        """Whether the response is complete."""
+        return self._encoder.over
+
+    def events(self, events: Iterable[StoredEvent]) -> bytes:
+        """Return what events add."""
+        return b"".join([ag_ui_frame(said) for event in events for said in self._encoder.add(event)])
+
+    def reset(self, reset: HistoryReset) -> bytes:
+        """Return what a snapshot adds."""
+        said = self._encoder.reset(RunState.model_validate_json(reset.snapshot))
+        return b"".join(map(ag_ui_frame, said))
+
+    def fail(self, failure: Failure) -> bytes:
+        """End the response; a run that waits for jobs alone goes on without it."""
+        encoder = self._encoder
+        if failure.code == "run_suspended" and encoder.paused:
+            said = encoder.pause()
+        else:
+            said = encoder.break_off(failure.code, failure.message, retryable=True)
+        return b"".join(map(ag_ui_frame, said))
+
+
+class AGUIStream(AnswerStream):
+    """An `AnswerStream` that begins with what is known already."""
+
+    def __init__(self, *args: Any, first: bytes) -> None:
+        super().__init__(*args)
+        self._first = first
+
+    async def __anext__(self) -> bytes:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        return await super().__anext__()
+
+
+class Enqueued:
+    """The subscription of a run that may have waited for its turn: ``look`` is called before anything behind
+    ``run_started`` is handed out."""
+
+    def __init__(self, subscription: Subscription, look: Callable[[], Awaitable[None]]) -> None:
+        self._subscription = subscription
+        self._look: Callable[[], Awaitable[None]] | None = look
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._subscription, name)
+
+    async def next(self, seconds: float | None = None) -> HistoryReset | Sequence[StoredEvent] | None:
+        """Return what the subscription gives."""
+        got = await self._subscription.next(seconds)
+        if got is None or self._look is None:
+            return got
+        if isinstance(got, HistoryReset) or got[-1].type != "run_started":
+            look, self._look = self._look, None
+            await look()
+        return got
