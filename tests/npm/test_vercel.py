@@ -11,6 +11,7 @@ import pytest
 
 from streamchat.core.fold import fold
 from streamchat.core.state import RunState
+from streamchat.http import HTTPOptions
 from streamchat.http.incoming import read_run
 from tests.npm.backend import Backend, backend
 from tests.npm.matrix import YES, tell
@@ -201,6 +202,22 @@ async def test_what_use_chat_shows_is_what_the_log_says(client: str) -> None:
                 wrong[name] = f"{error}\n{results[name]}"
     assert not wrong, "\n\n".join(f"{name}: {error}" for name, error in wrong.items())
     tell("vercel", label(client), cells)
+
+
+@pytest.mark.anyio
+@pytest.mark.timeout(120)
+async def test_a_page_with_resuming_fetch_does_not_notice_a_server_that_sends_it_away() -> None:
+    async with backend(HTTPOptions(stream_lifetime=0.2)) as server:
+        results = await run_node(
+            "vercel.mjs",
+            url=server.url,
+            package="ai-6",
+            version=package_versions()["ai-6"],
+            run="c",
+            scenarios=["sent-away"],
+        )
+        assert await Judge(server, "ai-6", results).cell("sent-away") == YES
+    assert len(results["sent-away"]["requests"]) > 1
 
 
 _FORGETS = "yes, where the page does not keep the half of the answer; else the replay stands behind it"

@@ -220,6 +220,15 @@ const scenarios = {
     return report(made);
   },
 
+  // The server ends each stream in between events; the page is not to notice.
+  async "sent-away"() {
+    const made = await held(3, { wrap: survives });
+    await until(() => made.heard.requests.length > 1, "the next connection");
+    await made.release();
+    await made.sending;
+    return report(made);
+  },
+
   // The run goes on while the page is away, and is over or not when it is back.
   async "resume-live"() {
     let open = true;

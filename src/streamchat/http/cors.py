@@ -18,6 +18,7 @@ _ALLOWED_HEADERS = (
     "Content-Type",
     "Idempotency-Key",
     "Last-Event-ID",
+    "X-AI-SDK-Version",
     "X-Client-Id",
     "X-Conversation-Id",
 )
