@@ -13,12 +13,14 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from streamchat import ServiceLimits, StreamChat
-from streamchat.adapters.asgi import asgi_app
+from streamchat import ServiceLimits, StreamChat, orchestrate
+from streamchat.adapters.asgi import asgi_app, event_response
 from streamchat.http import HTTPOptions, OpenAIOptions
 from streamchat.principal import Principal
 from streamchat.service.access import owns
 from streamchat.testing import Call, ScriptedModel, Stall, Step
+from streamchat.wire.openai_answer import Answer
+from streamchat.wire.openai_chat import ChatCompletionEncoder
 from tests.adapters.serving import serve
 from tests.http.asking import ask, collect, make_request, serving
 from tests.npm.backend import HELLO, Backend, backend
@@ -190,7 +192,7 @@ async def test_calls_of_declared_tools_are_passed_on_and_their_results_go_on_wit
         (choice,) = first.choices
         assert choice.finish_reason == "tool_calls"
         assert choice.message.content == "Let me ask."
-        assert [json.loads(call.function.arguments) for call in choice.message.tool_calls] == [
+        assert [json.loads(call.function.arguments) for call in choice.message.tool_calls or ()] == [
             {"n": 1},
             {"n": 2},
         ]
@@ -602,6 +604,17 @@ async def test_streams_are_counted_and_may_be_switched_off() -> None:
         body = {"model": "scripted", "messages": HI, "stream": True}
         assert (await ask(endpoints, "POST", "/v1/chat/completions", json=body)).status == 409
         assert (await ask(endpoints, "POST", "/v1/chat/completions", json={**body, "stream": False})).json()
+
+
+async def test_a_bare_generator_of_events_streams_to_the_client_without_a_service() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        wire = ChatCompletionEncoder(Answer("run1"), model="bare", created=1)
+        await event_response(orchestrate(ScriptedModel.text(HELLO), "Hi"), wire=wire)(scope, receive, send)
+
+    async with serve(app, lifespan="off") as port, client_of(f"http://127.0.0.1:{port}") as client:
+        stream = await client.chat.completions.create(model="bare", messages=HI, stream=True)
+        told = await read(stream)
+    assert (told.text, told.finish, told.error) == (HELLO, "stop", None)
 
 
 async def test_the_models_are_the_names_that_the_application_gives() -> None:

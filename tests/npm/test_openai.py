@@ -1,7 +1,8 @@
-"""OpenAI's own client from npm against ``/v1``: what it is told is what the run's log says."""
+"""OpenAI's own clients, npm's and Python's, against ``/v1``: they are told what the run's log says."""
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from streamchat.http import HTTPOptions, OpenAIOptions
 from tests.npm.backend import HELLO, Backend, backend
 from tests.npm.matrix import YES, tell
+from tests.npm.openai_python import run_scenarios
 from tests.npm.support import package_versions, run_node
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
@@ -123,6 +125,19 @@ async def test_npms_client_is_told_what_the_log_says() -> None:
     tell(
         "openai",
         f"openai {package_versions()['openai']} (npm)",
+        {row: INSTEAD.get(name, YES) for name, row in ROWS.items()},
+    )
+
+
+async def test_pythons_client_is_told_what_the_log_says() -> None:
+    async with backend(OPTIONS) as server:
+        got = await run_scenarios(server, every=3)
+        assert len(got["comesBack"]) > 1
+        assert set(got) == set(ROWS)
+        await check(server, got)
+    tell(
+        "openai",
+        f"openai {version('openai').partition('.')[0]} (Python)",
         {row: INSTEAD.get(name, YES) for name, row in ROWS.items()},
     )
 

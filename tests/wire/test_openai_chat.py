@@ -85,7 +85,7 @@ def told(got: Received) -> dict[str, str]:
 def test_any_log_keeps_to_the_rules_and_says_what_its_fold_holds(
     log: list[StreamEvent], hold: bool, usage: bool, tools: tuple[str, ...]
 ) -> None:
-    got = read_stream(encoder(usage=usage, hold=hold, tools=tools).events(log), usage=usage)
+    got = read_stream(encoder(usage=usage, hold=hold, tools=tools).encode(log), usage=usage)
     part = answered_part(log, tools)
     state = fold(part)
     assert got.ended
@@ -106,7 +106,7 @@ def test_any_log_keeps_to_the_rules_and_says_what_its_fold_holds(
 def test_the_calls_that_are_passed_on_are_those_that_the_run_waits_for(
     log: list[StreamEvent], hold: bool, tools: tuple[str, ...]
 ) -> None:
-    got = read_stream(encoder(hold=hold, tools=tools).events(log))
+    got = read_stream(encoder(hold=hold, tools=tools).encode(log))
     if not got.calls:
         return
     state = fold(answered_part(log, tools))
@@ -123,12 +123,12 @@ def test_the_calls_that_are_passed_on_are_those_that_the_run_waits_for(
 def test_however_the_events_come_in_batches_the_bytes_are_the_same(
     log: list[StreamEvent], hold: bool, data: st.DataObject
 ) -> None:
-    whole = encoder(hold=hold, tools=DECLARED).events(log)
+    whole = encoder(hold=hold, tools=DECLARED).encode(log)
     pieces = encoder(hold=hold, tools=DECLARED)
     out = b""
     while log:
         size = data.draw(st.integers(1, len(log)))
-        out += pieces.events(log[:size])
+        out += pieces.encode(log[:size])
         log = log[size:]
     assert out == (whole if out else b"")
 
@@ -138,18 +138,18 @@ def test_a_log_that_is_not_over_leaves_the_stream_open_and_nothing_private_is_in
     log: list[StoredEvent], hold: bool
 ) -> None:
     stream = encoder(hold=hold)
-    body = stream.events(log)
+    body = stream.encode(log)
     got = read_stream(body)
     assert SECRET.encode() not in body
     assert got.ended == stream.finished
     if log[-1].type != "finalized" and got.error is None:
         assert not got.ended
-        assert stream.events(log) != body or not log  # it goes on
+        assert stream.encode(log) != body or not log  # it goes on
 
 
 @given(event_logs(), st.sampled_from([(), DECLARED]))
 def test_our_own_accumulator_reads_back_what_was_said(log: list[StreamEvent], tools: tuple[str, ...]) -> None:
-    body = encoder(usage=True, hold=True, tools=tools).events(log)
+    body = encoder(usage=True, hold=True, tools=tools).encode(log)
     got, read = read_stream(body, usage=True), accumulate_sse(body)
     if got.error is not None:
         assert (read.error, read.error_detail) == ("stream_error", got.error)
@@ -173,7 +173,7 @@ def test_the_whole_answer_is_what_the_stream_would_have_come_to(
     answer, said = Answer("run1", hold_steps=True, client_tools=tools), list[Said]()
     for event in log:
         said += answer.add(event)
-    got = read_stream(encoder(usage=True, hold=True, tools=tools).events(log), usage=True)
+    got = read_stream(encoder(usage=True, hold=True, tools=tools).encode(log), usage=True)
     if answer.failure is not None:
         assert got.error is not None
         return
@@ -196,9 +196,9 @@ def test_a_snapshot_in_place_of_the_beginning_tells_the_same(
     snapshot = dump_json(state.model_dump(mode="json", exclude_none=True))
     reset = HistoryReset("trimmed", 1, cut, snapshot, log[cut - 1].id, over=cut == len(log))
     stream = encoder(hold=True)
-    got = read_stream(stream.reset(reset) + stream.events(log[cut:]))
+    got = read_stream(stream.reset(reset) + stream.encode(log[cut:]))
     assert got.ended
-    want = read_stream(encoder(hold=True).events(log))
+    want = read_stream(encoder(hold=True).encode(log))
     assert (got.error is None) == (want.error is None)
     if got.error is None:
         assert told(got) == told(want)
@@ -206,7 +206,7 @@ def test_a_snapshot_in_place_of_the_beginning_tells_the_same(
 
 def test_a_snapshot_where_something_was_said_ends_the_answer() -> None:
     stream = encoder()
-    body = stream.events([STARTED, StepStarted(step=1), TextDelta(step=1, part=0, text="Hi")])
+    body = stream.encode([STARTED, StepStarted(step=1), TextDelta(step=1, part=0, text="Hi")])
     body += stream.reset(HistoryReset("diverged", 1, 2, b'{"status":"running"}', "g.2"))
     assert read_stream(body).code == "history_reset"
 
@@ -240,16 +240,16 @@ def test_a_reset_of_what_was_said_ends_the_answer_and_one_of_what_was_not_said_d
         TextDelta(step=1, part=1, text="Whole"),
     ]
     done = ModelCompleted(step=1, finish_reason="stop")
-    assert read_stream(encoder().events([*began, *again, done])).code == "step_reset"
-    held = read_stream(encoder(hold=True).events([*began, *again, done]))
+    assert read_stream(encoder().encode([*began, *again, done])).code == "step_reset"
+    held = read_stream(encoder(hold=True).encode([*began, *again, done]))
     assert (held.text("content"), held.error) == ("Whole", None)
-    assert read_stream(encoder().events([*began[:2], *again, done])).text("content") == "Whole"
+    assert read_stream(encoder().encode([*began[:2], *again, done])).text("content") == "Whole"
 
 
 @pytest.mark.parametrize(("final", "ends"), [("Hello there", None), ("Bye", "content_replaced")])
 def test_a_text_that_the_model_rewrote_is_told_as_far_as_it_only_grew(final: str, ends: str | None) -> None:
     log: list[StreamEvent] = [STARTED, *step(1, 0, "Hello", parts=(FinishedPart(part=0, text=final),))]
-    got = read_stream(encoder().events(log))
+    got = read_stream(encoder().encode(log))
     assert got.code == ends
     assert got.text("content") == ("Hello" if ends else final)
 
@@ -262,8 +262,8 @@ def test_text_that_belongs_before_what_was_said_is_held_back() -> None:
         *(TextDelta(step=1, part=p, text=t) for p, t in deltas),
     ]
     log.append(ModelCompleted(step=1))
-    assert read_stream(encoder().events(log)).code == "content_replaced"
-    assert read_stream(encoder(hold=True).events(log)).text("content") == "acb"
+    assert read_stream(encoder().encode(log)).code == "content_replaced"
+    assert read_stream(encoder(hold=True).encode(log)).text("content") == "acb"
 
 
 def test_a_source_is_cited_where_its_step_says_so_counted_over_the_whole_answer() -> None:
@@ -276,7 +276,7 @@ def test_a_source_is_cited_where_its_step_says_so_counted_over_the_whole_answer(
         SourceEvent(step=2, part=2, url="https://a.example", data=data),
         SourceEvent(step=2, part=3, url="https://b.example", title="B"),
     ]
-    got = read_stream(encoder().events(log))
+    got = read_stream(encoder().encode(log))
     assert got.text("content") == "One.\n\nTwo [1]"
     first, second = (note["url_citation"] for note in got.annotations)
     assert (first["start_index"], first["end_index"], first["title"]) == (8, 10, "https://a.example")
@@ -287,7 +287,7 @@ def test_usage_is_the_sum_of_the_model_calls_of_the_response() -> None:
     usage = Usage(input_tokens=10, output_tokens=2, total_tokens=12, cached_input_tokens=4)
     log: list[StreamEvent] = [STARTED, *step(1, 0, "a", usage=usage), *step(2, 1, "b", usage=usage)]
     stream = encoder(usage=True)
-    body = stream.events([*log, *_success()])
+    body = stream.encode([*log, *_success()])
     assert read_stream(body, usage=True).usage == {
         "prompt_tokens": 20,
         "completion_tokens": 4,
@@ -304,7 +304,7 @@ def _success() -> list[StreamEvent]:
 def test_an_unknown_finish_reason_is_a_stop() -> None:
     def finish(reason: str | None) -> str | None:
         event = MessageCompleted(finish_reason=reason)
-        return read_stream(encoder().events([STARTED, event])).finish_reason
+        return read_stream(encoder().encode([STARTED, event])).finish_reason
 
     assert [finish(reason) for reason in ("length", "content_filter", "tool_calls", "odd", None)] == [
         "length",
@@ -326,8 +326,8 @@ def test_a_wait_that_this_client_cannot_end_leaves_the_stream_open() -> None:
         ModelCompleted(step=1, call_ids=("c",)),
         Suspended(waits=(Wait(kind="tool_result", call_id="c"),)),
     ]
-    assert not read_stream(encoder().events(log)).ended
-    got = read_stream(encoder(tools=("weather",)).events(log))
+    assert not read_stream(encoder().encode(log)).ended
+    got = read_stream(encoder(tools=("weather",)).encode(log))
     assert got.finish_reason == "tool_calls"
     assert got.calls == [{"id": "run1:c", "name": "weather", "arguments": '{"city":"Rome"}'}]
 
@@ -335,7 +335,7 @@ def test_a_wait_that_this_client_cannot_end_leaves_the_stream_open() -> None:
 def test_an_error_is_told_in_the_protocols_shape_and_nothing_comes_after_it() -> None:
     stream = encoder()
     failed = ErrorEvent(phase="model", code="rate_limited", message="Too much.")
-    body = stream.events([STARTED, failed])
+    body = stream.encode([STARTED, failed])
     assert read_stream(body).error == {
         "message": "Too much.",
         "type": "server_error",
@@ -343,12 +343,12 @@ def test_an_error_is_told_in_the_protocols_shape_and_nothing_comes_after_it() ->
         "code": "rate_limited",
     }
     assert stream.finished
-    assert stream.events([failed]) + stream.fail(Failure("x", "y")) == b""
+    assert stream.encode([failed]) + stream.fail(Failure("x", "y")) == b""
 
 
 def test_a_connection_that_ends_before_the_run_says_so() -> None:
     stream = encoder()
-    body = stream.events([STARTED]) + stream.fail(Failure("Come back.", "server_draining"))
+    body = stream.encode([STARTED]) + stream.fail(Failure("Come back.", "server_draining"))
     assert read_stream(body).code == "server_draining"
 
 

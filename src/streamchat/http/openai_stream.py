@@ -46,7 +46,7 @@ class ResponseEncoder(Protocol):
         """Whether the response is complete."""
         ...
 
-    def events(self, events: Iterable[StoredEvent], /) -> bytes:
+    def encode(self, events: Iterable[StoredEvent], /) -> bytes:
         """Return what events add."""
         ...
 
@@ -71,7 +71,7 @@ class WholeAnswer:
         """Whether the answer has ended."""
         return self.answer.ended
 
-    def events(self, events: Iterable[StoredEvent]) -> bytes:
+    def encode(self, events: Iterable[StoredEvent]) -> bytes:
         """Take events; nothing is sent yet."""
         for event in events:
             self.said += self.answer.add(event)
@@ -137,7 +137,7 @@ class AnswerStream:
         if isinstance(got, HistoryReset):
             piece = self._encoder.reset(got)
         elif got is not None:
-            piece = self._encoder.events(got)
+            piece = self._encoder.encode(got)
         elif self._draining():
             return self._encoder.fail(_DRAINING)
         elif loop.time() >= self._suspended_until:

@@ -100,9 +100,9 @@ class ChatCompletionEncoder:
 
     def event(self, event: StoredEvent | StreamEvent) -> bytes:
         """Return what one event adds; often nothing."""
-        return self.events((event,))
+        return self.encode((event,))
 
-    def events(self, events: Iterable[StoredEvent | StreamEvent]) -> bytes:
+    def encode(self, events: Iterable[StoredEvent | StreamEvent]) -> bytes:
         """Return what several add."""
         if self._closed:
             return b""
@@ -130,6 +130,20 @@ class ChatCompletionEncoder:
             return b""
         self.answer.fail(failure)
         return self._ending()
+
+    # What a stream without a service asks its wire for (`streamchat.http.bare_response`).
+
+    def begin(self, cursor: str) -> bytes:
+        """Nothing: this protocol has no cursors."""
+        return b""
+
+    def retry(self, seconds: float) -> bytes:
+        """Nothing: nor does anybody come back by itself."""
+        return b""
+
+    def heartbeat(self) -> bytes:
+        """What keeps a quiet connection open."""
+        return b"" if self._closed else KEEP_ALIVE
 
     def _opening(self) -> bytes:
         self._begun = True
