@@ -9,13 +9,19 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from streamchat.buffers.base import MessageRecord
 from streamchat.core.fold import fold
 from streamchat.http import Endpoints, HTTPOptions
-from streamchat.http.incoming import read_run
+from streamchat.http.errors import HTTPError
+from streamchat.http.incoming import NewMessage, Regenerate, Wanted, read_run
+from streamchat.http.vercel_input import VercelBody, VercelMessage, wanted_of
 from streamchat.http.vercel_options import VercelOptions
 from streamchat.models.base import ModelRequest
 from streamchat.testing import Call, ScriptedModel, Stall, Step
+from streamchat.testing.strategies import json_values
 from streamchat.tools import ToolRegistry
 from tests.http.asking import Answer, ask, make_request, serving
 from tests.wire.vercel_rules import Message, chunks_of, expected
@@ -234,6 +240,65 @@ async def test_a_page_may_send_the_last_message_alone() -> None:
         again = {"id": CHAT, "message": user("m2", "u2"), "trigger": "regenerate-message"}
         await post(endpoints, again)
         assert told(model) == ["m1", "Fine.", "m2"]
+
+
+_PARTS = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "file", "tool-x", "dynamic-tool", "data-x", "reasoning", 7])},
+    optional={
+        "text": json_values(),
+        "url": st.sampled_from(["data:,x", "https://a.example/b", "javascript:x"]) | json_values(),
+        "mediaType": st.sampled_from(["image/png", "audio/mpeg", "text/plain", "", "/"]) | json_values(),
+        "filename": json_values(),
+        "toolCallId": st.sampled_from(["k"]) | json_values(),
+        "state": st.sampled_from(["approval-responded", "output-available", "output-error"]) | json_values(),
+        "approval": json_values()
+        | st.fixed_dictionaries({"approved": json_values(), "reason": json_values()}),
+        "output": json_values(),
+        "errorText": json_values(),
+    },
+)
+_MESSAGES = st.builds(
+    VercelMessage,
+    id=st.sampled_from(["", "u1", "a1", "else"]),
+    role=st.sampled_from(["user", "assistant", "system"]),
+    parts=st.lists(_PARTS, max_size=3),
+)
+_STORED = [
+    MessageRecord("us1", CHAT, "user", "complete", b"[]", "r1"),
+    MessageRecord("a1", CHAT, "assistant", "complete", b"[]", "r1", parent_id="us1"),
+]
+
+
+def _understood(sent: VercelBody) -> Wanted | None:
+    """What is wanted; None where it is refused as it should be."""
+    try:
+        return wanted_of(sent, _STORED)
+    except HTTPError as refusal:
+        if refusal.status != 422:
+            raise
+        return None
+
+
+@given(
+    st.lists(_MESSAGES, min_size=1, max_size=4),
+    st.sampled_from(["submit-message", "regenerate-message"]),
+    st.sampled_from([None, "", "u1", "a1", "else"]),
+)
+def test_whatever_a_page_sends_is_understood_or_refused(
+    messages: list[VercelMessage], trigger: Any, message_id: str | None
+) -> None:
+    sent = VercelBody(id=CHAT, messages=messages, trigger=trigger, messageId=message_id)
+    wanted = _understood(sent)
+    if wanted is None:
+        return
+    if isinstance(wanted, NewMessage):
+        assert messages[-1].role == "user"
+        assert wanted.follows in (None, "", "a1")  # never an id that is only the page's
+    elif isinstance(wanted, Regenerate):
+        assert wanted.message_id in (None, "a1")
+    else:
+        assert trigger == "submit-message"
+        assert all(isinstance(each.call, str) for each in wanted.given)
 
 
 # Answers.

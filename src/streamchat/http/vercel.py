@@ -221,7 +221,7 @@ class _Response:
     def finished(self) -> bool:
         return self._wire.done
 
-    def events(self, events: Iterable[StoredEvent]) -> bytes:
+    def encode(self, events: Iterable[StoredEvent]) -> bytes:
         return b"".join(map(self._wire.event, events)) + self.paused()
 
     def reset(self, reset: HistoryReset) -> bytes:
