@@ -325,7 +325,7 @@ def test_no_error_is_without_a_remedy() -> None:
 
     for state in ("57014", "53100", "25006", "26000", "40P01", "XX000", "99999"):
         error = asyncpg.PostgresError.new({"C": state, "M": "what happened", "S": "ERROR"})
-        told = translate(error, "here")
+        told = translate(error, "here", change=True)
         assert isinstance(told, StreamChatError)
         assert re.search(r"^here: what happened; .+\. Nothing of this change was written$", str(told)), told
 

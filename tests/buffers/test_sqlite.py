@@ -318,12 +318,11 @@ async def test_a_writer_that_never_ends_is_told_of(tmp_path: Path) -> None:
         await bench.buffer.append(lease, deltas("a"))
 
 
-async def test_ids_that_are_no_text_are_refused(tmp_path: Path) -> None:
+async def test_types_that_are_no_text_are_refused(tmp_path: Path) -> None:
     async with opened(file_url(tmp_path)) as bench:
-        with pytest.raises(InvalidInput, match="not text"):
-            await bench.created(run_id="\ud800")
-        with pytest.raises(InvalidInput, match="not text"):
-            await bench.buffer.get("\ud800")
+        lease = await bench.held()
+        with pytest.raises(InvalidInput, match=r"not text that can be stored \(it holds U\+D800\)"):
+            await bench.buffer.append(lease, [NewEvent("\ud800", b"{}")])
 
 
 # -------------------------------------------------------------------------------------------------- codecs

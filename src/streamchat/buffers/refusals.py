@@ -20,6 +20,7 @@ from streamchat.errors import (
 
 __all__ = [
     "answered_otherwise",
+    "cannot_be_stored",
     "conversation_busy",
     "conversation_deleted",
     "conversation_foreign",
@@ -34,6 +35,7 @@ __all__ = [
     "run_id_taken",
     "run_over",
     "run_unknown",
+    "unwritten",
 ]
 
 
@@ -124,6 +126,24 @@ def name_unknown(after: str) -> InvalidInput:
     return InvalidInput(
         f"after={after!r} names nothing on this list: start again from the top", field="after"
     )
+
+
+def cannot_be_stored(cause: Exception) -> InvalidInput:
+    """The database does not take an id or a type; ``cause`` is what the driver says."""
+    if isinstance(cause, UnicodeEncodeError):
+        # Its own text quotes what was to be encoded: with some drivers the whole statement, values included.
+        said = f"it holds U+{ord(cause.object[cause.start]):04X}"
+    else:
+        said = f"{str(cause.args[-1] if cause.args else cause).partition(chr(10))[0]:.300}"
+    return InvalidInput(
+        f"an id or a type is not text that can be stored ({said}): give at most 191 characters, without NUL "
+        f"and lone surrogates"
+    )
+
+
+def unwritten(change: bool) -> str:
+    """How a failure's text ends where it was a ``change`` that failed, and not a look or the opening."""
+    return ". Nothing of this change was written" if change else ""
 
 
 def one_selector() -> InvalidInput:

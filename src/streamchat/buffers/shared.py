@@ -9,9 +9,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
+from streamchat.buffers import refusals
 from streamchat.buffers.base import Input, MessageRecord, NewEvent, NewRun, RunRecord, Then
 from streamchat.core.append_rule import canonical_body, final_status, same_events, status_after_append
 from streamchat.core.cursor import RUN_PART
+from streamchat.core.given import check_json
+from streamchat.core.ids import check_id, is_storable
 from streamchat.errors import InvalidInput
 from streamchat.events import TERMINAL, StoredEvent
 from streamchat.principal import Principal
@@ -19,9 +22,12 @@ from streamchat.principal import Principal
 __all__ = [
     "Clock",
     "Token",
+    "check_conversation_id",
     "check_create",
+    "check_message_ids",
     "check_messages",
     "check_page",
+    "check_run_id",
     "encode_body",
     "event_bytes",
     "input_id",
@@ -61,18 +67,59 @@ def check_create(run: NewRun, messages: Sequence[MessageRecord], kept: Sequence[
         )
     if (run.idempotency_key is None) != (run.digest is None):
         raise InvalidInput(f"run {run.run_id!r}: an idempotency key and the body's digest go together")
+    for field in ("run_id", "conversation_id", "message_id"):
+        check_id(field, getattr(run, field))
+    _check_ids(run, "parent_run_id", "digest")
+    _check_principal(run.principal)
     check_messages(run.conversation_id, messages)
 
 
+def check_message_ids(message: MessageRecord) -> None:
+    """Raise `InvalidInput` for a message with an id that cannot be stored."""
+    check_id("message_id", message.message_id)
+    _check_ids(message, "run_id", "parent_id")
+
+
 def check_messages(conversation_id: str, messages: Iterable[MessageRecord]) -> None:
-    """Raise `InvalidInput` for messages of another conversation than the run's."""
+    """Raise `InvalidInput` for messages of another conversation than the run's, and for ids that cannot be
+    stored."""
     for message in messages:
+        check_message_ids(message)
         if message.conversation_id != conversation_id:
             raise InvalidInput(
                 f"message {message.message_id!r} belongs to conversation {message.conversation_id!r}, "
                 f"the run to {conversation_id!r}",
                 field="message_id",
             )
+
+
+def _check_ids(record: object, *fields: str) -> None:
+    for field in fields:
+        value = getattr(record, field)
+        if value is not None:
+            check_id(field, value)
+
+
+def _check_principal(principal: Principal | None) -> None:
+    if principal is None:
+        return
+    check_id("principal.id", principal.id)
+    if principal.tenant is not None:
+        check_id("principal.tenant", principal.tenant)
+    if principal.claims:
+        check_json("principal.claims", principal.claims, lambda claims: canonical_body(dict(claims)))
+
+
+def check_run_id(run_id: str) -> None:
+    """Raise `RunNotFound` for an id that cannot be stored, before a database stumbles over it."""
+    if not is_storable(run_id):
+        raise refusals.run_unknown(run_id)
+
+
+def check_conversation_id(conversation_id: str) -> None:
+    """Raise `ConversationNotFound` for an id that cannot be stored."""
+    if not is_storable(conversation_id):
+        raise refusals.conversation_unknown(conversation_id)
 
 
 def check_page(after: int, limit: int) -> None:
@@ -120,7 +167,9 @@ def input_id(kind: str, key: str) -> str:
 
 def encode_body(posted: Input) -> bytes:
     """Return the JSON of an input's body in the one form that is compared; raises `InvalidInput` if it is not
-    JSON."""
+    JSON, and for a key that cannot be stored."""
+    check_id("key", posted.key)
+    _check_ids(posted, "by")
     try:
         return canonical_body(posted.body)
     except (TypeError, ValueError) as error:

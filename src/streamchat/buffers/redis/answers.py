@@ -21,7 +21,7 @@ from streamchat.buffers.codec import Payloads
 from streamchat.buffers.redis import records
 from streamchat.buffers.redis.lanes import Argument
 from streamchat.buffers.redis.records import optional, raw, text
-from streamchat.buffers.shared import check_messages, same_run, status_after, stored
+from streamchat.buffers.shared import check_message_ids, check_messages, same_run, status_after, stored
 from streamchat.core.append_rule import frees_slot, same_events
 from streamchat.errors import LeaseLost, StreamChatError
 from streamchat.events import StoredEvent
@@ -113,7 +113,9 @@ def append_arguments(
     keep_slot: bool,
 ) -> list[Argument]:
     """Return the arguments of ``append.lua`` behind the time; raises `InvalidInput` where ending and events
-    do not go together."""
+    do not go together, or an id cannot be stored."""
+    for message in messages:
+        check_message_ids(message)
     names = [raw(name) for name in dict.fromkeys(consumed)]
     arguments: list[Argument] = [
         raw(lease.run_id),

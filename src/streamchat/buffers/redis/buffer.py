@@ -44,6 +44,7 @@ from streamchat.buffers.shared import (
     Token,
     check_create,
     check_page,
+    check_run_id,
     encode_body,
     input_id,
     owner_and_tenant,
@@ -314,6 +315,7 @@ class RedisEventBuffer(RedisReading, RedisNotes):
 
     async def post(self, run_id: str, posted: Input) -> Posted:
         """Leave an input for the run's holder; see `EventBuffer.post`."""
+        check_run_id(run_id)
         body = encode_body(posted)
         name = input_id(posted.kind, posted.key)
         nonce = secrets.token_bytes(8)

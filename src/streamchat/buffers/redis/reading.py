@@ -11,7 +11,7 @@ from streamchat.buffers.redis import answers, records, scripts
 from streamchat.buffers.redis.lanes import Argument
 from streamchat.buffers.redis.records import optional, raw, text
 from streamchat.buffers.redis.scripts import Script
-from streamchat.buffers.shared import check_page, owner_and_tenant
+from streamchat.buffers.shared import check_conversation_id, check_page, check_run_id, owner_and_tenant
 from streamchat.core.append_rule import idempotency_slot
 from streamchat.principal import Principal
 
@@ -50,6 +50,7 @@ class RedisReading:
         the next event that is there, so that a reader sees the gap.
         """
         check_page(after, limit)
+        check_run_id(run_id)
         answer = await self._read(scripts.READ, raw(run_id), after, limit, _PAGE_BYTES)
         if answer is None:
             raise refusals.run_unknown(run_id)
@@ -57,6 +58,7 @@ class RedisReading:
 
     async def inputs(self, run_id: str) -> list[Input]:
         """Return the inputs that were not consumed yet, oldest first."""
+        check_run_id(run_id)
         found = await self._read(scripts.INPUTS, raw(run_id))
         if found is None:
             raise refusals.run_unknown(run_id)
@@ -64,6 +66,7 @@ class RedisReading:
 
     async def get(self, run_id: str) -> RunRecord:
         """Return the run's record."""
+        check_run_id(run_id)
         record = records.run_record(self._payloads, run_id, await self._read(scripts.RUN, raw(run_id)))
         if record is None:
             raise refusals.run_unknown(run_id)
@@ -82,6 +85,7 @@ class RedisReading:
 
     async def conversation(self, conversation_id: str) -> ConversationRecord:
         """Return a conversation."""
+        check_conversation_id(conversation_id)
         flat = await self._read(scripts.CONVERSATION, raw(conversation_id))
         record = records.conversation_record(self._payloads, conversation_id, flat)
         if record is None:
@@ -106,6 +110,7 @@ class RedisReading:
     ) -> list[MessageRecord]:
         """Return a conversation's messages in the order they were written."""
         check_page(0, limit)
+        check_conversation_id(conversation_id)
         answer = await self._read(scripts.LIST_MESSAGES, raw(conversation_id), optional(after), limit)
         if answer[0] == b"unknown":
             raise refusals.conversation_unknown(conversation_id)

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from streamchat.buffers.base import Follower, Page
 from streamchat.buffers.codec import Codec, Payloads
 from streamchat.buffers.following import Followers
-from streamchat.buffers.shared import Clock, Token, check_page, random_token
+from streamchat.buffers.shared import Clock, Token, check_page, check_run_id, random_token
 from streamchat.buffers.sql import bodies
 from streamchat.buffers.sql.backend import Backend, Settings, backend_for
 from streamchat.buffers.sql.schema import Schema
@@ -109,6 +109,7 @@ class SQLEventBuffer(JobBuffer[Tx]):
         """Return a page of the log; see `EventBuffer.read`. One of large events may be shorter than
         ``limit``."""
         check_page(after, limit)
+        check_run_id(run_id)
         return await self._open().read_page(run_id, after, limit)
 
     async def follow(self, run_id: str) -> Follower:

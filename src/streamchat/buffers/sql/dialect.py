@@ -113,6 +113,9 @@ class ServerDialect(Protocol):
         """Say what kind of failure this is, as far as trying again may help."""
         ...
 
-    def translate(self, error: Exception, where: str) -> Exception:
-        """Return the error that callers are to see: what went wrong, where, and the remedy."""
+    def translate(self, error: Exception, where: str, *, change: bool = False) -> Exception:
+        """Return the error that callers are to see: what went wrong, where, and the remedy.
+
+        ``change`` says that something was to be written.
+        """
         ...

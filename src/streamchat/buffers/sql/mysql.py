@@ -168,9 +168,9 @@ class MySQL:
         """Say what kind of failure this is."""
         return mysql_errors.fault(error)
 
-    def translate(self, error: Exception, where: str) -> Exception:
+    def translate(self, error: Exception, where: str, *, change: bool = False) -> Exception:
         """Return what callers are to see."""
-        return mysql_errors.translate(error, where)
+        return mysql_errors.translate(error, where, change=change)
 
 
 def _check_version(connection: Connection, where: str) -> None:

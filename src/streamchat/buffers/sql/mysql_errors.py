@@ -6,8 +6,9 @@ import asyncmy.errors
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from streamchat.buffers import refusals
 from streamchat.buffers.sql.dialect import Fault
-from streamchat.errors import BufferUnavailable, InvalidInput, StreamChatError
+from streamchat.errors import BufferUnavailable, StreamChatError
 
 __all__ = ["fault", "too_large", "translate"]
 
@@ -78,16 +79,14 @@ def too_large(size: int, allowed: int) -> BufferUnavailable:
     )
 
 
-def translate(error: Exception, where: str) -> Exception:
+def translate(error: Exception, where: str, *, change: bool) -> Exception:
     """See `ServerDialect.translate`."""
     cause = _cause(error)
     code = _code(cause)
     if isinstance(cause, StreamChatError):
         return cause
-    if isinstance(cause, UnicodeEncodeError):
-        told: Exception = InvalidInput(f"an id or a type is not text that can be stored: {cause.object!r}")
-    elif code in _BAD_VALUE:
-        told = InvalidInput(f"an id or a type is not text that can be stored: {_text(cause)}")
+    if isinstance(cause, UnicodeEncodeError) or (isinstance(cause, Exception) and code in _BAD_VALUE):
+        told: Exception = refusals.cannot_be_stored(cause)
     elif isinstance(cause, PoolTimeout):
         told = BufferUnavailable(
             f"{where}: no connection of the engine's pool was free: give it a larger pool_size"
@@ -95,7 +94,7 @@ def translate(error: Exception, where: str) -> Exception:
     elif code in _TOO_LARGE:
         told = BufferUnavailable(
             f"{where}: {_text(cause)}; a batch or a message is larger than the server takes: raise "
-            f"max_allowed_packet there, or bound what is stored. Nothing of this change was written"
+            f"max_allowed_packet there, or bound what is stored{refusals.unwritten(change)}"
         )
     elif code == 2003 or isinstance(cause, (OSError, asyncmy.errors.InterfaceError)):
         told = BufferUnavailable(
@@ -104,7 +103,7 @@ def translate(error: Exception, where: str) -> Exception:
         )
     elif isinstance(cause, asyncmy.errors.MySQLError):
         remedy = _REMEDIES.get(code, "see the cause")
-        told = BufferUnavailable(f"{where}: {_text(cause)}; {remedy}. Nothing of this change was written")
+        told = BufferUnavailable(f"{where}: {_text(cause)}; {remedy}{refusals.unwritten(change)}")
     else:
         return error
     told.__cause__ = cause

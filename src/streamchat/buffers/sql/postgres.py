@@ -164,9 +164,9 @@ class PostgreSQL:
         """Say what kind of failure this is."""
         return postgres_errors.fault(error)
 
-    def translate(self, error: Exception, where: str) -> Exception:
+    def translate(self, error: Exception, where: str, *, change: bool = False) -> Exception:
         """Return what callers are to see."""
-        return postgres_errors.translate(error, where)
+        return postgres_errors.translate(error, where, change=change)
 
 
 def _numbers(url: URL) -> dict[str, Any]:

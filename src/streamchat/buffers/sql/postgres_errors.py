@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from streamchat.buffers import refusals
 from streamchat.buffers.sql.dialect import Fault
 from streamchat.errors import BufferUnavailable, InvalidInput, StreamChatError
 
@@ -67,14 +70,14 @@ def fault(error: BaseException) -> Fault | None:
     return None
 
 
-def translate(error: Exception, where: str) -> Exception:
+def translate(error: Exception, where: str, *, change: bool) -> Exception:
     """See `ServerDialect.translate`."""
     cause = _cause(error)
     state = _state(cause)
     if isinstance(cause, StreamChatError):
         return cause
     if isinstance(cause, (asyncpg.DataError, asyncpg.exceptions.DataError)) or state.startswith("22"):
-        told: Exception = InvalidInput(f"an id or a type is not text that can be stored: {cause}")
+        told: Exception = refusals.cannot_be_stored(cast(Exception, cause))
     elif isinstance(cause, asyncpg.ClientConfigurationError):
         told = InvalidInput(f"{where}: the URL cannot be used: {cause}")
     elif isinstance(cause, PoolTimeout):
@@ -85,7 +88,7 @@ def translate(error: Exception, where: str) -> Exception:
         known = (_REMEDIES.get(state[:length]) for length in (5, 3, 2))
         remedy = next(filter(None, known), "see the cause")
         said = str(cause).partition("\n")[0]  # the driver's own hints are for other programs
-        told = BufferUnavailable(f"{where}: {said}; {remedy}. Nothing of this change was written")
+        told = BufferUnavailable(f"{where}: {said}; {remedy}{refusals.unwritten(change)}")
     elif isinstance(cause, (OSError, *_DRIVERS)):
         told = BufferUnavailable(
             f"{where} cannot be reached ({cause}): check that the server runs, that host and port are right, "

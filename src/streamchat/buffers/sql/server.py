@@ -69,14 +69,14 @@ class ServerBackend:
         self._lanes = Lanes(
             change=self._sessions.change,
             fault=dialect.fault,
-            translate=self._translate,
+            translate=self._translate_change,
             settle=self._settle,
             width=_LANES,
             seconds=settings.busy_seconds,
         )
         self._group = GroupWriter(
             write=self._write_together,
-            translate=self._translate,
+            translate=self._translate_change,
             settle=self._settle_all,
             left=self._lanes.go_on,
             rest=self._sessions.let_go,
@@ -173,14 +173,14 @@ class ServerBackend:
         except Exception as error:
             if self._dialect.fault(error) != "gone":
                 if isinstance(error, TimeoutError):
-                    raise self._translate(error) from error
+                    raise self._translate_change(error) from error
                 raise
             # The connection was lost. What had been written is found to be so, and the rest is written now.
             try:
                 written = await self._sessions.append(jobs)
             except Exception as again:
                 if self._dialect.fault(again) == "gone" or isinstance(again, TimeoutError):
-                    raise self._translate(UnknownFate(again)) from again
+                    raise self._translate_change(UnknownFate(again)) from again
                 raise
         for job in jobs:
             outcome = written.get(job.run_id)
@@ -196,7 +196,10 @@ class ServerBackend:
         self._settings.followers.notify(job.told())
         finish(job, self._put)
 
-    def _translate(self, error: Exception) -> Exception:
+    def _translate_change(self, error: Exception) -> Exception:
+        return self._translate(error, change=True)
+
+    def _translate(self, error: Exception, *, change: bool = False) -> Exception:
         if isinstance(error, StreamChatError):
             return error
         if isinstance(error, UnknownFate):
@@ -206,11 +209,12 @@ class ServerBackend:
                 f"change was written is unknown: make the same call again"
             )
         if isinstance(error, TimeoutError):
+            unknown = ". Whether this change was written is unknown:" if change else ", then"
             return BufferUnavailable(
                 f"{self._where} gave no answer for {self._settings.busy_seconds:g} seconds: check the server "
-                f"and the way to it. Whether this change was written is unknown: make the same call again"
+                f"and the way to it{unknown} make the same call again"
             )
-        return self._dialect.translate(error, self._where)
+        return self._dialect.translate(error, self._where, change=change)
 
 
 async def _dispose(engine: AsyncEngine) -> None:

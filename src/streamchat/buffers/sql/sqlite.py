@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import StaticPool
 
+from streamchat.buffers import refusals
 from streamchat.errors import BufferUnavailable, InvalidInput, StreamChatError
 
 __all__ = [
@@ -178,16 +179,19 @@ def retry(attempt: Callable[[], R], seconds: float) -> R:
         time.sleep(random.uniform(0.0001, 0.002))
 
 
-def translate(error: Exception, where: str) -> Exception:
-    """Return what callers get to see of a database's error: what went wrong, where, and the remedy."""
+def translate(error: Exception, where: str, *, change: bool = False) -> Exception:
+    """Return what callers get to see of a database's error: what went wrong, where, and the remedy.
+
+    ``change`` says that something was to be written.
+    """
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     if isinstance(cause, StreamChatError):
         return cause
     if isinstance(cause, UnicodeEncodeError):
-        told: Exception = InvalidInput(f"an id or a type is not text that can be stored: {cause.object!r}")
+        told: Exception = refusals.cannot_be_stored(cause)
     elif isinstance(cause, sqlite3.Error):
         remedy = _REMEDIES.get(_primary_code(cause), "see the cause")
-        told = BufferUnavailable(f"{where}: {cause}; {remedy}. Nothing of this change was written")
+        told = BufferUnavailable(f"{where}: {cause}; {remedy}{refusals.unwritten(change)}")
     else:
         return error
     told.__cause__ = cause

@@ -256,7 +256,7 @@ class SQLiteStore:
         try:
             begin_immediate(raw, self._busy_seconds)
         except sqlite3.Error as error:
-            raise self.translate(error) from error
+            raise self.translate(error, change=True) from error
         try:
             tx.now = self._clock()
             self._perform(tx, raw, jobs)
@@ -265,9 +265,9 @@ class SQLiteStore:
             self._roll_back(raw)
             raise
 
-    def translate(self, error: Exception) -> Exception:
-        """Return the error that callers are to see."""
-        return translate(error, self._where)
+    def translate(self, error: Exception, *, change: bool = False) -> Exception:
+        """Return the error that callers are to see; ``change`` says that something was to be written."""
+        return translate(error, self._where, change=change)
 
     def _perform(self, tx: Tx, raw: sqlite3.Connection, jobs: Sequence[Job[Tx, Any]]) -> None:
         # Who waits in one transaction waits at the same time, so any order among them is a true one.

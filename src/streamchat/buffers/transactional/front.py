@@ -24,9 +24,10 @@ from streamchat.buffers.base import (
 )
 from streamchat.buffers.codec import Payloads
 from streamchat.buffers.notes import NewNote, Note
-from streamchat.buffers.shared import check_create, check_page
+from streamchat.buffers.shared import check_conversation_id, check_create, check_page, check_run_id
 from streamchat.buffers.transactional.appending import AppendJob
 from streamchat.buffers.transactional.jobs import Job
+from streamchat.core.ids import is_storable
 from streamchat.principal import Principal
 
 __all__ = ["Bodies", "JobBuffer"]
@@ -176,6 +177,8 @@ class JobBuffer(abc.ABC, Generic[T]):
     ) -> Claim | None:
         """Take a run that nobody holds; see `EventBuffer.claim`. Cancelled, a run that was taken is given
         back."""
+        if not _storable(run_id):
+            return None
         job = Job[T, Claim | None](
             run_id or "",
             lambda tx: self._bodies.claim(tx, worker, ttl, run_id, log_versions),
@@ -213,6 +216,7 @@ class JobBuffer(abc.ABC, Generic[T]):
 
     async def post(self, run_id: str, posted: Input) -> Posted:
         """Leave an input for the run's holder; see `EventBuffer.post`."""
+        check_run_id(run_id)
         return await self._write(
             Job[T, Posted](run_id, lambda tx: self._bodies.post(tx, run_id, posted), durable=True, news=True)
         )
@@ -233,6 +237,8 @@ class JobBuffer(abc.ABC, Generic[T]):
         """Delete a run, a conversation, or all that belongs to a principal; see `EventBuffer.delete`."""
         if sum(x is not None for x in (run_id, conversation_id, owner)) != 1:
             raise refusals.one_selector()
+        if not _storable(run_id, conversation_id, owner, tenant):
+            return 0
 
         def body(tx: T) -> list[str]:
             if run_id is not None:
@@ -256,22 +262,29 @@ class JobBuffer(abc.ABC, Generic[T]):
 
     async def inputs(self, run_id: str) -> list[Input]:
         """Return the inputs that were not consumed yet, oldest first."""
+        check_run_id(run_id)
         return await self._read(lambda tx: self._bodies.list_inputs(tx, run_id))
 
     async def get(self, run_id: str) -> RunRecord:
         """Return the run's record."""
+        check_run_id(run_id)
         return await self._read(lambda tx: self._bodies.read_run(tx, run_id))
 
     async def find(self, conversation_id: str) -> RunRecord | None:
         """Return the conversation's newest run that is neither over nor enqueued, or None."""
+        if not is_storable(conversation_id):
+            return None
         return await self._read(lambda tx: self._bodies.find_active(tx, conversation_id))
 
     async def enqueued(self, conversation_id: str) -> list[RunRecord]:
         """Return the conversation's enqueued runs, the next one first."""
+        if not is_storable(conversation_id):
+            return []
         return await self._read(lambda tx: self._bodies.list_enqueued(tx, conversation_id))
 
     async def conversation(self, conversation_id: str) -> ConversationRecord:
         """Return a conversation."""
+        check_conversation_id(conversation_id)
         return await self._read(lambda tx: self._bodies.read_conversation(tx, conversation_id))
 
     async def conversations(
@@ -279,6 +292,10 @@ class JobBuffer(abc.ABC, Generic[T]):
     ) -> list[ConversationRecord]:
         """Return a principal's conversations, most recently changed first."""
         check_page(0, limit)
+        if not _storable(owner, tenant, after):
+            if after is not None:
+                raise refusals.name_unknown(after)
+            return []
         return await self._read(lambda tx: self._bodies.list_conversations(tx, owner, tenant, after, limit))
 
     async def messages(
@@ -286,10 +303,16 @@ class JobBuffer(abc.ABC, Generic[T]):
     ) -> list[MessageRecord]:
         """Return a conversation's messages in the order they were written."""
         check_page(0, limit)
+        check_conversation_id(conversation_id)
+        if after is not None and not is_storable(after):
+            await self.conversation(conversation_id)  # one that is unknown is told first
+            raise refusals.name_unknown(after)
         return await self._read(lambda tx: self._bodies.list_messages(tx, conversation_id, after, limit))
 
     async def set_title(self, conversation_id: str, title: str | None) -> bool:
         """Give a conversation another title, or none; see `TitleStore.set_title`."""
+        if not is_storable(conversation_id):
+            return False
         return await self._write(
             Job[T, bool]("", lambda tx: self._bodies.set_title(tx, conversation_id, title))
         )
@@ -303,6 +326,8 @@ class JobBuffer(abc.ABC, Generic[T]):
 
     async def notes(self, run_id: str) -> list[Note]:
         """Return all notes of a run, by name."""
+        if not is_storable(run_id):
+            return []
         return await self._read(lambda tx: self._bodies.list_notes(tx, run_id))
 
     async def due_notes(self, limit: int = 100) -> list[Note]:
@@ -325,3 +350,8 @@ class JobBuffer(abc.ABC, Generic[T]):
         return self._append_job(
             claim.lease, (), messages=(), consumed=(), then="queue", wake_at=None, keep_slot=True
         )
+
+
+def _storable(*names: str | None) -> bool:
+    """Whether rows of these names could be there: a database is not asked for others."""
+    return all(name is None or is_storable(name) for name in names)

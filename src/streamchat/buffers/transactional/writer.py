@@ -53,8 +53,8 @@ class Store(Protocol[T]):
         """
         ...
 
-    def translate(self, error: Exception) -> Exception:
-        """Return the error that callers are to see."""
+    def translate(self, error: Exception, *, change: bool = False) -> Exception:
+        """Return the error that callers are to see; ``change`` says that something was to be written."""
         ...
 
     def disconnect(self) -> None:
@@ -200,7 +200,7 @@ class Writer(Generic[T]):
                 job.error = BufferUnavailable(str(error))
         except Exception as error:
             if len(jobs) == 1:
-                jobs[0].error = self.store.translate(error)
+                jobs[0].error = self.store.translate(error, change=True)
                 return
             _log.warning("a transaction of %d jobs failed, trying them one by one: %s", len(jobs), error)
             for job in jobs:

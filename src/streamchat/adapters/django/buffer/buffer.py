@@ -15,7 +15,7 @@ from streamchat.adapters.django.buffer.tx import Tx
 from streamchat.buffers.base import Follower, Page
 from streamchat.buffers.codec import Codec, Payloads
 from streamchat.buffers.following import Followers
-from streamchat.buffers.shared import Clock, Token, check_page, random_token
+from streamchat.buffers.shared import Clock, Token, check_page, check_run_id, random_token
 from streamchat.buffers.transactional.front import JobBuffer
 from streamchat.buffers.transactional.jobs import Job
 from streamchat.buffers.transactional.looking import Looker
@@ -105,6 +105,7 @@ class DjangoEventBuffer(JobBuffer[Tx]):
         """Return a page of the log; see `EventBuffer.read`. One of large events may be shorter than
         ``limit``."""
         check_page(after, limit)
+        check_run_id(run_id)
         return await self._read(lambda tx: read_page(tx, run_id, after, limit))
 
     async def follow(self, run_id: str) -> Follower:

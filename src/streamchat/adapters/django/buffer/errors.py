@@ -7,7 +7,8 @@ from typing import Any, Literal, TypeAlias
 from django.db import DataError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 from django.db import Error as DatabaseFailure
 
-from streamchat.errors import BufferUnavailable, InvalidInput, StreamChatError
+from streamchat.buffers import refusals
+from streamchat.errors import BufferUnavailable, StreamChatError
 
 __all__ = ["Fault", "fault_of", "translate"]
 
@@ -41,18 +42,21 @@ def fault_of(error: BaseException, connection: Any, before: Any) -> Fault | None
     return None if connection.connection is before and connection.is_usable() else "gone"
 
 
-def translate(error: Exception, where: str) -> Exception:
-    """Return what callers get to see: what went wrong, where, and the remedy."""
+def translate(error: Exception, where: str, *, change: bool = False) -> Exception:
+    """Return what callers get to see: what went wrong, where, and the remedy.
+
+    ``change`` says that something was to be written.
+    """
     if isinstance(error, StreamChatError):
         return error
-    if isinstance(error, UnicodeEncodeError):
-        told: Exception = InvalidInput(f"an id or a type is not text that can be stored: {error.object!r}")
-    elif isinstance(error, DataError) or (isinstance(error, ValueError) and "NUL" in str(error)):
-        told = InvalidInput(f"{where} does not take an id or a type: {error}")
+    no_text = isinstance(error, UnicodeEncodeError | DataError)
+    if no_text or (isinstance(error, ValueError) and "NUL" in str(error)):
+        told: Exception = refusals.cannot_be_stored(error)
     elif isinstance(error, ProgrammingError | OperationalError) and _no_table(error):
         told = BufferUnavailable(f"{where} has no tables for streamchat: run `manage.py migrate` first")
     elif isinstance(error, DatabaseFailure):
-        told = BufferUnavailable(f"{where}: {error}. Nothing of this change was written, or all of it")
+        written = ". Nothing of this change was written, or all of it" if change else ""
+        told = BufferUnavailable(f"{where}: {error}{written}")
     else:
         return error
     told.__cause__ = error

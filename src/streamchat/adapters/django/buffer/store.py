@@ -88,9 +88,9 @@ class DjangoStore:
         """Close the calling thread's connection."""
         connections[self._using].close()
 
-    def translate(self, error: Exception) -> Exception:
+    def translate(self, error: Exception, *, change: bool = False) -> Exception:
         """Return the error that callers are to see."""
-        return translate(error, self.where)
+        return translate(error, self.where, change=change)
 
     def transact(self, jobs: Sequence[Job[Tx, Any]], *, durable: bool) -> None:
         """Do all jobs in one transaction; see `Store.transact`.
