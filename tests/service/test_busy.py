@@ -6,13 +6,30 @@ from typing import Any
 
 import pytest
 
-from streamchat import Principal, ServiceLimits, StoredEvent, StreamChat, ToolRegistry, fold, owns
+from streamchat import (
+    EventBuffer,
+    Principal,
+    ServiceLimits,
+    StoredEvent,
+    StreamChat,
+    ToolRegistry,
+    fold,
+    owns,
+)
 from streamchat.errors import ConversationBusy, InvalidInput
 from streamchat.testing import Call, ScriptedModel, Stall, Step
+
+from .support import WatchedBuffer
 
 pytestmark = pytest.mark.anyio
 
 ANN = Principal("ann")
+
+
+@pytest.fixture
+def watched(any_store: EventBuffer) -> Any:
+    """One of each sort of store, which outlives the service."""
+    return WatchedBuffer(any_store)
 
 
 async def log_of(chat: StreamChat, run_id: str) -> list[StoredEvent]:
@@ -20,10 +37,10 @@ async def log_of(chat: StreamChat, run_id: str) -> list[StoredEvent]:
     return [event async for event in events if isinstance(event, StoredEvent)]
 
 
-async def test_an_interrupting_message_ends_the_run_and_the_model_sees_what_it_had_said() -> None:
+async def test_an_interrupting_message_ends_the_run_and_the_model_sees_what_it_had_said(watched: Any) -> None:
     stall = Stall()
     model = ScriptedModel([Step("Half an answer", stall_after=1, stall=stall), Step("Of course.")])
-    async with StreamChat(model=model, authorize=owns, on_busy="interrupt") as chat:
+    async with StreamChat(model=model, authorize=owns, buffer=watched, on_busy="interrupt") as chat:
         first = await chat.start(None, "Tell me all", ANN)
         await stall.reached()
         second = await chat.start(first.conversation_id, "Stop, shorter", ANN)
@@ -38,7 +55,9 @@ async def test_an_interrupting_message_ends_the_run_and_the_model_sees_what_it_h
     assert "Half an answer".startswith(str(said[1][1]))
 
 
-async def test_a_run_that_waits_for_an_approval_is_interrupted_and_leaves_no_call_unanswered() -> None:
+async def test_a_run_that_waits_for_an_approval_is_interrupted_and_leaves_no_call_unanswered(
+    watched: Any,
+) -> None:
     tools = ToolRegistry()
     sent: list[str] = []
 
@@ -49,7 +68,7 @@ async def test_a_run_that_waits_for_an_approval_is_interrupted_and_leaves_no_cal
         return "sent"
 
     model = ScriptedModel([Step(calls=[Call("send", {"to": "bob"})]), Step("Never mind.")])
-    async with StreamChat(model=model, tools=tools, authorize=owns) as chat:
+    async with StreamChat(model=model, tools=tools, authorize=owns, buffer=watched) as chat:
         first = await chat.start(None, "Write to Bob", ANN)
         events = chat.attach(first.run_id, principal=ANN).events()
         async for event in events:
@@ -68,7 +87,7 @@ async def test_a_run_that_waits_for_an_approval_is_interrupted_and_leaves_no_cal
     assert answers == calls
 
 
-async def test_a_run_that_does_not_stop_in_time_keeps_its_conversation() -> None:
+async def test_a_run_that_does_not_stop_in_time_keeps_its_conversation(watched: Any) -> None:
     tools, stall = ToolRegistry(), Stall()
 
     @tools.tool(timeout=30)
@@ -85,7 +104,7 @@ async def test_a_run_that_does_not_stop_in_time_keeps_its_conversation() -> None
 
     model = ScriptedModel([Step(calls=[Call("stubborn", {})]), Step("Done.")])
     limits = ServiceLimits(interrupt_seconds=0.05)
-    async with StreamChat(model=model, tools=tools, authorize=owns, limits=limits) as chat:
+    async with StreamChat(model=model, tools=tools, authorize=owns, buffer=watched, limits=limits) as chat:
         first = await chat.start(None, "Do it", ANN)
         await stall.reached()
         with pytest.raises(ConversationBusy) as caught:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from streamchat import MemoryEventBuffer, Principal, StoredEvent, StreamChat, ToolRegistry, fold, owns
+from streamchat import EventBuffer, Principal, StoredEvent, StreamChat, ToolRegistry, fold, owns
 from streamchat.errors import (
     Busy,
     ConversationBusy,
@@ -17,6 +18,8 @@ from streamchat.errors import (
     RunNotFound,
 )
 from streamchat.testing import Call, ScriptedModel, Stall, Step
+
+from .support import WatchedBuffer
 
 pytestmark = pytest.mark.anyio
 
@@ -46,10 +49,18 @@ class Tools:
             return f"published {name}"
 
 
-def make_chat(tools: Tools, *steps: Step) -> StreamChat:
-    return StreamChat(
-        model=ScriptedModel(steps), tools=tools.registry, authorize=owns, buffer=MemoryEventBuffer()
-    )
+MakeChat = Callable[..., StreamChat]
+
+
+@pytest.fixture
+def make_chat(any_store: EventBuffer) -> MakeChat:
+    """Make a service over one sort of store after the other, with a model that says these steps."""
+
+    def make(tools: Tools, *steps: Step) -> StreamChat:
+        watched: Any = WatchedBuffer(any_store)
+        return StreamChat(model=ScriptedModel(steps), tools=tools.registry, authorize=owns, buffer=watched)
+
+    return make
 
 
 RENDER = Step("First, ", calls=[Call("render", {"name": "a"}, id="r")])
@@ -68,7 +79,9 @@ async def first_run(chat: StreamChat) -> str:
     return started.run_id
 
 
-async def test_one_failed_call_is_done_again_and_the_model_goes_on_from_its_result() -> None:
+async def test_one_failed_call_is_done_again_and_the_model_goes_on_from_its_result(
+    make_chat: MakeChat,
+) -> None:
     tools = Tools()
     async with make_chat(tools, RENDER, PUBLISH, Step("it failed."), Step("it worked.")) as chat:
         run_id = await first_run(chat)
@@ -84,7 +97,7 @@ async def test_one_failed_call_is_done_again_and_the_model_goes_on_from_its_resu
     assert [event.event.reason for event in log if event.type == "run_resumed"] == ["retry"]
 
 
-async def test_from_a_step_on_the_steps_before_it_stand() -> None:
+async def test_from_a_step_on_the_steps_before_it_stand(make_chat: MakeChat) -> None:
     tools = Tools()
     async with make_chat(tools, RENDER, PUBLISH, Step("it failed."), Step("or else not.")) as chat:
         run_id = await first_run(chat)
@@ -94,7 +107,9 @@ async def test_from_a_step_on_the_steps_before_it_stand() -> None:
     assert tools.counts == {"render": 1, "publish": 1}
 
 
-async def test_the_whole_run_is_done_anew_beside_the_first_and_the_conversation_goes_on_from_it() -> None:
+async def test_the_whole_run_is_done_anew_beside_the_first_and_the_conversation_goes_on_from_it(
+    make_chat: MakeChat,
+) -> None:
     tools = Tools()
     async with make_chat(tools, Step("One."), Step("Two."), Step("Three.")) as chat:
         run_id = await first_run(chat)
@@ -111,7 +126,7 @@ async def test_the_whole_run_is_done_anew_beside_the_first_and_the_conversation_
     assert [message.content for message in asked] == ["Publish it", "Two.", "And then?"]
 
 
-async def test_what_cannot_be_done_again_is_refused_with_the_reason() -> None:
+async def test_what_cannot_be_done_again_is_refused_with_the_reason(make_chat: MakeChat) -> None:
     tools, stall = Tools(), Stall()
     steps = (RENDER, PUBLISH, Step("it failed."), Step("Wait", stall_after=1, stall=stall), Step("Again."))
     async with make_chat(tools, *steps) as chat:
@@ -148,7 +163,7 @@ async def test_what_cannot_be_done_again_is_refused_with_the_reason() -> None:
         assert fold(await log_of(chat, again.run_id)).text == "Again."
 
 
-async def test_a_retry_that_is_asked_for_twice_under_one_key_is_one() -> None:
+async def test_a_retry_that_is_asked_for_twice_under_one_key_is_one(make_chat: MakeChat) -> None:
     async with make_chat(Tools(), Step("One."), Step("Two.")) as chat:
         run_id = await first_run(chat)
         first = await chat.retry(run_id, ANN, idempotency_key="k")
