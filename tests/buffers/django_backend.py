@@ -77,28 +77,34 @@ class OnServer(OnDjango):
 
     @contextlib.asynccontextmanager
     async def open(self, _: EventBuffer | None = None) -> AsyncIterator[EventBuffer]:
-        if not self.alias:
-            if not self.prefix:
-                self.prefix = self._made.get(self.server) or await create_database(self.server)
-            url = urlsplit(self.prefix)
-            self.alias = f"chat-{url.scheme}{url.path}"
-            add_database(
-                self.alias,
-                ENGINE=self.engine,
-                NAME=url.path.lstrip("/"),
-                USER=unquote(url.username or ""),
-                PASSWORD=unquote(url.password or ""),
-                HOST=url.hostname,
-                PORT=url.port or "",
-            )
-            if self.clock is not None:
-                if self.server in self._made:
-                    await execute(self.prefix, *self.emptying())
-                else:
-                    await asyncio.to_thread(migrate, self.alias)
-                    self._made[self.server] = self.prefix
+        if not self.prefix:
+            made = self._made.get(self.server)
+            self.prefix = made or await create_database(self.server)
+            self._know()
+            if made:
+                await execute(made, *self.emptying())
+            else:
+                await asyncio.to_thread(migrate, self.alias)
+                self._made[self.server] = self.prefix
         async with super().open() as buffer:
             yield buffer
+
+    def make(self) -> EventBuffer:
+        self._know()  # in another process it is not known yet
+        return super().make()
+
+    def _know(self) -> None:
+        url = urlsplit(self.prefix)
+        self.alias = f"chat-{url.scheme}{url.path}"
+        add_database(
+            self.alias,
+            ENGINE=self.engine,
+            NAME=url.path.lstrip("/"),
+            USER=unquote(url.username or ""),
+            PASSWORD=unquote(url.password or ""),
+            HOST=url.hostname,
+            PORT=url.port or "",
+        )
 
     def emptying(self) -> list[str]:
         """Return the statements that empty all tables."""

@@ -12,14 +12,14 @@ from streamchat.errors import BufferUnavailable, StreamChatError
 
 __all__ = ["Fault", "fault_of", "translate"]
 
-Fault: TypeAlias = Literal["locked", "clash", "gone"]
-"""What trying again may help against: ``locked``, somebody else holds a row or the database (or a deadlock
-was broken up); ``clash``, somebody else was first with a unique key; ``gone``, the connection is no longer
-there."""
+Fault: TypeAlias = Literal["locked", "deadlock", "clash", "gone"]
+"""What trying again may help against: ``locked``, somebody else holds a row or the database; ``deadlock``,
+each of two held what the other wanted, and the database has sent this one away; ``clash``, somebody else was
+first with a unique key; ``gone``, the connection is no longer there."""
 
-# Serialization failure, deadlock, lock not available; the same of MySQL's, by number.
-_LOCKED_STATES = {"40001", "40P01", "55P03"}
-_LOCKED_NUMBERS = {1020, 1205, 1213, 3572}
+# By SQLSTATE, and MySQL's by number.
+_DEADLOCK = {"40001", "40P01", 1020, 1213}
+_LOCK_TIMEOUT = {"55P03", 1205, 3572}
 _BUSY, _LOCKED = 5, 6
 
 
@@ -37,7 +37,10 @@ def fault_of(error: BaseException, connection: Any, before: Any) -> Fault | None
     if getattr(cause, "sqlite_errorcode", 0) & 0xFF in (_BUSY, _LOCKED):
         return "locked"
     number = cause.args[0] if cause.args else None
-    if getattr(cause, "sqlstate", None) in _LOCKED_STATES or number in _LOCKED_NUMBERS:
+    codes = {getattr(cause, "sqlstate", None), number}
+    if codes & _DEADLOCK:
+        return "deadlock"
+    if codes & _LOCK_TIMEOUT:
         return "locked"
     return None if connection.connection is before and connection.is_usable() else "gone"
 

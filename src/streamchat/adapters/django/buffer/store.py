@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from django.db import connections, transaction
 
-from streamchat.adapters.django.buffer.errors import fault_of, translate
+from streamchat.adapters.django.buffer.errors import Fault, fault_of, translate
 from streamchat.adapters.django.buffer.tx import Tx
 from streamchat.adapters.django.models import Run
 from streamchat.buffers.codec import Payloads
@@ -28,7 +29,6 @@ from streamchat.errors import BufferUnavailable, StreamChatError
 __all__ = ["DjangoSession", "DjangoStore"]
 
 R = TypeVar("R")
-_Stage: TypeAlias = Literal["begin", "work", "commit"]
 
 _LOCK_MILLISECONDS = 300
 """How long a statement waits on PostgreSQL for a row that another has locked; on MySQL it is a second."""
@@ -45,6 +45,34 @@ _NOW = {
 def _atomic(using: str, *, durable: bool = False) -> Any:
     # It is a decorator as well, which confuses those who read it without types.
     return cast(Any, transaction.atomic)(using=using, durable=durable)
+
+
+class _Tries:
+    """What a transaction has met with so far, and whether it is tried once more; ``alone``: with one job."""
+
+    def __init__(self, seconds: float, *, alone: bool) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._alone = alone
+        self._met: Counter[Fault] = Counter()
+        self.stage: Literal["begin", "work", "commit"] = "begin"
+
+    def again(self, fault: Fault | None, vendor: str) -> bool:
+        """Note a failure, and say whether to try again."""
+        if fault is None or time.monotonic() > self._deadline:
+            return False
+        self._met[fault] += 1
+        if fault == "gone":
+            return self.stage != "commit" and self._met[fault] == 1
+        if fault == "clash":
+            return self._alone and self._met[fault] <= _CLASHES
+        if vendor == "sqlite":  # it has no locked rows: it is the whole database, and passes
+            return True
+        return (self._alone or fault == "deadlock") and self._met["locked"] + self._met["deadlock"] < _LOCKED
+
+    def pause(self) -> None:
+        """Let others go on."""
+        longest = 0.002 if self.stage == "begin" else min(0.002 * 2 ** self._met.total(), 0.1)
+        time.sleep(random.uniform(longest / 20, longest))
 
 
 class DjangoStore:
@@ -98,17 +126,17 @@ class DjangoStore:
         What stands in the way of a single job is tried again for a while. With several, it is told: they are
         then tried one by one, and no other is held up for longer than that.
         """
-        deadline = time.monotonic() + self._busy_seconds
-        clashes, gone, locked, pause = 0, 0, 0, 0.002
+        tries = _Tries(self._busy_seconds, alone=len(jobs) == 1)
         while True:
-            stage: _Stage = "begin"
+            tries.stage = "begin"
             connection = self._writing()
             driver = connection.connection
             try:
+                self._sync(connection, durable)
                 with _atomic(self._using, durable=True):
-                    stage = "work"
+                    tries.stage = "work"
                     self._perform(self._begun(connection, writes=True), jobs)
-                    stage = "commit"
+                    tries.stage = "commit"
                 return
             except StreamChatError:
                 raise
@@ -116,25 +144,16 @@ class DjangoStore:
                 fault = fault_of(error, connection, driver)
                 if fault == "gone":
                     connection.close()
-                clashes += fault == "clash"
-                gone += fault == "gone"
-                # SQLite has no locked rows: there it is the whole database, and passes.
-                locked += fault == "locked" and connection.vendor != "sqlite"
-                if stage == "commit" and fault == "gone":
-                    # It may have been written: only the caller knows how to find out.
-                    raise self.translate(error) from error
-                late = clashes > _CLASHES or gone > 1 or locked >= _LOCKED or time.monotonic() > deadline
-                if stage == "begin" and fault is not None and late:
-                    raise self.translate(error) from error  # and no job alone would fare better
-                if fault is None or late or (stage == "work" and fault != "gone" and len(jobs) > 1):
-                    raise
+                if not tries.again(fault, connection.vendor):
+                    told = self.translate(error, change=True)
+                    if tries.stage == "work" or told is error:
+                        raise
+                    # No job alone would fare better. And after a commit that nobody answered, only the caller
+                    # knows how to find out whether it was written.
+                    raise told from error
             finally:
                 connection.queries_log.clear()  # with DEBUG, Django keeps what was executed
-            if stage == "begin":
-                time.sleep(random.uniform(0.0001, 0.002))
-            else:
-                time.sleep(random.uniform(pause / 2, pause))
-                pause = min(2 * pause, 0.1)
+            tries.pause()
 
     def connected(self, *, writes: bool) -> Any:
         """Return the calling thread's connection, open and set up."""
@@ -162,6 +181,16 @@ class DjangoStore:
             return int(cursor.fetchone()[0])
 
     @staticmethod
+    def _sync(connection: Any, durable: bool) -> None:
+        """On SQLite, in WAL mode, sync what must last, and with it all that went before; deltas are not
+        waited for."""
+        if connection.vendor != "sqlite" or connection._streamchat_syncs in (None, durable):
+            return
+        with connection.cursor() as cursor:
+            cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        connection._streamchat_syncs = durable
+
+    @staticmethod
     def _set_up(connection: Any, *, writes: bool) -> None:
         statements: list[str] = []
         if connection.vendor == "sqlite":
@@ -169,6 +198,13 @@ class DjangoStore:
             connection.transaction_mode = "IMMEDIATE" if writes else None
             # Its own waiting goes by a fixed scheme, which starved one of two processes.
             statements = ["PRAGMA busy_timeout = 0"] if writes else []
+            with connection.cursor() as cursor:
+                cursor.execute("PRAGMA journal_mode")
+                (mode,) = cursor.fetchone()
+            syncs = writes and mode == "wal"
+            statements += ["PRAGMA synchronous = FULL"] if syncs else []
+            # None: left as it is. Without WAL, NORMAL could damage the file.
+            connection._streamchat_syncs = True if syncs else None
         elif connection.vendor == "mysql":
             level = "READ COMMITTED" if writes else "REPEATABLE READ"
             statements = [
@@ -183,7 +219,10 @@ class DjangoStore:
         try:
             return self.connected(writes=True)
         except Exception as error:
-            raise self.translate(error) from error
+            told = self.translate(error)
+            if told is error:
+                raise
+            raise told from error
 
     def _begun(self, connection: Any, *, writes: bool) -> Tx:
         """Return the inside of the transaction that was just begun."""
@@ -198,6 +237,8 @@ class DjangoStore:
         return Tx(connection, self._payloads, self._token, moment)
 
     def _perform(self, tx: Tx, jobs: Sequence[Job[Tx, Any]]) -> None:
+        for job in jobs:
+            job.result = job.error = None  # of an earlier try
         # Who waits in one transaction waits at the same time, so any order among them is a true one.
         plain = [job for job in jobs if isinstance(job, AppendJob) and job.plain]
         while plain:
@@ -206,7 +247,6 @@ class DjangoStore:
             plain = [job for job in plain if first[job.run_id] is not job]
         for job in jobs:
             if not job.plain:
-                job.result = job.error = None
                 try:
                     with _atomic(self._using):
                         job.result = job.body(tx)
