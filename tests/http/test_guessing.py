@@ -3,16 +3,23 @@ guessed."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
+import anyio
 import pytest
 
-from streamchat.http import Call, Endpoints, HTTPError, Response, Route
+from streamchat import Principal
+from streamchat.http import Call, ClientGone, Endpoints, HTTPError, Response, Route
 from streamchat.http.bodies import JobBody
 from streamchat.http.requests import json_response
-from tests.http.asking import Answer, ask
+from streamchat.http.websocket import WebSocketSession
+from streamchat.http.websocket_messages import Incoming
+from tests.http.asking import Answer, ask, make_request
 from tests.http.guessing import (
     OWN,
     Asked,
@@ -173,3 +180,70 @@ async def test_an_endpoint_whose_requests_cannot_be_made_up_is_named() -> None:
     async with guessed([Route("POST", "/undescribed", needs_a_body)]) as endpoints:
         found = await guess(endpoints, await settle(endpoints, "ann"), only="/undescribed")
         assert found.refused[0].startswith("POST /undescribed: 415")
+
+
+# Over a WebSocket there are messages in place of endpoints.
+
+
+class Wire:
+    """A WebSocket whose client sends one message and reads until that is dealt with."""
+
+    def __init__(self, message: bytes) -> None:
+        self.sent: list[bytes] = []
+        self._waiting: list[bytes] = [message]
+        self._done = asyncio.Event()
+
+    async def receive(self) -> bytes:
+        if self._waiting:
+            return self._waiting.pop()
+        await self._done.wait()
+        raise ClientGone("it has its answer")
+
+    async def send(self, text: bytes) -> None:
+        self.sent.append(text)
+        if json.loads(text.splitlines()[0])["type"] in ("error", "end", "accepted", "detached"):
+            self._done.set()
+
+    async def close(self, code: int) -> None:
+        pass
+
+
+async def said(endpoints: Endpoints, user: str, message: dict[str, Any]) -> Answer:
+    wire = Wire(json.dumps(message).encode())
+    call = Call(endpoints, make_request("GET", "/ws"), Principal(user))
+    with anyio.fail_after(20):
+        await WebSocketSession(call, wire, math.inf).run()
+    return Answer(0, {}, b"\n".join(wire.sent))
+
+
+def message_of(model: Any, own: Belongings) -> dict[str, Any]:
+    """A message of this kind in which all is in order."""
+    known = {"run_id": own.run, "message": "Hi", "call_id": own.call, "approved": True, "output": None}
+    fields: dict[str, Any] = {"type": get_args(model.model_fields["type"].annotation)[0]}
+    return {**fields, **{name: value for name, value in known.items() if name in model.model_fields}}
+
+
+@pytest.mark.parametrize("model", get_args(Incoming), ids=lambda model: model.__name__)
+async def test_a_guess_over_a_websocket_is_answered_in_the_same_way(model: Any) -> None:
+    async with guessed(client_conversation_ids=False) as endpoints:
+        ann, bob = await settle(endpoints, "ann"), await settle(endpoints, "bob")
+        before = await snapshot(endpoints, "ann")
+        message = message_of(model, bob)
+        assert b'"invalid_input"' not in (await said(endpoints, "bob", message)).body
+        places = [("body", name) for name in model.model_fields if name != "type"]
+        compared = 0
+        for place in places:
+            for kind, value in ann.kinds():
+                if likely(place, kind):
+                    bob = await settle(endpoints, "bob")
+                    missing = nobodys(kind, value)
+                    hit, missed = [
+                        plain(
+                            await said(endpoints, "bob", {**message_of(model, bob), place[1]: guess}), guess
+                        )
+                        for guess in (value, missing)
+                    ]
+                    assert hit == missed, (place, kind)
+                    compared += 1
+        assert compared
+        assert await snapshot(endpoints, "ann") == before
