@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from streamchat.service.access import owns
 from streamchat.testing import Call, ScriptedModel, Stall, Step
 from streamchat.tools import ToolRegistry
 from tests.adapters.serving import fetch, serve, stream
+from tests.npm.support import NODE
+from tests.project.support import ROOT
 
 pytestmark = pytest.mark.anyio
 
@@ -257,6 +260,24 @@ async def test_an_idempotency_key_starts_one_run() -> None:
             await socket.until(type="end")
         assert runs[0]["run_id"] == runs[1]["run_id"]
         assert [run["new"] for run in runs] == [True, False]
+
+
+async def test_a_browsers_websocket_that_is_cut_off_after_any_event_has_the_log_when_it_comes_back() -> None:
+    async with serve(make_app(ScriptedModel([Step(HELLO, pieces_of=9)], repeat=True))) as port:
+        module = files("streamchat.web") / "streamchat.js"
+        script = [str(NODE), str(ROOT / "tests/web/websocket.mjs"), str(module), f"ws://127.0.0.1:{port}/ws"]
+        process = await asyncio.create_subprocess_exec(
+            *script, "Hi", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        out, complaints = await process.communicate()
+        assert process.returncode == 0, complaints.decode()
+        ends = json.loads(out)
+        for end in ends:
+            _, status = await fetch(port, "GET", f"/runs/{end['run_id']}")
+            assert end["status"] == status["status"] == "success"
+            assert end["text"] == HELLO
+            assert end["events"] == end["seq"] == int(status["cursor"].rpartition(".")[2])
+        assert len(ends) > 2
 
 
 # Who may.
