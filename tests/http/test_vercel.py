@@ -22,7 +22,7 @@ from streamchat.http.vercel_options import VercelOptions
 from streamchat.models.base import ModelRequest
 from streamchat.testing import Call, ScriptedModel, Stall, Step
 from streamchat.testing.strategies import json_values
-from streamchat.tools import ToolRegistry
+from streamchat.tools import Deferred, ToolRegistry
 from tests.http.asking import Answer, ask, make_request, serving
 from tests.wire.vercel_rules import Message, chunks_of, expected
 
@@ -319,6 +319,10 @@ def deleting() -> ToolRegistry:
     async def free() -> str:
         return "free"
 
+    @tools.tool(deferred=True)
+    async def print_it() -> Deferred:
+        return Deferred("It is being printed.")
+
     return tools
 
 
@@ -461,6 +465,26 @@ async def test_version_5_is_asked_in_data_and_answers_beside_the_messages() -> N
         assert (part["state"], part["errorText"]) == ("output-error", "No.")
 
 
+@pytest.mark.anyio
+async def test_a_response_stays_open_for_a_job_and_ends_when_that_takes_long() -> None:
+    model = ScriptedModel([Step(calls=[Call("print_it")]), Step("Printed.")])
+    async with serving(model, tools=deleting(), options=HTTPOptions(suspended_linger=0.05)) as endpoints:
+        first = message_of(await post(endpoints, body(user("Go"))))
+        assert first.metadata["status"] == "suspended"
+        (part,) = calls_of(first)
+        assert (part["output"], part["preliminary"]) == ("It is being printed.", True)
+
+        response = await endpoints.handle(make_request("GET", f"/vercel/{CHAT}/stream"))
+        got = await anext(response.body)  # type: ignore[arg-type]
+        await endpoints.chat.complete_job(f"{first.metadata['runId']}:{part['toolCallId']}", "done")
+        got += b"".join([block async for block in response.body])  # type: ignore[union-attr]
+        await response.body.aclose()  # type: ignore[union-attr]
+        after = Message("v6").take(chunks_of(got)).finish()
+        assert calls_of(after)[0]["output"] == "done"
+        assert after.said[-1] == ("text", "Printed.")
+        assert after.metadata["status"] == "success"
+
+
 # Resuming and stopping.
 
 
@@ -542,6 +566,15 @@ async def test_a_run_that_waits_is_replayed_up_to_what_it_asks() -> None:
     async with waiting(Call("delete", {"path": "a"})) as (endpoints, message):
         answer = await ask(endpoints, "GET", f"/vercel/{CHAT}/stream")
         assert message_of(answer).said == message.said
+
+
+@pytest.mark.anyio
+async def test_of_a_log_that_was_trimmed_the_message_is_replayed_all_the_same() -> None:
+    async with serving(calling(Call("free")), tools=deleting()) as endpoints:
+        before = message_of(await post(endpoints, body(user("Go"))))
+        assert await endpoints.chat.buffer.trim(2**50) == 1
+        after = message_of(await ask(endpoints, "GET", f"/vercel/{CHAT}/stream"))
+        assert (after.said, after.id) == (before.said, before.id)
 
 
 @pytest.mark.anyio

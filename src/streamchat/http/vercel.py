@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from streamchat.errors import ConversationBusy, ConversationNotFound, InvalidInput, RunNotFound, RunOver
 from streamchat.events import TERMINAL, StoredEvent, Suspended
@@ -34,6 +34,9 @@ from streamchat.wire.openai_answer import Failure
 from streamchat.wire.vercel import DONE, HEADERS, MEDIA_TYPE, Chunk, Target, VercelWire, as_target, frames
 
 __all__ = ["ROUTES", "target_of"]
+
+_Ids: TypeAlias = tuple[str, str]
+"""A run's id, and that of its message."""
 
 
 def target_of(request: Request, options: VercelOptions) -> Target:
@@ -97,7 +100,7 @@ async def _begin(call: Call, body: VercelBody, key: str | None, target: Target) 
     if isinstance(wanted, Answers):
         return _going_on(call, begun, wanted, target)
     known = [] if begun.new else await read_run(chat, begun.run_id, principal)
-    return _replaying(call, begun.run_id, known, target)
+    return _replaying(call, (begun.run_id, begun.message_id), known, target)
 
 
 async def _resume(call: Call) -> Response:
@@ -106,10 +109,10 @@ async def _resume(call: Call) -> Response:
     cursor = last_event_id(call.request)
     chat = call.endpoints.chat
     try:
-        run_id = await _run_to_resume(call)
-        if run_id is None:
+        ids = await _run_to_resume(call)
+        if ids is None:
             return Response(204)
-        known = await read_run(chat, run_id, call.principal)
+        known = await read_run(chat, ids[0], call.principal)
     except (ConversationNotFound, RunNotFound):
         return Response(204)
     at = next((i for i, event in enumerate(known, 1) if event.id == cursor), 0)
@@ -118,22 +121,23 @@ async def _resume(call: Call) -> Response:
 
     async def opening() -> _Opening:
         if at:
-            return _tailing(call, run_id, known[:at], target)
-        return _replaying(call, run_id, known, target)
+            return _tailing(call, ids, known[:at], target)
+        return _replaying(call, ids, known, target)
 
     return await _streaming(call, opening)
 
 
-async def _run_to_resume(call: Call) -> str | None:
+async def _run_to_resume(call: Call) -> _Ids | None:
     chat = call.endpoints.chat
     run = await chat.find(call.id, call.principal)
     if run is not None:
-        return run.run_id
+        return run.run_id, run.message_id
     conversation = await chat.conversation(call.id, call.principal)
     oldest = (time.time() - call.endpoints.options.vercel.replay_seconds) * 1000
     if conversation.updated_at < oldest:
         return None
-    return await run_of_message(chat, call.id, conversation.leaf_id, call.principal)
+    run_id = await run_of_message(chat, call.id, conversation.leaf_id, call.principal)
+    return run_id, conversation.leaf_id or ""
 
 
 async def _resume_head(call: Call) -> Response:
@@ -168,24 +172,29 @@ class _Opening:
         self.after = after
 
 
-def _wire(call: Call, target: Target) -> VercelWire:
+def _wire(call: Call, ids: _Ids, target: Target) -> VercelWire:
     options = call.endpoints.options.vercel
     return VercelWire(
-        target, progress=options.progress, dynamic=options.dynamic, hold_steps=options.hold_steps
+        target,
+        run_id=ids[0],
+        message_id=ids[1],
+        progress=options.progress,
+        dynamic=options.dynamic,
+        hold_steps=options.hold_steps,
     )
 
 
-def _replaying(call: Call, run_id: str, known: Sequence[StoredEvent], target: Target) -> _Opening:
+def _replaying(call: Call, ids: _Ids, known: Sequence[StoredEvent], target: Target) -> _Opening:
     """The whole run from its start, what is known of it in few chunks."""
-    wire = _wire(call, target)
+    wire = _wire(call, ids, target)
     if not known or known[0].seq > 1:  # of a log without its beginning there is a snapshot
-        return _Opening(run_id, wire, wire.begin(""), None)
-    return _Opening(run_id, wire, wire.begin("") + wire.replay(known), known[-1].id)
+        return _Opening(ids[0], wire, wire.begin(""), None)
+    return _Opening(ids[0], wire, wire.begin("") + wire.replay(known), known[-1].id)
 
 
-def _tailing(call: Call, run_id: str, known: Sequence[StoredEvent], target: Target) -> _Opening:
-    wire = _wire(call, target)
-    return _Opening(run_id, wire, wire.begin("") + wire.resume(known, after_end=False), known[-1].id)
+def _tailing(call: Call, ids: _Ids, known: Sequence[StoredEvent], target: Target) -> _Opening:
+    wire = _wire(call, ids, target)
+    return _Opening(ids[0], wire, wire.begin("") + wire.resume(known, after_end=False), known[-1].id)
 
 
 def _going_on(call: Call, begun: Begun, answers: Answers, target: Target) -> _Opening:
@@ -195,7 +204,7 @@ def _going_on(call: Call, begun: Begun, answers: Answers, target: Target) -> _Op
         raise ConversationBusy(
             f"run {begun.run_id} is at work and has asked for nothing", active_run_id=begun.run_id
         )
-    wire = _wire(call, target)
+    wire = _wire(call, (begun.run_id, begun.message_id), target)
     first = wire.resume(begun.known[:at], after_end=True) + b"".join(wire.events(begun.known[at:]))
     return _Opening(begun.run_id, wire, wire.begin("") + first, begun.known[-1].id)
 

@@ -37,13 +37,22 @@ class _Reset(Protocol):
 class VercelWire:
     """One response in bytes, for one connection; ``done`` says that nothing more is to be sent.
 
-    It can be handed to `bare_response` as its wire. The options are those of `VercelEncoder`.
+    It can be handed to `bare_response` as its wire. ``run_id`` and ``message_id`` are said where the log has
+    lost its beginning. The other options are those of `VercelEncoder`.
     """
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, target: Target = "v6", **options: Any) -> None:
+    def __init__(
+        self,
+        target: Target = "v6",
+        *,
+        run_id: str | None = None,
+        message_id: str | None = None,
+        **options: Any,
+    ) -> None:
         self.encoder = VercelEncoder(target, **options)
+        self._ids = {"run_id": run_id, "message_id": message_id}
         self._ended = False
 
     @property
@@ -84,6 +93,8 @@ class VercelWire:
         if self.encoder.begun:
             return self.close()
         state = RunState.model_validate_json(reset.snapshot)
+        known = {name: getattr(state, name) or id for name, id in self._ids.items()}
+        state = state.model_copy(update=known)
         chunks = [chunk for event in events_of(state) for chunk in self.encoder.encode(event)]
         return frames(chunks, reset.id) + self._done()
 
