@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamchat import orchestrate
 from streamchat.buffers.base import MessageRecord
 from streamchat.core.fold import fold
-from streamchat.http import Endpoints, HTTPOptions
+from streamchat.http import Endpoints, HTTPOptions, bare_response
 from streamchat.http.errors import HTTPError
 from streamchat.http.incoming import NewMessage, Regenerate, Wanted, read_run
 from streamchat.http.vercel_input import VercelBody, VercelMessage, wanted_of
@@ -23,7 +24,8 @@ from streamchat.models.base import ModelRequest
 from streamchat.testing import Call, ScriptedModel, Stall, Step
 from streamchat.testing.strategies import json_values
 from streamchat.tools import Deferred, ToolRegistry
-from tests.http.asking import Answer, ask, make_request, serving
+from streamchat.wire.vercel import VercelWire
+from tests.http.asking import Answer, ask, collect, make_request, serving
 from tests.wire.vercel_rules import Message, chunks_of, expected
 
 CHAT = "chat-1"
@@ -628,3 +630,12 @@ async def test_steps_are_held_back_where_the_option_says_so() -> None:
     options = HTTPOptions(vercel=VercelOptions(hold_steps=True))
     async with serving(model, options=options) as endpoints:
         assert message_of(await post(endpoints, body(user("Hi")))).said == [("text", "All of it.")]
+
+
+@pytest.mark.anyio
+async def test_a_bare_orchestrate_speaks_it_too() -> None:
+    model = ScriptedModel([Step("Hi.", reasoning="Hm.")])
+    answer = await collect(bare_response(orchestrate(model, "Hello"), wire=VercelWire("v7")))
+    message = Message("v7").take(chunks_of(answer.body)).finish()
+    assert message.said == [("reasoning", "Hm."), ("text", "Hi.")]
+    assert message.metadata["status"] == "success"
