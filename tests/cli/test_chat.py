@@ -13,6 +13,7 @@ import sys
 import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -267,6 +268,13 @@ class Terminal:
             self.said += await asyncio.to_thread(self._read)
         self.said = self.said.partition(text)[2]
 
+    async def asks(self, prompt: str, process: asyncio.subprocess.Process) -> None:
+        """Wait until it waits for what is typed: a signal between the prompt and that is seen by Python only
+        with the next key."""
+        await self.shows(prompt)
+        while not _sleeps(process.pid):
+            await asyncio.sleep(0.01)
+
     async def closed(self) -> str:
         """Wait for the end; what was said since."""
         while block := await asyncio.to_thread(self._read, ""):
@@ -281,6 +289,10 @@ class Terminal:
         if not block and at_end is None:
             raise AssertionError(f"it ended: {self.said!r}")
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", block.decode("utf-8", "replace"))
+
+
+def _sleeps(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 def _controlling() -> None:
@@ -331,15 +343,16 @@ async def test_a_terminal_asks_shows_and_is_asked() -> None:
         assert await process.wait() == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc to see that it waits")
 async def test_ctrl_c_cancels_an_answer_also_where_it_waits_for_somebody_and_leaves_at_the_prompt() -> None:
     async with server() as (url, _, chat), terminal(url) as (process, screen):
         await screen.shows("> ")
         screen.type("send\r")
-        await screen.shows("yes or no? ")
+        await screen.asks("yes or no? ", process)
         run_id = await newest_run(chat)
         screen.type("\x03")
         await screen.shows("cancelled")
-        await screen.shows("> ")
+        await screen.asks("> ", process)
         assert (await chat.status(run_id)).status == "cancelled"
         screen.type("\x03")
         await screen.closed()

@@ -6,8 +6,10 @@ printed above it, for good.
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -31,6 +33,8 @@ class RichScreen(Screen):
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__()
+        with suppress(ImportError):  # not on Windows
+            importlib.import_module("readline")  # what is typed can be edited, and called back
         self._console = console or Console(highlight=False)
         self._live: Live | None = None
         self._parts: dict[int, tuple[str, list[str]]] = {}
@@ -122,10 +126,6 @@ class RichScreen(Screen):
         """Draw the live region."""
         if self._live is not None:
             self._live.update(self._render(), refresh=True)
-
-    def ask(self, prompt: str) -> str:
-        """Return a line from the user."""
-        return self._console.input(Text(prompt, style="bold cyan"))
 
     def _print(self, what: RenderableType) -> None:
         """Print above the live region, which is drawn anew below."""
