@@ -113,7 +113,7 @@ async def run_node(script: str, /, packages_of: str = ".", **config: Any) -> Any
             await process.wait()
         raise
     said = out.decode(errors="replace")
-    answers = [line for line in said.splitlines() if line.startswith("@answer ")]
+    answers = [line for line in said.split("\n") if line.startswith("@answer ")]
     if process.returncode or not answers:
         raise AssertionError(
             f"{script} ended with {process.returncode}:\n{said}\n{complaints.decode(errors='replace')}"

@@ -280,6 +280,15 @@ def test_a_withdrawn_step_is_taken_back_by_a_snapshot_that_keeps_the_users_messa
     assert [message["content"] for message in client.messages] == ["Hello", "", "Right"]
 
 
+def test_reasoning_that_a_late_reader_was_told_of_by_the_snapshot_is_taken_back_too() -> None:
+    encoder, client = encoder_of(), AGUIClient([USER])
+    for said in encoder.rejoin(start(ReasoningDelta(step=1, part=0, text="Wrong"))):
+        client.take(said)
+    for said in encoder.add(StepReset(step=1, attempt=1, reason="provider")):
+        client.take(said)
+    assert [message["content"] for message in client.messages] == ["Hello", ""]
+
+
 CALL = ToolCallEvent(step=1, part=0, call_id="c1", name="send", arguments={"to": "a"})
 
 

@@ -103,6 +103,7 @@ class AGUIEncoder:
         self._step = ShownStep(self._ids, self._put)
         self._step_name: str | None = None
         self._reasoned: dict[str, None] = {}
+        """The messages with reasoning that the client was told of."""
         self._unfinished: list[str] = []
         """Calls that the client was told of and that were never complete: they are in no final message."""
         self._wrong = False
@@ -218,6 +219,7 @@ class AGUIEncoder:
         before = self._before() if callable(self._before) else self._before
         messages = [*before, *run_messages(self._folder.state.parts, self._ids)]
         self._put("MESSAGES_SNAPSHOT", **snapshot_of(messages, self._reasoned))
+        self._reasoned.update((each["id"], None) for each in messages if each["role"] == "reasoning")
 
     def _put_right(self) -> None:
         if self._wrong or self._step.wrong:
