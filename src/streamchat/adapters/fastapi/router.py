@@ -3,7 +3,8 @@ all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -12,6 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.responses import Response as StarletteResponse
 
 from streamchat.adapters.asgi.app import request_from_scope
+from streamchat.adapters.asgi.shutdown import draining_on_sigterm
 from streamchat.adapters.fastapi.responses import to_starlette
 from streamchat.errors import StreamChatError
 from streamchat.http import CORS, ClientGone, Endpoints, HTTPOptions, Route
@@ -29,6 +31,7 @@ def chat_router(
     options: HTTPOptions | None = None,
     cors: CORS | None = None,
     routes: Iterable[Route] = (),
+    drain_on_sigterm: bool = False,
     **router: Any,
 ) -> APIRouter:
     """Return all endpoints of ``chat`` as a router: ``app.include_router(chat_router(…), prefix="/chat")``.
@@ -38,6 +41,9 @@ def chat_router(
     allows anonymous users; an ``HTTPException`` of its own goes through. What it holds by ``yield`` is let go
     before a stream begins. ``router`` is passed on to `fastapi.APIRouter` (``dependencies``, ``tags``,
     ``include_in_schema``, …).
+
+    ``drain_on_sigterm`` sends subscribers away when the process is told to stop, without which some servers
+    wait for open streams for ever; it needs the application's lifespan, in the main thread.
 
     The service is opened by ``FastAPI(lifespan=chat.lifespan)``, or by ``async with chat`` in a lifespan of
     the application's own; where neither is, by the first request. Raises `StreamChatError` where nobody could
@@ -50,6 +56,9 @@ def chat_router(
         cors=cors,
         routes=routes,
     )
+    if drain_on_sigterm:
+        # FastAPI runs it inside of the application's own.
+        router["lifespan"] = _draining(chat, router.get("lifespan"))
     api = APIRouter(**router)
     for route in endpoints.routes:
         if route.path != "/openapi.json":  # the application's own document has them all
@@ -60,6 +69,18 @@ def chat_router(
                 path, _operation(endpoints, path, None), methods=["OPTIONS"], include_in_schema=False
             )
     return api
+
+
+def _draining(
+    chat: StreamChat, own: Callable[[Any], AbstractAsyncContextManager[Any]] | None
+) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
+    @asynccontextmanager
+    async def lifespan(app: Any) -> AsyncGenerator[Any, None]:
+        async with own(app) if own is not None else nullcontext() as state:
+            with draining_on_sigterm(chat):
+                yield state
+
+    return lifespan
 
 
 def _add(
