@@ -230,14 +230,16 @@ async def test_a_row_that_somebody_has_locked_holds_up_its_own_run_alone(server:
         locked, release = asyncio.Event(), asyncio.Event()
         statements = ("BEGIN", f"SELECT 1 FROM streamchat_run WHERE run_id = '{stuck.run_id}' FOR UPDATE")
         holding = asyncio.create_task(hold(server.prefix, statements, locked, release))
-        await locked.wait()
-        waiting = asyncio.create_task(buffer.append(stuck, deltas("late")))
-        # Its turn comes, with or behind the other's.
-        free = (await buffer.append(free, deltas("at once"))).lease
-        with pytest.raises(BufferUnavailable):
-            await waiting
-        release.set()
-        await holding
+        try:
+            await locked.wait()
+            waiting = asyncio.create_task(buffer.append(stuck, deltas("late")))
+            # Its turn comes, with or behind the other's.
+            free = (await buffer.append(free, deltas("at once"))).lease
+            with pytest.raises(BufferUnavailable):
+                await waiting
+        finally:
+            release.set()
+            await holding
         await buffer.append(stuck, deltas("late"))
         assert await bench.texts(stuck.run_id) == ["late"]
         assert await bench.texts(free.run_id) == ["at once"]

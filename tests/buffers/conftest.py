@@ -31,7 +31,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         given = metafunc.config.getoption("--backends")
         chosen = list(BACKENDS) if given is None else [name for name in given.split(",") if name in BACKENDS]
-        metafunc.parametrize("backend", [BACKENDS[name] for name in chosen], ids=chosen, indirect=True)
+        # What differs between servers under Django is little, and the other buffers are there every time.
+        slow = {"django-postgresql", "django-mariadb"}
+        kinds = [
+            pytest.param(BACKENDS[name], marks=[pytest.mark.slow] if name in slow else []) for name in chosen
+        ]
+        metafunc.parametrize("backend", kinds, ids=chosen, indirect=True)
 
 
 @pytest.fixture
