@@ -34,6 +34,7 @@ OWN = "«own»"
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/runs/{id}/tool-results"): {"call_id": "locate", "output": None},
     ("POST", "/jobs/{id}"): {"result": 1},
+    ("POST", "/v1/chat/completions"): {"model": "scripted", "messages": [{"role": "user", "content": "Hi"}]},
     ("POST", "/vercel"): {
         "id": OWN,
         "messages": [{"id": GUESS, "role": "user", "parts": [{"type": "text", "text": "Hi"}]}],

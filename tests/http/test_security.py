@@ -19,7 +19,7 @@ from streamchat.service.chat import StreamChat
 from streamchat.testing import Call, ScriptedModel, Stall, Step
 from tests.adapters.serving import request, serve
 from tests.http.asking import Answer, ask, make_request, serving
-from tests.http.guessing import guessed, nobodys, operations, plain, settle
+from tests.http.guessing import GUESS, OWN, body_of, guessed, nobodys, operations, plain, put, settle
 
 pytestmark = pytest.mark.anyio
 
@@ -415,3 +415,97 @@ async def test_the_log_has_no_secrets_and_nothing_that_anyone_said(
     )
     assert "correlation id" in logged
     assert [name for name, secret in SECRETS.items() if secret in logged] == []
+
+
+# What pages need of other origins.
+
+# Said for those on the way, or safe to read in any case.
+_FOR_OTHERS = {
+    "access-control-allow-origin",
+    "access-control-expose-headers",
+    "cache-control",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "vary",
+    "x-accel-buffering",
+    "x-content-type-options",
+}
+
+
+async def test_pages_of_allowed_origins_may_send_and_see_every_header_that_means_something() -> None:
+    async with guessed() as endpoints:
+        allowing = Endpoints(
+            endpoints.chat, principal=lambda request: Principal("ann"), cors=CORS(["https://a"])
+        )
+        page = {"Origin": "https://a"}
+        preflight = await ask(allowing, "OPTIONS", "/runs", headers=page)
+        taken = preflight.headers["access-control-allow-headers"].lower().split(", ")
+        seen: set[str] = set()
+        exposed: set[str] = set()
+        for method, path, operation, schemas in operations(allowing):
+            sent = {each["name"].lower() for each in operation["parameters"] if each["in"] == "header"}
+            # A job is done by a program, which has no origin.
+            assert sent - {"x-job-secret"} <= set(taken), path
+            body, _ = body_of(method, path, operation, schemas)
+            own = await settle(endpoints, "ann")
+            target = path.replace("{id}", own.conversation if "conv" in path or "vercel" in path else own.run)
+            for cursor in ({}, {"Last-Event-ID": "odd"}):
+                answer = await ask(
+                    allowing,
+                    method,
+                    target,
+                    json=put(put(body, OWN, own.conversation), GUESS, "new"),
+                    headers={**page, **cursor},
+                )
+                seen |= set(answer.headers)
+                exposed |= set(answer.headers["access-control-expose-headers"].lower().split(", "))
+        assert seen - _FOR_OTHERS <= exposed
+        assert "x-run-id" in seen
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "javascript:alert(1)", "ftp://a/b", "gopher://a", "//a/b", ""]
+)
+async def test_no_wire_takes_attachments_that_are_neither_whole_nor_on_the_web(url: str) -> None:
+    image = {"type": "image_url", "image_url": {"url": url}}
+    bodies: dict[str, Any] = {
+        "/runs": {"message": [image]},
+        "/runs/reply": {"message": [image]},
+        "/runs/stream": {"message": [image]},
+        "/v1/chat/completions": {"model": "scripted", "messages": [{"role": "user", "content": [image]}]},
+        "/vercel": {
+            "id": "c",
+            "messages": [
+                {"id": "m", "role": "user", "parts": [{"type": "file", "mediaType": "image/png", "url": url}]}
+            ],
+        },
+        "/ag-ui": {
+            "threadId": "t",
+            "runId": "r",
+            "state": {},
+            "messages": [
+                {
+                    "id": "m",
+                    "role": "user",
+                    "content": [{"type": "image", "source": {"type": "url", "value": url}}],
+                }
+            ],
+            "tools": [],
+            "context": [],
+            "forwardedProps": {},
+        },
+    }
+    async with serving() as endpoints:
+        starting = {
+            path
+            for path, methods in openapi_document(endpoints.routes)["paths"].items()
+            if "{id}" not in path and "requestBody" in methods.get("post", {})
+        }
+        assert starting == set(bodies)
+        for path, body in bodies.items():
+            answer = await ask(endpoints, "POST", path, json=body)
+            assert answer.status in (400, 422), (path, answer.body)
+            right = json.loads(json.dumps(body).replace(json.dumps(url), '"https://a.example/b.png"'))
+            assert (await ask(endpoints, "POST", path, json=right)).status in (200, 201), path
+        assert len((await ask(endpoints, "GET", "/conversations")).json()["conversations"]) == len(bodies)

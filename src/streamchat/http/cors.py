@@ -24,7 +24,7 @@ _ALLOWED_HEADERS = (
 )
 _EXPOSED_HEADERS = (
     "Allow, Content-Location, Idempotent-Replayed, Location, Retry-After, X-Conversation-Id, X-Request-Id, "
-    "X-Run-Id, X-Should-Retry"
+    "X-Run-Id, X-Should-Retry, X-Vercel-AI-UI-Message-Stream"
 )
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
