@@ -82,6 +82,8 @@ def in_order(parts: list[tuple[Any, ...]], log: list[Any]) -> list[Any]:
     events = [event.event if isinstance(event, StoredEvent) else event for event in log]
     named: set[str] = set()
     for event in events:
+        if isinstance(event, StepReset):
+            named.clear()  # ids may come again
         if isinstance(event, ToolCallDelta) and not event.name and event.call_id not in named:
             return sorted(parts, key=repr)
         if isinstance(event, ToolCallDelta):

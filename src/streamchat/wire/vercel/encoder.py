@@ -54,6 +54,7 @@ from streamchat.wire.vercel.chunks import (
 __all__ = ["VercelEncoder"]
 
 
+_FAILED = "The answer could not be finished."
 _CUT = "The connection ends before the answer does. Resume to go on."
 
 
@@ -145,7 +146,8 @@ class VercelEncoder:
         if self.suspended:
             chunks.append(self._finish("tool_calls", {"status": "suspended"}))
         else:
-            chunks.append({"type": "error", "errorText": self._error.message if self._error else _CUT})
+            told = self._error.message or _FAILED if self._error is not None else _CUT
+            chunks.append({"type": "error", "errorText": told})
         return chunks
 
     def note_time(self, stored: StoredEvent) -> None:
@@ -345,8 +347,8 @@ class VercelEncoder:
         if event.status == "cancelled":
             reason = self._cancelled.reason if self._cancelled and self.target != "v5" else None
             return [*chunks, without_none(type="abort", reason=reason)]
-        text = self._error.message if self._error is not None else "The answer could not be finished."
-        return [*chunks, {"type": "error", "errorText": text}]
+        told = self._error.message if self._error is not None else ""
+        return [*chunks, {"type": "error", "errorText": told or _FAILED}]
 
     def _finish(self, reason: str | None, metadata: Chunk) -> Chunk:
         told = finish_reason(reason)
