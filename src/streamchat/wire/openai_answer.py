@@ -1,8 +1,9 @@
 """What of a run's log is said to a Chat Completions client: deltas, and how the answer ends.
 
 A chat completion is one message that only grows. Text, reasoning and refusals of all steps come in a row,
-sources become annotations; tools that the server runs are not shown, and calls of the client's own tools end
-the answer, as ``finish_reason`` ``tool_calls`` does. What was said cannot be taken back: where the log
+sources become annotations; tools that the server runs are not shown. Calls of the client's own tools end the
+answer (``finish_reason`` ``tool_calls``), whole and only once the run waits for them: before that they may be
+withdrawn, edited or refused. What was said cannot be taken back: where the log
 withdraws or rewrites it, the answer ends with an error, and the run goes on; or, with ``hold_steps``, each
 step is said only once it stands. Files have no place in this protocol.
 """
