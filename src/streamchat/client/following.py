@@ -33,7 +33,7 @@ class Reset:
 
 
 class Hurry:
-    """Says that the run has reason to go on, so that a stream that ended meanwhile is opened again at once."""
+    """Says that the run has reason to go on, so that a stream that ended is opened again at once."""
 
     __slots__ = ("_said",)
 
