@@ -83,10 +83,20 @@ async def test_a_message_that_waits_for_its_turn_is_told_so() -> None:
         second = await ask(endpoints, "POST", "/runs", json={**body, "message": "b"})
         assert (second.status, second.json()["enqueued"]) == (201, True)
         assert "enqueued" not in first
+        waiting = (await ask(endpoints, "GET", "/conversations/c1/enqueued")).json()["runs"]
+        assert [run["run_id"] for run in waiting] == [second.json()["run_id"]]
+        assert set(waiting[0]) == {"run_id", "message_id", "created_at"}
+        assert (await ask(endpoints, "GET", "/conversations/no-such/enqueued")).status == 404
+        waiting = (await ask(endpoints, "GET", "/conversations/c1/enqueued")).json()["runs"]
+        assert [run["run_id"] for run in waiting] == [second.json()["run_id"]]
+        assert set(waiting[0]) == {"run_id", "message_id", "created_at"}
+        assert (await ask(endpoints, "GET", "/conversations/no-such/enqueued")).status == 404
         going_on = await ask(endpoints, "HEAD", "/conversations/c1/stream")
         assert going_on.status == 200
         stall.release()
         stream = await ask(endpoints, "GET", second.json()["stream_url"])
+        assert (await ask(endpoints, "GET", "/conversations/c1/enqueued")).json() == {"runs": []}
+        assert (await ask(endpoints, "GET", "/conversations/c1/enqueued")).json() == {"runs": []}
         assert b"Two." in stream.body
 
 

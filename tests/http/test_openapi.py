@@ -78,6 +78,7 @@ async def test_what_is_answered_is_what_the_description_says() -> None:
         await held("POST", f"{run}/cancel", known="/runs/{id}/cancel")
         await held("GET", "/conversations", known="/conversations")
         await held("GET", f"{conversation}/messages", known="/conversations/{id}/messages")
+        await held("GET", f"{conversation}/enqueued", known="/conversations/{id}/enqueued")
         await held("GET", "/health/live", known="/health/live")
         await held("GET", "/health/ready", known="/health/ready")
         for path, status in (("/runs/none", 404), ("/runs/none/stream?last_event_id=a", 400)):

@@ -80,6 +80,15 @@ def _message(record: MessageRecord) -> bytes:
     return b'%b,"content":%b}' % (dump_json(head)[:-1], record.content)
 
 
+async def _enqueued(call: Call) -> Response:
+    """What waits until the runs before it are over, the next one first."""
+    runs = [
+        {"run_id": run.run_id, "message_id": run.message_id, "created_at": run.created_at}
+        for run in await call.endpoints.chat.enqueued(call.id, call.principal)
+    ]
+    return json_response(200, {"runs": runs})
+
+
 async def _stream(call: Call) -> Response:
     """Stream the newest run that is not over; 204 where there is none, as for what is unknown or somebody
     else's."""
@@ -117,6 +126,7 @@ async def _delete(call: Call) -> Response:
 ROUTES = (
     Route("GET", "/conversations", _conversations),
     Route("GET", "/conversations/{id}/messages", _messages),
+    Route("GET", "/conversations/{id}/enqueued", _enqueued),
     Route("GET", "/conversations/{id}/stream", _stream, head=_stream_head),
     Route("DELETE", "/conversations/{id}", _delete),
 )

@@ -26,6 +26,7 @@ from streamchat.http.schemas import (
     AnswerAccepted,
     CancelAccepted,
     Conversations,
+    EnqueuedRuns,
     ErrorAnswer,
     EventsPage,
     Health,
@@ -240,6 +241,12 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ),
     ("GET", "/conversations/{id}/messages"): Operation(
         "What was said", Messages, parameters=_PAGE, errors=(400, 401, 404, 503), tag="conversations"
+    ),
+    ("GET", "/conversations/{id}/enqueued"): Operation(
+        "What waits until the runs before it are over",
+        EnqueuedRuns,
+        errors=(401, 404, 503),
+        tag="conversations",
     ),
     ("GET", "/conversations/{id}/stream"): Operation(
         "Stream the newest run that is not over",

@@ -21,6 +21,7 @@ __all__ = [
     "Connected",
     "Conversation",
     "Conversations",
+    "EnqueuedRuns",
     "ErrorAnswer",
     "EventsPage",
     "Health",
@@ -167,6 +168,20 @@ class Messages(_Answer):
 
     messages: list[Message]
     next: str | None
+
+
+class EnqueuedRun(_Answer):
+    """A run that others of its conversation come before; ``message_id`` is its answer's."""
+
+    run_id: str
+    message_id: str
+    created_at: Milliseconds
+
+
+class EnqueuedRuns(_Answer):
+    """What waits in a conversation, the next one first."""
+
+    runs: list[EnqueuedRun]
 
 
 class Health(_Answer):
