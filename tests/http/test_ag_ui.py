@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from streamchat.http import Endpoints, HTTPOptions
-from streamchat.http.ag_ui_input import ResumeEntry, verdict
+from streamchat.http.ag_ui_input import InputMessage, ResumeEntry, user_content_of, verdict
 from streamchat.http.ag_ui_options import AGUIOptions
 from streamchat.models.base import ModelRequest
 from streamchat.models.workflow import Emit, Node, WorkflowModel, WorkflowRun
@@ -157,6 +157,28 @@ async def test_an_image_and_a_document_are_passed_on_as_parts() -> None:
     assert parts[1] == {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     assert parts[3] == {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "mp3"}}
     assert parts[4]["file"] == {"file_data": "data:application/pdf;base64,AAAA", "filename": "a.pdf"}
+
+
+@pytest.mark.parametrize(
+    ("binary", "part"),
+    [
+        ({"mimeType": "image/png", "data": "AA"}, {"url": "data:image/png;base64,AA"}),
+        ({"mimeType": "image/png", "url": "https://example.org"}, {"url": "https://example.org"}),
+        ({"mimeType": "audio/x-wav", "data": "AA"}, {"data": "AA", "format": "wav"}),
+        (
+            {"mimeType": "text/plain", "data": "AA", "filename": "a.txt"},
+            {"file_data": "data:text/plain;base64,AA", "filename": "a.txt"},
+        ),
+        ({"mimeType": "image/png", "id": "f1"}, {"file_id": "f1"}),
+    ],
+)
+async def test_parts_of_clients_before_1_0_are_taken_too(
+    binary: dict[str, Any], part: dict[str, Any]
+) -> None:
+    sent = InputMessage(id="u", role="user", content=[{"type": "binary", **binary}])
+    taken = user_content_of(sent, 0)
+    assert isinstance(taken, list)
+    assert [each[each["type"]] for each in taken] == [part]
 
 
 @pytest.mark.parametrize(
@@ -374,7 +396,7 @@ async def test_an_interrupt_must_be_answered_in_full_in_its_own_words_and_in_its
         assert texts(done)[-1] == ("assistant", "Done.")
 
 
-def test_a_payload_is_read_strictly() -> None:
+async def test_a_payload_is_read_strictly() -> None:
     def read(payload: Any, status: Any = "resolved") -> Any:
         given = verdict(ResumeEntry(interrupt_id="i", status=status, payload=payload))
         return None if given is None else (given.approved, given.reason, given.arguments)

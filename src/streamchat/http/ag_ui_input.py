@@ -130,7 +130,34 @@ class _Media(_Taken):
     metadata: Any = None
 
 
-_Part: TypeAlias = Annotated[_Text | _Media, Field(discriminator="type")]
+class _Binary(_Taken):
+    """What clients before 1.0 send for all of these."""
+
+    type: Literal["binary"]
+    mime_type: str
+    id: str | None = None
+    url: str | None = None
+    data: str | None = None
+    filename: str | None = None
+
+    def media(self) -> _Media:
+        """Return it as a part of today's."""
+        if self.data is not None:
+            source = _Source(type="data", value=self.data, mime_type=self.mime_type)
+        elif self.url is not None:
+            source = _Source(type="url", value=self.url, mime_type=self.mime_type)
+        else:
+            source = _Source(type="file", value=self.id or "", mime_type=self.mime_type)
+        kind = self.mime_type.partition("/")[0]
+        named: Literal["image", "audio", "document"] = "document"
+        if kind == "image" and source.type != "file":
+            named = "image"
+        elif kind == "audio" and source.type == "data":
+            named = "audio"
+        return _Media(type=named, source=source, metadata={"filename": self.filename})
+
+
+_Part: TypeAlias = Annotated[_Text | _Media | _Binary, Field(discriminator="type")]
 _PARTS: TypeAdapter[list[_Part]] = TypeAdapter(list[_Part])
 _MESSAGE: TypeAdapter[Any] = TypeAdapter(Message)
 
@@ -154,9 +181,11 @@ def user_content_of(message: InputMessage, position: int) -> str | list[dict[str
     return checked if isinstance(checked, str) else [part.model_dump(exclude_none=True) for part in checked]
 
 
-def _chat_part(part: _Text | _Media) -> dict[str, Any]:
+def _chat_part(part: _Text | _Media | _Binary) -> dict[str, Any]:
     if isinstance(part, _Text):
         return {"type": "text", "text": part.text}
+    if isinstance(part, _Binary):
+        part = part.media()
     source = part.source
     url = source.value
     if source.type == "data":

@@ -7,7 +7,8 @@ from typing import Any
 
 from streamchat.core.state import RunState
 from streamchat.events import StoredEvent
-from streamchat.http.openai_stream import AnswerStream
+from streamchat.http.limits import HTTPOptions
+from streamchat.http.openai_stream import AnswerStream, ResponseEncoder
 from streamchat.service.hub import HistoryReset, Subscription
 from streamchat.wire.ag_ui import AGUIEncoder, ag_ui_frame
 from streamchat.wire.openai_answer import Failure
@@ -26,7 +27,7 @@ class EncodedResponse:
         """Whether the response is complete."""
         return self._encoder.over
 
-    def events(self, events: Iterable[StoredEvent]) -> bytes:
+    def encode(self, events: Iterable[StoredEvent]) -> bytes:
         """Return what events add."""
         return b"".join([ag_ui_frame(said) for event in events for said in self._encoder.add(event)])
 
@@ -48,8 +49,18 @@ class EncodedResponse:
 class AGUIStream(AnswerStream):
     """An `AnswerStream` that begins with what is known already."""
 
-    def __init__(self, *args: Any, first: bytes) -> None:
-        super().__init__(*args)
+    def __init__(
+        self,
+        subscription: Subscription,
+        encoder: ResponseEncoder,
+        options: HTTPOptions,
+        draining: Callable[[], bool],
+        let_go: Callable[[], None],
+        lifetime: float,
+        *,
+        first: bytes,
+    ) -> None:
+        super().__init__(subscription, encoder, options, draining, let_go, lifetime)
         self._first = first
 
     async def __anext__(self) -> bytes:
