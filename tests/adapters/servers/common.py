@@ -117,7 +117,7 @@ class Door:
     async def _control(self, what: str, key: str, send: Any) -> None:
         if what == "release":
             stalls[key].release()
-        body = json.dumps(asdict(self._seen[key])).encode()
+        body = json.dumps({**asdict(self._seen[key]), "store": os.environ["MATRIX_STORE"]}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
