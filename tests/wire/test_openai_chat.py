@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai import APIError, OpenAI
 
 from streamchat.core.fold import RunState, fold
 from streamchat.events import (
@@ -164,6 +167,50 @@ def test_our_own_accumulator_reads_back_what_was_said(log: list[StreamEvent], to
         (call["id"], call["arguments"]) for call in got.calls
     ]
     assert read.usage == got.usage
+
+
+@pytest.fixture(scope="module")
+def sdk() -> Iterator[tuple[OpenAI, list[bytes]]]:
+    """OpenAI's own client, which is answered with the bytes in the list."""
+    bodies: list[bytes] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=bodies.pop())
+
+    transport = httpx2.Client(transport=httpx2.MockTransport(answer))
+    with OpenAI(api_key="key", base_url="http://test/v1", http_client=transport) as client:
+        yield client, bodies
+
+
+@given(log=event_logs(as_written=False), hold=st.booleans(), tools=st.sampled_from([(), DECLARED]))
+def test_openais_own_client_has_of_any_log_what_its_fold_holds(
+    sdk: tuple[OpenAI, list[bytes]], log: list[StreamEvent], hold: bool, tools: tuple[str, ...]
+) -> None:
+    client, bodies = sdk
+    body = encoder(hold=hold, usage=True, tools=tools).encode(log)
+    got = read_stream(body, usage=True)
+    bodies.append(body)
+    fields = dict.fromkeys(FIELDS.values(), "")
+    calls: dict[int, str] = {}
+    usage, finish, error = None, None, None
+    try:
+        for chunk in client.chat.completions.create(model="agent", messages=[], stream=True):
+            usage = chunk.usage or usage
+            for choice in chunk.choices:
+                finish = choice.finish_reason or finish
+                for name in fields:
+                    fields[name] += getattr(choice.delta, name, None) or ""
+                for call in choice.delta.tool_calls or ():
+                    assert call.function is not None
+                    calls[call.index] = calls.get(call.index, "") + (call.function.arguments or "")
+    except APIError as raised:
+        error = raised
+    assert (None if error is None else error.code) == got.code
+    assert (fields, finish) == (told(got), got.finish_reason)
+    assert list(calls.values()) == [call["arguments"] for call in got.calls]
+    if error is None:
+        assert fields == texts_of(fold(answered_part(log, tools)))
+        assert usage is not None
 
 
 @given(event_logs(), st.sampled_from([(), DECLARED]))
