@@ -238,3 +238,18 @@ async def test_the_time_in_the_line_does_not_count_against_the_deadline() -> Non
         stall.release()
         await drain(chat, second.run_id)
         assert (await chat.status(second.run_id)).text == "Two."
+
+
+async def test_nobody_looks_for_what_is_enqueued_whoever_sent_it(any_store: EventBuffer) -> None:
+    stall = Stall()
+    model = ScriptedModel([Step("One.", stall_after=1, stall=stall), Step("Two.")])
+    never = ServiceLimits(look_every=3600.0)
+    web = service(any_store, ScriptedModel([]), work=False)
+    async with web, service(any_store, model, limits=never, lease_ttl=60.0) as worker:
+        first = await worker.start(None, "a")
+        await stall.reached()
+        second = await web.start(first.conversation_id, "b")
+        assert second.enqueued
+        stall.release()
+        await drain(worker, second.run_id)
+        assert (await web.status(second.run_id)).text == "Two."
