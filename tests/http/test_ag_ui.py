@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
 
-from streamchat.http import Endpoints, HTTPOptions
+from streamchat import orchestrate
+from streamchat.events import StreamEvent
+from streamchat.http import Endpoints, HTTPOptions, bare_response
 from streamchat.http.ag_ui_input import InputMessage, ResumeEntry, user_content_of, verdict
 from streamchat.http.ag_ui_options import AGUIOptions
 from streamchat.models.base import ModelRequest
 from streamchat.models.workflow import Emit, Node, WorkflowModel, WorkflowRun
 from streamchat.testing import Call, ScriptedModel, Stall, Step
 from streamchat.tools import ToolContext, ToolRegistry
+from streamchat.wire.ag_ui import AGUIEncoder, AGUIWire
 from tests.http.asking import Answer, ask, collect, make_request, serving
 from tests.wire.ag_ui_client import AGUIClient
 
@@ -537,3 +540,24 @@ async def test_a_connection_that_ends_before_the_run_says_so() -> None:
         assert client.error is not None
         assert client.error["code"] == "stream_lifetime"
         stall.release()
+
+
+async def test_a_bare_orchestrate_speaks_ag_ui_and_tells_its_failure() -> None:
+    async def broken() -> AsyncIterator[StreamEvent]:
+        async with aclosing(orchestrate(ScriptedModel.text("Hello there."), "Hi")) as events:
+            async for event in events:
+                yield event
+                if event.type == "text_delta":
+                    raise RuntimeError("secret")
+
+    for events, outcome in (
+        (orchestrate(ScriptedModel.text("Hello."), "Hi"), "success"),
+        (broken(), "error"),
+    ):
+        wire = AGUIWire(AGUIEncoder("t1", "r1", before=[user()]))
+        answer = await collect(bare_response(events, wire=wire))
+        client = AGUIClient([user()])
+        client.take_bytes(answer.body)
+        assert client.outcome == outcome
+        assert texts(client)[-1][1].startswith("Hello")
+        assert b"secret" not in answer.body

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from streamchat.core.state import RunState
 from streamchat.events import StoredEvent
 from streamchat.http.limits import HTTPOptions
 from streamchat.http.openai_stream import AnswerStream, ResponseEncoder
 from streamchat.service.hub import HistoryReset, Subscription
-from streamchat.wire.ag_ui import AGUIEncoder, ag_ui_frame
+from streamchat.wire.ag_ui import AGUIWire, ag_ui_frame
 from streamchat.wire.openai_answer import Failure
 
 __all__ = ["AGUIStream", "EncodedResponse", "Enqueued"]
 
 
-class EncodedResponse:
-    """What `AnswerStream` writes by: an encoder, and how it ends where the run does not."""
-
-    def __init__(self, encoder: AGUIEncoder) -> None:
-        self._encoder = encoder
-
-    @property
-    def finished(self) -> bool:
-        """Whether the response is complete."""
-        return self._encoder.over
-
-    def encode(self, events: Iterable[StoredEvent]) -> bytes:
-        """Return what events add."""
-        return b"".join([ag_ui_frame(said) for event in events for said in self._encoder.add(event)])
-
-    def reset(self, reset: HistoryReset) -> bytes:
-        """Return what a snapshot adds."""
-        said = self._encoder.reset(RunState.model_validate_json(reset.snapshot))
-        return b"".join(map(ag_ui_frame, said))
+class EncodedResponse(AGUIWire):
+    """What `AnswerStream` writes by: a wire, and how it ends where the run does not."""
 
     def fail(self, failure: Failure) -> bytes:
         """End the response; a run that waits for jobs alone goes on without it."""

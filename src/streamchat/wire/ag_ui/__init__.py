@@ -1,7 +1,7 @@
 """AG-UI 1.0, the protocol of CopilotKit and `@ag-ui/client`: a run's events as AG-UI events.
 
-`ag_ui_stream` is the function over an event stream for people with routes of their own; `AGUIEncoder` is the
-same for who feeds it, and for whoever joins late.
+`ag_ui_stream` is the function over an event stream for people with routes of their own, `AGUIWire` the same
+for `event_response`; `AGUIEncoder` is for who feeds it, and for whoever joins late.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from streamchat.wire.ag_ui.encoder import PROTOCOL_VERSION, AGUIEncoder, Before
 from streamchat.wire.ag_ui.messages import AGUIMessage, Ids, run_messages, user_message
 from streamchat.wire.ag_ui.shown import AGUIEvent
-from streamchat.wire.ag_ui.stream import MEDIA_TYPE, ag_ui_events, ag_ui_frame, ag_ui_stream
+from streamchat.wire.ag_ui.stream import MEDIA_TYPE, AGUIWire, ag_ui_events, ag_ui_frame, ag_ui_stream
 
 __all__ = [
     "MEDIA_TYPE",
@@ -17,6 +17,7 @@ __all__ = [
     "AGUIEncoder",
     "AGUIEvent",
     "AGUIMessage",
+    "AGUIWire",
     "Before",
     "Ids",
     "ag_ui_events",

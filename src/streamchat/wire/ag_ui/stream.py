@@ -2,21 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
 
+from streamchat.core.sse import encode_comment
+from streamchat.core.state import RunState
 from streamchat.events import StoredEvent, StreamEvent, dump_json
 from streamchat.wire.ag_ui.encoder import PROTOCOL_VERSION, AGUIEncoder, Before
 from streamchat.wire.ag_ui.shown import AGUIEvent
+from streamchat.wire.native import Reset
 
-__all__ = ["MEDIA_TYPE", "ag_ui_events", "ag_ui_frame", "ag_ui_stream"]
+__all__ = ["MEDIA_TYPE", "AGUIWire", "ag_ui_events", "ag_ui_frame", "ag_ui_stream"]
 
 MEDIA_TYPE = "text/event-stream"
+_KEEP_ALIVE = encode_comment("keep-alive")
 
 
 def ag_ui_frame(event: AGUIEvent) -> bytes:
     """Return one AG-UI event as a server-sent event."""
     return b"data: %b\n\n" % dump_json(event)
+
+
+class AGUIWire:
+    """An encoder as the wire of one response: ``event_response(orchestrate(…), wire=AGUIWire(encoder))``.
+
+    It remembers what was said, so there is one for each client.
+    """
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, encoder: AGUIEncoder) -> None:
+        self._encoder = encoder
+
+    @property
+    def finished(self) -> bool:
+        """Whether the response is complete."""
+        return self._encoder.over
+
+    def event(self, event: StoredEvent | StreamEvent) -> bytes:
+        """Return what an event adds."""
+        return b"".join(map(ag_ui_frame, self._encoder.add(event)))
+
+    def encode(self, events: Iterable[StoredEvent | StreamEvent]) -> bytes:
+        """Return what several add."""
+        return b"".join(map(self.event, events))
+
+    def reset(self, reset: Reset) -> bytes:
+        """Return what a snapshot adds."""
+        return b"".join(map(ag_ui_frame, self._encoder.reset(RunState.model_validate_json(reset.snapshot))))
+
+    def begin(self, cursor: str) -> bytes:
+        """A comment, for proxies that wait for a first byte: the run names itself first."""
+        return _KEEP_ALIVE
+
+    def retry(self, seconds: float) -> bytes:
+        """Nothing: AG-UI's clients do not come back by themselves."""
+        return b""
+
+    def heartbeat(self) -> bytes:
+        """A comment, which AG-UI's clients skip."""
+        return _KEEP_ALIVE
 
 
 async def ag_ui_events(
