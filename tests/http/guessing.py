@@ -278,13 +278,16 @@ _LIKELY = {
 }
 
 
+_LOOKED_UP = ("run", "suspended", "conversation", "message", "job", "call")
+
+
 def likely(place: tuple[str, str], kind: str) -> bool:
-    """Whether this kind is worth a try in this place: by its name, and everything where that says nothing."""
+    """Whether this kind is worth a try in this place: by its name, and most kinds where that says nothing."""
     where, name = place
     if where == "body" and not name.lower().endswith(("id", "ids", "key", "secret", "token")):
         return False  # text that nothing is looked up by
     kinds = next((kinds for word, kinds in _LIKELY.items() if word in name.lower()), None)
-    return kinds is None or kind in kinds
+    return kind in (kinds or _LOOKED_UP)
 
 
 # Answers, without what is different each time.

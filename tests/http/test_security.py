@@ -278,6 +278,10 @@ async def test_what_is_odd_is_refused_or_taken_and_never_a_failure(
     store: str, tmp_path: Any, request: pytest.FixtureRequest
 ) -> None:
     chat: dict[str, Any] = {}
+    # A database is tried with what reaches it.
+    odds, names = ODD[:4], ["idempotency-key", "x-client-id"]
+    if store == "memory":
+        odds, names = ODD, [*names, "last-event-id", "x-job-secret", "content-type", "origin"]
     if store == "sqlite":
         chat["buffer"] = SQLEventBuffer(f"sqlite:///{tmp_path / 'runs.db'}")
     elif store == "postgres":
@@ -289,23 +293,16 @@ async def test_what_is_odd_is_refused_or_taken_and_never_a_failure(
             assert answer.status < 500, (method, target[:60], request, answer.body)
 
         for method, path in [*changing(endpoints), ("GET", "/runs/x"), ("GET", "/conversations/x/messages")]:
-            for odd in ODD if "/x" in path else [""]:
+            for odd in odds if "/x" in path else [""]:
                 for body in ({}, {"call_id": "\x00", "approved": True}, {"call_id": "\x00", "output": 1}):
                     await statuses(method, path.replace("/x", f"/{odd}"), json=body)
         for tail in ("stream", "events", "presence"):
-            for odd in ODD:
+            for odd in odds:
                 await statuses("GET", f"/runs/{odd}/{tail}")
         for query in ("after=%00", f"after={'x' * 5000}", "after=%ff", "limit=%00", "&" * 500, "a=1&" * 500):
             await statuses("GET", f"/conversations?{query}")
-        for name in (
-            "last-event-id",
-            "idempotency-key",
-            "x-client-id",
-            "x-job-secret",
-            "content-type",
-            "origin",
-        ):
-            for odd in (*ODD, "http://[", ""):
+        for name in names:
+            for odd in (*odds, "http://[", ""):
                 await statuses("POST", "/runs", json={"message": "Hi"}, headers={name: odd})
                 await statuses("POST", "/jobs/a:b", json={"result": 1}, headers={name: odd})
         for text in (rb"\u0000", rb"\ud800", rb"\udfff\ud800", "\u202e".encode(), b"\xff"):
@@ -438,7 +435,7 @@ async def test_pages_of_allowed_origins_may_send_and_see_every_header_that_means
         allowing = Endpoints(
             endpoints.chat, principal=lambda request: Principal("ann"), cors=CORS(["https://a"])
         )
-        page = {"Origin": "https://a"}
+        own, page = await settle(endpoints, "ann"), {"Origin": "https://a"}
         preflight = await ask(allowing, "OPTIONS", "/runs", headers=page)
         taken = preflight.headers["access-control-allow-headers"].lower().split(", ")
         seen: set[str] = set()
@@ -448,7 +445,6 @@ async def test_pages_of_allowed_origins_may_send_and_see_every_header_that_means
             # A job is done by a program, which has no origin.
             assert sent - {"x-job-secret"} <= set(taken), path
             body, _ = body_of(method, path, operation, schemas)
-            own = await settle(endpoints, "ann")
             target = path.replace("{id}", own.conversation if "conv" in path or "vercel" in path else own.run)
             for cursor in ({}, {"Last-Event-ID": "odd"}):
                 answer = await ask(
@@ -459,6 +455,8 @@ async def test_pages_of_allowed_origins_may_send_and_see_every_header_that_means
                     headers={**page, **cursor},
                 )
                 seen |= set(answer.headers)
+                if method == "DELETE":
+                    own = await settle(endpoints, "ann")
                 exposed |= set(answer.headers["access-control-expose-headers"].lower().split(", "))
         assert seen - _FOR_OTHERS <= exposed
         assert "x-run-id" in seen
