@@ -32,7 +32,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDep
 
 # What no schema says, and is judged behind it: that content is base64, that of two fields one is given, that
 # a page, a message or a call was there, that a key came with another body.
-_JUDGED = ("The value of ", "after must be", "body: ", "The idempotency key was used")
+# The messages of other protocols are judged when they are used.
+_JUDGED = ("The value of ", "after must be", "body: ", "The idempotency key was used", "messages.")
 
 _NO_MATTER = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 

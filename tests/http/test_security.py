@@ -279,7 +279,8 @@ async def test_what_is_odd_is_refused_or_taken_and_never_a_failure(
 ) -> None:
     chat: dict[str, Any] = {}
     # A database is tried with what reaches it.
-    odds, names = ODD[:4], ["idempotency-key", "x-client-id"]
+    odds: tuple[str, ...] = ODD[:4]
+    names = ["idempotency-key", "x-client-id"]
     if store == "memory":
         odds, names = ODD, [*names, "last-event-id", "x-job-secret", "content-type", "origin"]
     if store == "sqlite":
