@@ -18,8 +18,8 @@ async def test_pages_of_large_logs_are_bounded_in_bytes(backend: Backend) -> Non
     async with backend.open() as buffer:
         lease = await Bench(buffer, None, None, 30.0).held()
         for number in range(9):
-            event = NewEvent("custom", b"%d" % number * 4_000_000, b"p" if number % 2 else None)
-            lease = (await buffer.append(lease, [event, *deltas("small")])).lease
+            large = NewEvent("custom", b"%d" % number * 4_000_000, b"p" if number % 2 else None)
+            lease = (await buffer.append(lease, [large, *deltas("small")])).lease
         sizes, seqs, after = [], [], 0
         while after < 19:
             page = await buffer.read(lease.run_id, after)
