@@ -564,6 +564,35 @@ async def test_an_answer_that_has_just_ended_is_replayed_and_an_older_one_is_not
 
 
 @pytest.mark.anyio
+async def test_a_page_opens_with_the_messages_as_their_streams_left_them() -> None:
+    png = {"type": "file", "mediaType": "image/png", "url": "data:image/png;base64,iVBORw0KGgo="}
+    wav = {"type": "file", "mediaType": "audio/wav", "url": "data:audio/wav;base64,UklGRg=="}
+    async with serving(calling(Call("free"), Call("nonsense")), tools=deleting()) as endpoints:
+        said = message_of(await post(endpoints, body(user("Go", "u1", png, wav))))
+        (sent, answered) = (await ask(endpoints, "GET", f"/vercel/{CHAT}/messages")).json()["messages"]
+        assert (sent["role"], sent["parts"]) == ("user", [{"type": "text", "text": "Go"}, png, wav])
+        assert (answered["id"], answered["role"]) == (said.id, "assistant")
+        shown = [part.get("text") or part.get("toolCallId") or part["type"] for part in answered["parts"]]
+        told = [part.get("text") or part.get("toolCallId") or part["type"] for part in said.parts]
+        assert shown == told
+        free, nonsense = (part for part in answered["parts"] if "toolCallId" in part)
+        assert (free["type"], free["state"], free["output"]) == ("tool-free", "output-available", "free")
+        assert (nonsense["type"], nonsense["state"]) == ("dynamic-tool", "output-error")
+        assert (await ask(endpoints, "GET", "/vercel/none/messages")).status == 404
+
+
+@pytest.mark.anyio
+async def test_a_page_opens_without_the_answer_that_is_still_written_and_on_the_newest_branch() -> None:
+    async with halfway() as (endpoints, stall, _):
+        (only,) = (await ask(endpoints, "GET", f"/vercel/{CHAT}/messages")).json()["messages"]
+        assert only["role"] == "user"
+        stall.release()
+        message_of(await ask(endpoints, "GET", f"/vercel/{CHAT}/stream"))
+        both = (await ask(endpoints, "GET", f"/vercel/{CHAT}/messages")).json()["messages"]
+        assert [message["role"] for message in both] == ["user", "assistant"]
+
+
+@pytest.mark.anyio
 async def test_a_run_that_waits_is_replayed_up_to_what_it_asks() -> None:
     async with waiting(Call("delete", {"path": "a"})) as (endpoints, message):
         answer = await ask(endpoints, "GET", f"/vercel/{CHAT}/stream")

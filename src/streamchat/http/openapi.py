@@ -37,7 +37,7 @@ from streamchat.http.schemas import (
     RunStartedAnswer,
     StreamedEvent,
 )
-from streamchat.http.vercel_input import VercelBody, VercelChunk
+from streamchat.http.vercel_input import VercelBody, VercelChunk, VercelMessages
 
 __all__ = [
     "ERRORS",
@@ -303,6 +303,13 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         nothing="Nothing is at work, or there is no such chat.",
         parameters=(*_CURSOR, *_AI_SDK),
         errors=(400, 401, 409, 429, 503),
+        tag="vercel",
+    ),
+    ("GET", "/vercel/{id}/messages"): Operation(
+        "What was said in a chat, as a page of the Vercel AI SDK opens with it",
+        VercelMessages,
+        parameters=_AI_SDK,
+        errors=(400, 401, 404, 503),
         tag="vercel",
     ),
     ("POST", "/vercel/{id}/stop"): Operation(

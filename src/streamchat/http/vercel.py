@@ -29,9 +29,21 @@ from streamchat.http.runs import client_id, idempotency_key, last_event_id
 from streamchat.http.streams import STREAM_HEADERS
 from streamchat.http.vercel_input import VercelBody, idempotency_key_of, wanted_of
 from streamchat.http.vercel_options import VercelOptions
+from streamchat.messages import parse_content
 from streamchat.service.hub import HistoryReset
+from streamchat.service.request import conversation_path
 from streamchat.wire.openai_answer import Failure
-from streamchat.wire.vercel import DONE, HEADERS, MEDIA_TYPE, Chunk, Target, VercelWire, as_target, frames
+from streamchat.wire.vercel import (
+    DONE,
+    HEADERS,
+    MEDIA_TYPE,
+    Chunk,
+    Target,
+    VercelWire,
+    as_target,
+    frames,
+    ui_message,
+)
 
 __all__ = ["ROUTES", "target_of"]
 
@@ -144,6 +156,21 @@ async def _resume_head(call: Call) -> Response:
     last_event_id(call.request)
     run = await call.endpoints.chat.find(call.id, call.principal)
     return Response(204) if run is None else Response(200, b"", [("content-type", MEDIA_TYPE)])
+
+
+async def _messages(call: Call) -> Response:
+    """What a page opens a chat with: the messages up to the active one that are final, as UI messages."""
+    options = call.endpoints.options.vercel
+    target = target_of(call.request, options)
+    chat = call.endpoints.chat
+    conversation = await chat.conversation(call.id, call.principal)
+    rows = conversation_path(await messages_of(chat, call.id, call.principal), conversation.leaf_id)
+    shown = [
+        ui_message(row.message_id, row.role, parse_content(row.content), target, dynamic=options.dynamic)
+        for row in rows
+        if row.status != "pending"
+    ]
+    return json_response(200, {"messages": shown})
 
 
 async def _stop(call: Call) -> Response:
@@ -288,5 +315,6 @@ async def _streaming(call: Call, opening: Callable[[], Awaitable[_Opening]]) -> 
 ROUTES = (
     Route("POST", "/vercel", _post),
     Route("GET", "/vercel/{id}/stream", _resume, head=_resume_head),
+    Route("GET", "/vercel/{id}/messages", _messages),
     Route("POST", "/vercel/{id}/stop", _stop),
 )

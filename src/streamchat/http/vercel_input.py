@@ -19,7 +19,7 @@ from streamchat.http.bodies import ConversationId, JSONObject, Name, Words
 from streamchat.http.errors import HTTPError
 from streamchat.http.incoming import Answers, Approval, NewMessage, Regenerate, ToolOutput, Wanted
 
-__all__ = ["VercelBody", "VercelChunk", "VercelMessage", "idempotency_key_of", "wanted_of"]
+__all__ = ["VercelBody", "VercelChunk", "VercelMessage", "VercelMessages", "idempotency_key_of", "wanted_of"]
 
 _MOST_PARTS = 100
 _AUDIO_FORMATS = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav", "vnd.wave": "wav"}
@@ -38,6 +38,12 @@ class VercelChunk(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     type: str
+
+
+class VercelMessages(BaseModel):
+    """A chat as a page opens it: UI messages, each with ``id``, ``role`` and ``parts``."""
+
+    messages: list[dict[str, Any]]
 
 
 class VercelMessage(_Body):
