@@ -39,7 +39,8 @@ class DjangoEventBuffer(JobBuffer[Tx]):
     A process has ``1 + readers`` connections for it, from `open` to `close`, on threads of its own: no view's
     transaction, and no ``ATOMIC_REQUESTS``, holds it up or takes it back, and no view waits for it. Two
     processes learn of each other's news within 0.2 s. What was acknowledged survives the process being
-    killed; over a power loss the database's own settings decide. Needs asyncio.
+    killed. Over a power loss, SQLite in WAL mode may lose batches of deltas since the last barrier; elsewhere
+    the database's own settings decide. Needs asyncio.
     """
 
     def __init__(
