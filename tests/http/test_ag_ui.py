@@ -532,6 +532,24 @@ async def test_a_client_older_than_1_0_is_told_no_outcome_that_it_does_not_know(
         assert b"outcome" not in last
 
 
+async def test_leaving_cancels_the_run_where_the_options_say_so() -> None:
+    ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    options = HTTPOptions(ag_ui=AGUIOptions(on_disconnect="cancel"))
+    model = ScriptedModel([Step("Hello there.", stall_after=2, stall=Stall())])
+
+    async with serving(
+        model, options=options, on_run_finished=lambda summary: ended.set_result(summary.outcome)
+    ) as endpoints:
+        async with streaming(endpoints, body(user())) as pieces:
+            client = AGUIClient([user()])
+            while client.messages[-1].get("content") in ("Hi", ""):
+                client.take_bytes(await anext(pieces))
+        assert await ended == "cancelled"
+        back, _ = await post(endpoints, body(user()))
+        assert back.outcome == "cancelled"
+        assert texts(back)[-1][1].startswith("Hello")
+
+
 async def test_a_connection_that_ends_before_the_run_says_so() -> None:
     stall = Stall()
     model = ScriptedModel([Step("Hello there.", stall_after=2, stall=stall)])
