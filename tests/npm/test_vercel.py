@@ -33,6 +33,8 @@ NAMES = {
     "approval-edited": "approval: edited",
     "client-tool": "client-side tool",
     "second-turn": "a second turn",
+    "open-again": "a chat opened again (`GET /vercel/{id}/messages`), and another turn",
+    "open-all": "a chat opened again, whatever its calls came to",
     "regenerate": "regenerate",
     "edit": "an edited message",
     "cancel": "cancel",
@@ -157,6 +159,18 @@ class Judge:
 
     def _second_turn(self, result: dict[str, Any], state: RunState) -> str:
         assert result["roles"] == ["user", "assistant"] * 2
+        return YES
+
+    def _open_again(self, result: dict[str, Any], state: RunState) -> str:
+        assert (result["status"], result["roles"]) == ("ready", ["user", "assistant"] * 2)
+        assert result["opened"]["id"] == result["was"]["id"]
+        assert parts_of(result["opened"]) == parts_of(result["was"])
+        return YES
+
+    def _open_all(self, result: dict[str, Any], state: RunState) -> str:
+        assert len(result["compared"]) == 6
+        for each in result["compared"]:
+            assert parts_of(each["opened"]) == parts_of(each["was"])
         return YES
 
     def _regenerate(self, result: dict[str, Any], state: RunState) -> str:

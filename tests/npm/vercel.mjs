@@ -186,6 +186,34 @@ const scenarios = {
     return report(made);
   },
 
+  // What the server stores of every kind of end is a valid message.
+  async "open-all"() {
+    const ends = [await say("tool-error"), await say("unknown-tool"), await say("invalid-json"), await say("reasoning")];
+    for (const approved of [true, false]) {
+      const made = await say("approval");
+      await decide(made, approved);
+      ends.push(made);
+    }
+    const compared = [];
+    for (const { id, chat } of ends) {
+      const { body } = await ask("GET", `/vercel/${id}/messages?target=v${major}`);
+      if (ai.validateUIMessages) await ai.validateUIMessages({ messages: body.messages });
+      compared.push({ was: chat.messages.at(-1), opened: body.messages.at(-1) });
+    }
+    return report(ends.at(-1), { compared });
+  },
+
+  // A page that opens with the messages as the server has them, and goes on.
+  async "open-again"() {
+    const made = await say("story");
+    const { body } = await ask("GET", `/vercel/${made.id}/messages?target=v${major}`);
+    if (ai.validateUIMessages) await ai.validateUIMessages({ messages: body.messages });
+    const again = page({ id: made.id, messages: body.messages });
+    await again.chat.sendMessage({ text: "text" });
+    await idle(again.chat);
+    return report(again, { was: made.chat.messages.at(-1), opened: body.messages.at(-1) });
+  },
+
   async regenerate() {
     const made = await say("text");
     const before = made.chat.messages.at(-1).id;
