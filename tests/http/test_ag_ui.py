@@ -271,6 +271,8 @@ async def test_a_message_that_was_answered_is_answered_anew_when_it_is_sent_as_a
         first, _ = await post(endpoints, body(user()))
         second, _ = await post(endpoints, body(user(), run="r2"))
         assert (texts(first)[-1][1], texts(second)[-1][1]) == ("One.", "Two.")
+        again, _ = await post(endpoints, body(user(), run="r2"))
+        assert again.messages == second.messages
         rows = (await ask(endpoints, "GET", "/conversations/t1/messages")).json()["messages"]
         assert [row["role"] for row in rows] == ["user", "assistant", "assistant"]
 
@@ -420,6 +422,19 @@ async def test_a_tool_of_the_page_is_named_and_its_result_wakes_the_run() -> Non
         assert texts(done)[-1] == ("assistant", "Done.")
         tools = [message for message in done.messages if message["role"] == "tool"]
         assert [(tool["toolCallId"], tool["content"]) for tool in tools] == [(call_id, '{"lat":1.5}')]
+
+
+async def test_a_result_that_is_sent_once_more_is_told_how_the_run_has_ended() -> None:
+    model = ScriptedModel([Step("", calls=[Call("locate", {})]), Step("Half", error="bad_request")])
+    async with serving(model, tools=make_tools()) as endpoints:
+        client, _ = await post(endpoints, body(user()))
+        (call_id,) = client.pending
+        result = {"id": "x", "role": "tool", "toolCallId": call_id, "content": '{"lat": 1.5}'}
+        sent = body(*client.messages, result, run="r2")
+        first, _ = await post(endpoints, sent)
+        again, _ = await post(endpoints, sent)
+        assert (first.outcome, again.outcome) == ("error", "error")
+        assert again.messages == first.messages
 
 
 async def test_a_tool_that_the_client_declares_is_offered_and_carried_out_by_it() -> None:

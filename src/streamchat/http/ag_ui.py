@@ -19,7 +19,14 @@ from streamchat.buffers.base import RunRecord
 from streamchat.core.answers import awaited
 from streamchat.core.fold import fold
 from streamchat.core.state import RunState
-from streamchat.errors import AnswerConflict, InvalidInput, RunNotFound, RunOver, WaitNotFound
+from streamchat.errors import (
+    AnswerConflict,
+    IdempotencyConflict,
+    InvalidInput,
+    RunNotFound,
+    RunOver,
+    WaitNotFound,
+)
 from streamchat.events import StoredEvent
 from streamchat.http.ag_ui_input import (
     InputMessage,
@@ -203,13 +210,20 @@ class _Request:
         if message is None:
             if answered is not None:
                 return answered
-            return await self._rejoin(run) if run is not None and not run.over else None
+            about = run is not None and (not run.over or self._is_about(run))
+            return await self._rejoin(run) if run is not None and about else None
         return await self._start(behind=active)
 
     async def _newest(self) -> RunRecord | None:
         await self.look_again()
         run_id = self.seen.newest_run
         return None if run_id is None else await self._chat.buffer.get(run_id)
+
+    def _is_about(self, run: RunRecord) -> bool:
+        """Whether the request brings, perhaps once more, what a call of ``run`` came to."""
+        last = self._body.messages[-1] if self._body.messages else None
+        called = last.tool_call_id if last is not None and last.role == "tool" else None
+        return called is not None and called.startswith(Ids(run.message_id).call(""))
 
     async def _rejoin(self, run: RunRecord) -> _Joined:
         known = await read_run(self._chat, run.run_id, self._principal)
@@ -245,7 +259,10 @@ class _Request:
 
     async def _again(self, run: RunRecord) -> _Joined:
         """Make an answer that is over anew: the client has sent the message that it answered once more."""
-        started = await self._chat.retry(run.run_id, self._principal, idempotency_key=_key(self._body))
+        try:
+            started = await self._chat.retry(run.run_id, self._principal, idempotency_key=_key(self._body))
+        except IdempotencyConflict:
+            return await self._rejoin(run)  # this very request has made it anew already
         return _Joined(started.run_id, started.message_id)
 
     def _tools(self) -> list[dict[str, Any]]:
