@@ -381,6 +381,8 @@ async def test_the_log_has_no_secrets_and_nothing_that_anyone_said(
         assert (status, told["status"]) == (200, "suspended")
         call_id = told["waits"][0]["call_id"]
         run = f"/runs/{told['run_id']}"
+        edited = {"call_id": call_id, "approved": True, "arguments": {"what": {"not": said}, said: said}}
+        assert (await post(f"{run}/approvals", edited))[0] == 422
         assert (await post(f"{run}/approvals", {"call_id": call_id, "approved": False, "reason": said}))[
             0
         ] == 202
@@ -508,3 +510,23 @@ async def test_no_wire_takes_attachments_that_are_neither_whole_nor_on_the_web(u
             right = json.loads(json.dumps(body).replace(json.dumps(url), '"https://a.example/b.png"'))
             assert (await ask(endpoints, "POST", path, json=right)).status in (200, 201), path
         assert len((await ask(endpoints, "GET", "/conversations")).json()["conversations"]) == len(bodies)
+
+
+async def test_what_a_client_sent_is_logged_where_that_is_switched_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    audio = {"type": "input_audio", "input_audio": {"data": "!", "format": "x"}}
+
+    async def refused(endpoints: Endpoints) -> tuple[str, list[str]]:
+        caplog.clear()
+        answer = await ask(endpoints, "POST", "/runs", json={"message": [audio]})
+        assert answer.status == 422
+        said = [record.getMessage() for record in caplog.records if record.name == "streamchat.contents"]
+        return answer.error["correlation_id"], said
+
+    async with serving() as endpoints:
+        assert (await refused(endpoints))[1] == []
+        caplog.set_level(logging.DEBUG, logger="streamchat.contents")
+        correlation, (said,) = await refused(endpoints)
+        assert correlation in said

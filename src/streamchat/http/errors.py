@@ -44,6 +44,11 @@ __all__ = [
 
 log = logging.getLogger("streamchat.http")
 
+# What clients sent is said here and nowhere else, and only to who asks for it by `setLevel(logging.DEBUG)`.
+contents = logging.getLogger("streamchat.contents")
+if contents.level == logging.NOTSET:
+    contents.setLevel(logging.CRITICAL)
+
 
 class HTTPError(StreamChatError):
     """An answer decided on by an endpoint itself; ``message`` is written for clients.
@@ -163,7 +168,11 @@ def error_response(error: Exception, request: str) -> Response:
     if status == 500:
         log.error("%s failed, correlation id %s", request, correlation, exc_info=error)
     else:
-        log.info("%s: %d %s, correlation id %s: %s", request, status, code, correlation, error)
+        said: object = error
+        if isinstance(error, InvalidInput):  # which quotes what was sent
+            said = f"the value of {error.field!r}"
+            contents.debug("correlation id %s: %s", correlation, error)
+        log.info("%s: %d %s, correlation id %s: %s", request, status, code, correlation, said)
     body: dict[str, object] = {"code": code, "message": message, "correlation_id": correlation, **detail}
     if field:
         body["field"] = field
