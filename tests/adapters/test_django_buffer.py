@@ -259,7 +259,7 @@ async def hold(url: str, statements: tuple[str, ...], begun: asyncio.Event, rele
         return
     import asyncmy
 
-    parts = urlsplit(url)
+    parts: Any = urlsplit(url)
     mysql = await asyncmy.connect(
         host=parts.hostname, port=parts.port, user=parts.username, password=parts.password, db=parts.path[1:]
     )
