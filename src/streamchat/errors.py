@@ -84,8 +84,11 @@ class IllegalEvent(StreamChatError):
     code = "illegal_event"
 
 
-class ToolDefinitionError(StreamChatError, ValueError):
-    """A tool cannot be registered as it was declared; raised at registration, never in a run."""
+class ToolDefinitionError(InvalidInput):
+    """A tool cannot be registered as it was declared; raised at registration, never in a run.
+
+    ``field`` names the option, where it is one.
+    """
 
     code = "tool_definition"
 

@@ -6,7 +6,7 @@ Two shapes live here. *Content parts* are what a reader sees: a stored message i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -219,6 +219,13 @@ def model_messages(messages: str | Sequence[ModelMessage | Mapping[str, Any]]) -
     """
     if isinstance(messages, str):
         return [ModelMessage(role="user", content=messages)]
+    # Anything that can be gone through will do, but for what would give its characters or its keys.
+    if isinstance(messages, bytes | Mapping | ModelMessage) or not isinstance(messages, Iterable):
+        raise InvalidInput(
+            f"messages={messages!r:.100} is of type {type(messages).__name__}: give text, or a list of "
+            f"messages, as [{{'role': 'user', 'content': '…'}}]",
+            field="messages",
+        )
     return [m if isinstance(m, ModelMessage) else _from_mapping(i, m) for i, m in enumerate(messages)]
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
+from streamchat.core.given import check_instance
+from streamchat.errors import InvalidInput
 from streamchat.events import StoredEvent, StreamEvent
 from streamchat.messages import ModelMessage, model_messages
 from streamchat.models.base import Model, WorkflowSource
@@ -39,14 +41,26 @@ async def orchestrate(
 
     A tool runs only when the event after its ``tool_started`` is asked for. Failures of the model, of tools
     and of limits are events, not exceptions. Raises `InvalidInput` at the first event for messages that
-    cannot be used. ``context.stop()`` ends the run cleanly. A hard end (cancellation, ``aclose``, an
-    exception in the consumer) cannot yield: tools are cancelled and awaited for at most ``options.grace``
-    seconds, the provider's response is closed, and whoever keeps the log appends what
-    `streamchat.core.conclude` says. Use ``contextlib.aclosing``; after a bare ``break`` the same happens, a
-    little later.
+    cannot be used (none at all, too), and for arguments of another type. ``context.stop()`` ends the run
+    cleanly. A hard end (cancellation, ``aclose``, an exception in the consumer) cannot yield: tools are
+    cancelled and awaited for at most ``options.grace`` seconds, the provider's response is closed, and
+    whoever keeps the log appends what `streamchat.core.conclude` says. Use ``contextlib.aclosing``; after a
+    bare ``break`` the same happens, a little later.
     """
+    check_instance("model", model, Model, "a model, such as OpenAIChatModel(client, name)")
+    check_instance(
+        "tools", tools, ToolRegistry, "a ToolRegistry, as ToolRegistry().add(…) fills it", none=True
+    )
+    check_instance("context", context, RunContext, "a RunContext", none=True)
+    check_instance("options", options, RunOptions, "RunOptions(…)", none=True)
+    check_instance("history", history, Iterable, "the events of the run's log")
+    asked = model_messages(messages)
+    if not asked:
+        raise InvalidInput(
+            "messages=[] says nothing that could be answered: give one at least", field="messages"
+        )
     context = context or RunContext()
-    rest = (model_messages(messages), tools or ToolRegistry(), context, options or RunOptions(), history)
+    rest = (asked, tools or ToolRegistry(), context, options or RunOptions(), history)
     run = WorkflowRunner(model, *rest) if isinstance(model, WorkflowSource) else JudgedRun(model, *rest)
     try:
         while (batch := await run.advance()) is not None:

@@ -105,6 +105,12 @@ async def test_what_answers_there_is_no_redis() -> None:
         await refused_at_open(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", "Redis at 127")
 
 
+async def test_where_nobody_answers_it_is_said_what_to_look_at() -> None:
+    await refused_at_open(
+        "redis://127.0.0.1:1", "cannot be reached.*check that the server runs.*host and port"
+    )
+
+
 def test_an_old_server_and_a_replica_are_refused_and_one_that_hides_is_not() -> None:
     with pytest.raises(BufferUnavailable, match=r"5\.0\.14.*6\.2"):
         check_server("# Server\r\nredis_version:5.0.14\r\n", "here")

@@ -131,6 +131,12 @@ async def test_engines_that_cannot_be_used_are_refused() -> None:
         SQLEventBuffer("sqlite://", prefix="Robert'); DROP")
 
 
+async def test_a_file_that_is_no_database_is_told_of_without_a_word_of_changes(tmp_path: Path) -> None:
+    (tmp_path / "chat.db").write_bytes(b"garbage" * 1000)
+    with pytest.raises(BufferUnavailable, match=r"not a database; .*name another file$"):
+        await SQLEventBuffer(file_url(tmp_path)).open()
+
+
 def test_without_sqlalchemy_the_extra_is_named() -> None:
     code = (
         "import sys; sys.modules['sqlalchemy'] = None\n"

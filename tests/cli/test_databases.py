@@ -86,7 +86,35 @@ def test_migrate_prints_the_statements_for_others_to_run(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("url", "extra"),
+    [
+        ("sqlite:///chat.db", "sqlite"),
+        ("postgresql://user:secret@host/database", "postgres"),
+        ("postgresql+asyncpg://host/database", "postgres"),
+        ("mysql://host/database", "mysql"),
+        ("mariadb://host/database", "mysql"),
+    ],
+)
+@pytest.mark.parametrize("command", ["migrate", "trim --older-than 1d"])
+def test_without_sqlalchemy_the_extra_of_that_database_is_named(url: str, extra: str, command: str) -> None:
+    code = "import sys; sys.modules['sqlalchemy'] = None; from streamchat.cli import main; sys.exit(main())"
+    arguments = [sys.executable, "-c", code, *command.split(), "--db", url]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"pip install 'streamchat[{extra}]'" in done.stderr
+    assert "secret" not in done.stderr
+
+
 # ---------------------------------------------------------------------------------------------------- trim
+
+
+def test_trim_makes_no_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for url in (f"sqlite:///{tmp_path}/none.db", f"sqlite:///file:{tmp_path}/none.db?uri=true"):
+        told = refused(capsys, "trim", "--db", url, "--older-than", "30d")
+        assert f"there is no SQLite database '{tmp_path}/none.db'" in told
+        assert "streamchat migrate" in told
+        assert list(tmp_path.iterdir()) == []
 
 
 async def three_old_runs_and_a_new_one(url: str, prefix: str | None = None) -> None:

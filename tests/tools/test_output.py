@@ -157,6 +157,17 @@ def test_long_text_is_cut_between_characters_and_says_so(text: str, most: int) -
     assert note == f"{len(text.encode())} bytes, of which at most {most} are passed on]"
 
 
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.integers(1, 100))
+def test_no_limit_is_exceeded_by_what_is_said_of_it(text: str, most: int) -> None:
+    text *= 101
+    cut = limit_output(text, most)
+    assert len(cut.encode()) <= most
+    kept = cut.split("\n[cut", 1)[0] if "\n[cut" in cut else cut
+    assert text.startswith(kept)
+    if most >= 16:
+        assert kept
+
+
 @given(clean_json, st.integers(1, 40))
 def test_a_value_that_is_too_large_is_an_error_and_never_cut(value: Any, most: int) -> None:
     if isinstance(value, str):

@@ -99,6 +99,44 @@ def test_options_that_contradict_each_other_are_refused_and_named(
     assert tools.names == ()
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", 5),
+        ("name", None),
+        ("description", 5),
+        ("timeout", True),
+        ("timeout", float("nan")),
+        ("approval_timeout", "1h"),
+        ("retries", "x"),
+        ("retries", 1.5),
+        ("retries", None),
+        ("retry_wait", -1),
+        ("retry_wait", "x"),
+        ("retry_wait", float("inf")),
+        ("idempotent", "yes"),
+        ("requires_approval", 5),
+        ("requires_approval", None),
+        ("concurrency", "2"),
+        ("sequential", 1),
+        ("max_output_bytes", 1.5),
+        ("max_output_bytes", "1k"),
+        ("client_side", None),
+        ("deferred", "yes"),
+        ("wait_for_job", 0),
+        ("strict", "yes"),
+    ],
+    ids=repr,
+)
+def test_options_of_another_type_are_refused_at_registration(field: str, value: Any) -> None:
+    tools = ToolRegistry()
+    with pytest.raises(InvalidInput) as caught:
+        tools.add(weather, **{"idempotent": True, field: value})
+    assert caught.value.field == field
+    assert repr(value) in str(caught.value)
+    assert tools.names == ()
+
+
 def test_what_later_versions_act_on_is_kept() -> None:
     def needs(context: ToolContext, arguments: dict[str, Any]) -> bool:
         return True

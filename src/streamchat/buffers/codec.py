@@ -38,6 +38,14 @@ class Payloads:
 
     def __init__(self, codec: Codec | None = None, older: Iterable[Codec] = ()) -> None:
         """``older`` are codecs of former keys. Raises `InvalidInput` for a key id that cannot be stored."""
+        older = tuple(older)
+        for given in (*older, *([codec] if codec is not None else [])):
+            if not isinstance(getattr(given, "key_id", None), str):
+                raise InvalidInput(
+                    f"codec={given!r:.100} is of type {type(given).__name__}: give a Codec, with key_id, "
+                    f"encode and decode",
+                    field="codec",
+                )
         self._codec = codec
         self._by_key = {known.key_id: known for known in (*older, *([codec] if codec is not None else []))}
         for key_id in self._by_key:

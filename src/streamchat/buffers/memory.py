@@ -33,7 +33,7 @@ from streamchat.buffers.base import (
     Then,
 )
 from streamchat.buffers.following import Followers
-from streamchat.buffers.memory_state import Conversation, MemoryState, Run
+from streamchat.buffers.memory_state import Conversation, MemoryState, Run, behind
 from streamchat.buffers.notes import LocalNotes
 from streamchat.buffers.shared import (
     Clock,
@@ -58,6 +58,7 @@ from streamchat.core.append_rule import (
     wakes,
 )
 from streamchat.core.cursor import next_generation
+from streamchat.core.given import check_number
 from streamchat.errors import BufferUnavailable, LeaseLost
 from streamchat.events import TERMINAL
 from streamchat.principal import Principal
@@ -87,6 +88,9 @@ class MemoryEventBuffer(LocalNotes):
         clock: Clock = now_ms,
         token: Token = random_token,
     ) -> None:
+        check_number("retention", retention, least=0, none=True, finite=True)
+        check_number("max_runs", max_runs, least=1, whole=True)
+        check_number("max_bytes", max_bytes, least=1, whole=True)
         super().__init__(clock)
         self._retention = None if retention is None else int(retention * 1000)
         self._max_runs = max_runs
@@ -352,7 +356,7 @@ class MemoryEventBuffer(LocalNotes):
             key=lambda record: (record.updated_at, record.conversation_id),
             reverse=True,
         )
-        start = _behind(after, [record.conversation_id for record in records])
+        start = behind(after, [record.conversation_id for record in records])
         return records[start : start + limit]
 
     async def messages(
@@ -361,7 +365,7 @@ class MemoryEventBuffer(LocalNotes):
         """Return a conversation's messages in the order they were written."""
         check_page(0, limit)
         messages = self._conversation(conversation_id).messages
-        start = _behind(after, list(messages))
+        start = behind(after, list(messages))
         return list(messages.values())[start : start + limit]
 
     # ------------------------------------------------------------------------------------------ the parts
@@ -436,14 +440,6 @@ class MemoryEventBuffer(LocalNotes):
                 return
             state.drop(oldest)
             self._followers.notify((oldest.new.run_id,))
-
-
-def _behind(after: str | None, names: Sequence[str]) -> int:
-    if after is None:
-        return 0
-    if after not in names:
-        raise refusals.name_unknown(after)
-    return names.index(after) + 1
 
 
 def _lost(lease: Lease, run: Run | None) -> LeaseLost:

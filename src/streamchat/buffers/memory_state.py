@@ -31,7 +31,7 @@ from streamchat.core.append_rule import (
 from streamchat.events import StoredEvent
 from streamchat.principal import Principal
 
-__all__ = ["Conversation", "MemoryState", "Run"]
+__all__ = ["Conversation", "MemoryState", "Run", "behind"]
 
 
 @dataclass(slots=True, eq=False)
@@ -190,6 +190,15 @@ class Conversation:
         """Return the newest run that is neither over nor enqueued."""
         runs = reversed(self.runs.values())
         return next((run for run in runs if run.ended_at is None and not run.enqueued), None)
+
+
+def behind(after: str | None, names: Sequence[str]) -> int:
+    """Return where a page behind the one named ``after`` begins; raise where that is not on the list."""
+    if after is None:
+        return 0
+    if after not in names:
+        raise refusals.name_unknown(after)
+    return names.index(after) + 1
 
 
 def _slot(run: NewRun) -> str | None:

@@ -6,6 +6,8 @@ import argparse
 import asyncio
 from typing import Any
 
+from streamchat.buffers.by_url import need_sql
+
 __all__ = ["add_to"]
 
 
@@ -33,6 +35,7 @@ def add_to(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    need_sql(arguments.db)
     from streamchat.buffers.sql import migrate
 
     dry = arguments.check or arguments.sql

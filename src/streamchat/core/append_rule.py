@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 from streamchat.core.lifecycle import BARRIERS
 from streamchat.errors import InvalidInput
@@ -47,6 +47,7 @@ Decision: TypeAlias = Literal["write", "recovered", "lost"]
 Entrance: TypeAlias = Literal["active", "enqueued", "moved", "busy"]
 Reception: TypeAlias = Literal["new", "known", "conflict", "over"]
 Then: TypeAlias = Literal["hold", "queue", "suspend", "over"]
+_THENS: tuple[Then, ...] = get_args(Then)
 Status: TypeAlias = Literal["queued", "running", "suspended", "success", "error", "cancelled"]
 Ending: TypeAlias = Literal["success", "error", "cancelled"]
 _ENDINGS: tuple[Ending, ...] = ("success", "error", "cancelled")
@@ -197,6 +198,8 @@ def status_after_append(then: Then, types: Sequence[str]) -> Status | None:
 
     Raises `InvalidInput` where the ending and its event do not go together.
     """
+    if then not in _THENS:
+        raise InvalidInput(f"then={then!r:.100}: it must be one of {', '.join(_THENS)}", field="then")
     if TERMINAL in types[:-1]:
         raise InvalidInput(
             f"{TERMINAL!r} stands at {types.index(TERMINAL)} of {len(types)} events: it must be last"

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from streamchat.errors import InvalidInput
 from streamchat.events import dump_json
 
-__all__ = ["check_callable", "check_flag", "check_instance", "check_json", "check_number"]
+__all__ = ["Refuse", "check_callable", "check_flag", "check_instance", "check_json", "check_number"]
+
+Refuse: TypeAlias = Callable[..., InvalidInput]
+"""Makes the error of a text and a ``field``."""
 
 
 def check_number(
@@ -22,7 +25,7 @@ def check_number(
     whole: bool = False,
     none: bool = False,
     finite: bool = False,
-    error: type[InvalidInput] = InvalidInput,
+    error: Refuse = InvalidInput,
 ) -> None:
     """Raise for what is no number (``whole``: an integer) of at least ``least``, or greater than ``above``.
 
@@ -49,14 +52,17 @@ def check_instance(
     give: str,
     *,
     none: bool = False,
-    error: type[InvalidInput] = InvalidInput,
+    secret: bool = False,
+    error: Refuse = InvalidInput,
 ) -> None:
-    """Raise for what is no instance of ``kind``; ``give`` says what to give instead."""
+    """Raise for what is no instance of ``kind``; ``give`` says what to give instead. A ``secret`` value is
+    not shown."""
     if not (isinstance(value, kind) or (none and value is None)):
-        raise error(f"{field}={_shown(value)} is of type {type(value).__name__}: give {give}", field=field)
+        shown = field if secret else f"{field}={_shown(value)}"
+        raise error(f"{shown} is of type {type(value).__name__}: give {give}", field=field)
 
 
-def check_flag(field: str, value: object, *, error: type[InvalidInput] = InvalidInput) -> None:
+def check_flag(field: str, value: object, *, error: Refuse = InvalidInput) -> None:
     """Raise for what is neither True nor False."""
     check_instance(field, value, bool, "True or False", error=error)
 
@@ -67,7 +73,7 @@ def check_callable(
     give: str,
     *,
     none: bool = False,
-    error: type[InvalidInput] = InvalidInput,
+    error: Refuse = InvalidInput,
 ) -> None:
     """Raise for what cannot be called; ``give`` says what to give instead."""
     if not (callable(value) or (none and value is None)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
+from streamchat.core.given import check_callable, check_instance
 from streamchat.errors import InvalidInput, ModelError
 from streamchat.models.base import Model, ModelOutput, ModelRequest, ModelRetry
 
@@ -36,8 +37,12 @@ class FallbackModel:
         when: Callable[[ModelError], bool] = unless_bad_request,
         name: str | None = None,
     ) -> None:
+        check_instance("models", models, Sequence, "a list of models")
         if not models:
-            raise InvalidInput("FallbackModel([]) has no model to ask; give at least one")
+            raise InvalidInput("FallbackModel([]) has no model to ask; give at least one", field="models")
+        for model in models:
+            check_instance("models", model, Model, "models, such as OpenAIChatModel(client, name)")
+        check_callable("when", when, "a function of a ModelError")
         self._models = tuple(models)
         self._when = when
         self._name = name or self._models[0].name

@@ -12,6 +12,7 @@ import anyio
 import openai
 
 from streamchat.core.accumulator import Completion
+from streamchat.core.given import check_instance, check_number
 from streamchat.core.reader import Api
 from streamchat.errors import InvalidInput
 from streamchat.models.answers import Answer, ByteSource, ChunkSource, Source
@@ -47,6 +48,16 @@ class OpenAIModel:
     ) -> None:
         if isinstance(client, openai.OpenAI):
             raise InvalidInput(f"{client!r} is a synchronous client; give an AsyncOpenAI", field="client")
+        if client is None or isinstance(client, str):  # it may well be a key
+            text = f"client is of type {type(client).__name__}: give an AsyncOpenAI"
+            raise InvalidInput(text, field="client")
+        check_instance("model", model, str, "the model's name")
+        check_instance("retry", retry, RetryPolicy, "a RetryPolicy", none=True)
+        for name, seconds in (
+            ("first_token_timeout", first_token_timeout),
+            ("idle_timeout", idle_timeout),
+        ):
+            check_number(name, seconds, above=0, none=True)
         self._client = client
         self._name = model
         self._provider = provider if provider is not None else _host(client)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import tenacity
 
-from streamchat.errors import InvalidInput, ModelError
+from streamchat.core.given import check_number
+from streamchat.errors import ModelError
 from streamchat.models.base import ModelRetry
 
 __all__ = ["RetryPolicy", "retries_off"]
@@ -57,8 +58,9 @@ class RetryPolicy:
     deadline: float = 150.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or self.initial < 0 or self.maximum < 0 or self.deadline < 0:
-            raise InvalidInput(f"{self!r}: attempts starts at 1, the times (seconds) at 0")
+        check_number("attempts", self.attempts, least=1, whole=True)
+        for name in ("initial", "maximum", "deadline"):
+            check_number(name, getattr(self, name), least=0)
 
     @classmethod
     def off(cls) -> RetryPolicy:

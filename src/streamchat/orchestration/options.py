@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 from pydantic import BaseModel
 
 from streamchat.core.fold import RunState, StepState
+from streamchat.core.given import check_callable, check_instance, check_number
 from streamchat.errors import InvalidInput
 from streamchat.messages import ModelMessage, ToolCallPart, Usage
 from streamchat.models.base import ModelRequest
@@ -18,9 +19,6 @@ from streamchat.orchestration.structured import output_type_of
 from streamchat.tools import ToolContext, ToolOutcome
 
 __all__ = ["Hooks", "Limits", "Refuse", "RunOptions", "call_hook"]
-
-_OUTPUT = ("output_interval", "output_retries")
-_WAITS = ("approval_timeout", "client_timeout", "job_timeout")
 
 T = TypeVar("T")
 MaybeAwaitable: TypeAlias = Awaitable[T] | T
@@ -52,14 +50,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            _refuse_negative(name, getattr(self, name))
-
-
-def _refuse_negative(name: str, value: float | None) -> None:
-    if value is not None and not value >= 0:
-        raise InvalidInput(
-            f"{name}={value!r} must be 0 or above, or None for no limit where that is allowed", field=name
-        )
+            whole = name not in ("max_cost", "deadline")
+            check_number(name, getattr(self, name), least=0, whole=whole, none=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +65,7 @@ class Refuse:
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """Functions, sync or async, called at fixed places of a run. One that raises ends the run with an
-    ``error``.
+    ``error``, but for ``after_run``: what has been said stands by then, and the server's log tells of it.
 
     ``before_run(context)`` and ``before_step(context, request)`` may return a `Refuse`, which ends the run;
     ``before_step`` may also return another request. ``before_tool(tool_context, call)`` may return a
@@ -113,6 +105,10 @@ class Hooks:
     ) = None
     after_step: Callable[[RunContext, StepState], MaybeAwaitable[None]] | None = None
     after_run: Callable[[RunContext, RunState], MaybeAwaitable[None]] | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            check_callable(name, getattr(self, name), "a function, or None", none=True)
 
 
 async def call_hook(hook: Callable[..., MaybeAwaitable[T]] | None, *arguments: Any) -> T | None:
@@ -166,13 +162,18 @@ class RunOptions:
     output_retries: int = 2
 
     def __post_init__(self) -> None:
-        if self.max_concurrent_tools < 1:
-            text = (
-                f"max_concurrent_tools={self.max_concurrent_tools!r}: with less than 1 no tool would ever run"
-            )
-            raise InvalidInput(text, field="max_concurrent_tools")
-        for name in ("max_step_restarts", "restart_delay", "grace", "tool_timeout", *_WAITS, *_OUTPUT):
-            _refuse_negative(name, getattr(self, name))
+        check_instance("limits", self.limits, Limits, "Limits(…)")
+        check_instance("hooks", self.hooks, Hooks, "Hooks(…)")
+        check_instance("model_options", self.model_options, Mapping, "a dict of what the provider takes")
+        check_callable("cost", self.cost, "a function of a step's usage", none=True)
+        # With less than one no tool would ever run.
+        check_number("max_concurrent_tools", self.max_concurrent_tools, least=1, whole=True)
+        for name in ("max_step_restarts", "output_retries"):
+            check_number(name, getattr(self, name), least=0, whole=True)
+        for name in ("restart_delay", "grace", "output_interval"):
+            check_number(name, getattr(self, name), least=0)
+        for name in ("tool_timeout", "approval_timeout", "client_timeout", "job_timeout"):
+            check_number(name, getattr(self, name), least=0, none=True)
         if self.output_type is not None:
             output_type_of(self.output_type)
         if self.limits.max_cost is not None and self.cost is None:

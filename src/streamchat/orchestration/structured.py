@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -94,9 +94,15 @@ def _unusable(kind: Any, reason: str) -> InvalidInput:
     return InvalidInput(text, field="output_type")
 
 
-@lru_cache(maxsize=256)
 def output_type_of(kind: Any) -> OutputType:
     """Return what is known of ``kind``, made once. Raises `InvalidInput`."""
+    if not isinstance(kind, Hashable):
+        raise _unusable(kind, "it is no type")
+    return _output_type(kind)
+
+
+@lru_cache(maxsize=256)
+def _output_type(kind: Any) -> OutputType:
     return OutputType(kind)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from streamchat.buffers.base import LOG_VERSION, ConversationRecord, EventBuffer, RunRecord
+from streamchat.core.given import check_instance
 from streamchat.errors import ConversationNotFound, NotAuthorized, RunNotFound
 from streamchat.principal import Principal
 
@@ -52,7 +53,9 @@ class Gate:
         self._unknown_versions: set[int] = set()
 
     async def allows(self, principal: Principal | None, action: Action, resource: Resource) -> bool:
-        """Ask, and wait for the answer where it is async. Only True is a yes."""
+        """Ask, and wait for the answer where it is async. Only True is a yes. Raises `InvalidInput` for what
+        is no principal."""
+        _check(principal)
         answer = self._authorize(principal, action, resource)
         if inspect.isawaitable(answer):
             answer = await answer
@@ -60,6 +63,7 @@ class Gate:
 
     async def run(self, run_id: str, principal: Principal | None, action: Action) -> RunRecord:
         """Return a run. Raises `RunNotFound`, `BufferUnavailable`."""
+        _check(principal)
         run = await self._buffer.get(run_id)
         owner = run.principal.id if run.principal else None
         tenant = run.principal.tenant if run.principal else None
@@ -86,6 +90,7 @@ class Gate:
         self, conversation_id: str, principal: Principal | None, action: Action
     ) -> ConversationRecord:
         """Return a conversation. Raises `ConversationNotFound`, `BufferUnavailable`."""
+        _check(principal)
         known = await self._buffer.conversation(conversation_id)
         resource = Resource(known.owner, known.tenant, conversation_id=conversation_id)
         if not await self.allows(principal, action, resource):
@@ -125,3 +130,7 @@ class Gate:
         except ConversationNotFound:
             return False
         return True
+
+
+def _check(principal: object) -> None:
+    check_instance("principal", principal, Principal, "a Principal, or None for nobody", none=True)

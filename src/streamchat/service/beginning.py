@@ -22,6 +22,7 @@ from streamchat.service.presence import OnDisconnect, grace_of
 from streamchat.service.reading import ReadingVerbs
 from streamchat.service.request import user_content
 from streamchat.service.retrying import retry_of
+from streamchat.service.settings import check_start
 from streamchat.service.shares import Shares
 from streamchat.service.starting import Turn, TurnMaker
 from streamchat.service.status import Started
@@ -88,15 +89,11 @@ class StartingVerbs(ReadingVerbs):
         `IdempotencyConflict`, `BufferUnavailable`; nothing is written then.
         """
         supervisor = self._opened()
+        check_start(locals())
         parts = user_content(message, self.limits.max_message_chars)
         check_attachments(parts, self.limits)
         if system_message is not None and not self._allow_system_message:
             raise InvalidInput("a system message is not taken from clients here", field="system_message")
-        if conversation_id is not None and not _usable_id(conversation_id):
-            raise InvalidInput(
-                f"a conversation id has 1 to 64 printable ASCII characters, not {conversation_id[:80]!r}",
-                field="conversation_id",
-            )
         if edits is not None:
             branch_at = await self._place_of(edits, conversation_id, principal)
         grace = self._grace if on_disconnect is None else grace_of(on_disconnect)
@@ -254,7 +251,3 @@ class StartingVerbs(ReadingVerbs):
         except RunNotFound:
             return None
         return Started.of(run, new=False)
-
-
-def _usable_id(conversation_id: str) -> bool:
-    return conversation_id.isascii() and conversation_id.isprintable() and 0 < len(conversation_id) <= 64

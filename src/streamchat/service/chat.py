@@ -19,7 +19,6 @@ from streamchat.buffers.memory import MemoryEventBuffer
 from streamchat.buffers.notes import LocalNotes, notes_of
 from streamchat.errors import (
     Busy,
-    InvalidInput,
     RunOver,
     StreamChatError,
 )
@@ -42,6 +41,7 @@ from streamchat.service.limits import ServiceLimits
 from streamchat.service.outputs import named_types
 from streamchat.service.presence import NOTE as PRESENCE
 from streamchat.service.presence import OnDisconnect, PresenceKeeper, grace_of
+from streamchat.service.settings import check_settings
 from streamchat.service.shares import Shares
 from streamchat.service.starting import Instructions, PrepareMessages, TurnMaker
 from streamchat.service.status import RunStatus
@@ -80,6 +80,8 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
     ``work=False`` runs are left to other processes (``streamchat worker``). From ``job_secret``, the same in
     every process, each background job's own secret is made, for ``POST /jobs/{job_id}``.
 
+    Raises `InvalidInput`, with ``field``, for an argument of another type than it says.
+
     Use it as an async context manager, or call `open` and `close`; both are idempotent. It works for one
     event loop.
     """
@@ -111,6 +113,7 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
         job_secret: str | None = None,
         lease_ttl: float = 15.0,
     ) -> None:
+        check_settings(locals())
         if authorize is None and not allow_anonymous:
             raise StreamChatError(
                 "StreamChat needs to know who may do what: pass authorize= "
@@ -126,12 +129,6 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
         self.options = options or RunOptions()
         self.output_types = named_types(output_types)
         self.limits = limits or ServiceLimits()
-        if not isinstance(self.limits, ServiceLimits):
-            raise InvalidInput(
-                f"limits={limits!r:.100}: give ServiceLimits here; the limits of one run go into "
-                "options=RunOptions(limits=Limits(…))",
-                field="limits",
-            )
         self.allow_anonymous = allow_anonymous
         self.worker = worker or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self.hub = Hub(self.buffer)

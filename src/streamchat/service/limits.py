@@ -5,9 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from streamchat.errors import InvalidInput
+from streamchat.core.given import check_number
 
 __all__ = ["ServiceLimits"]
+
+_COUNTS = (
+    "max_runs",
+    "max_queue",
+    "max_enqueued",
+    "max_body_bytes",
+    "max_message_chars",
+    "max_attachments",
+    "max_attachment_bytes",
+    "max_history_messages",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +60,15 @@ class ServiceLimits:
     presence_ttl: float = 30.0
 
     def __post_init__(self) -> None:
-        retention = self.retention_seconds
-        if retention is not None and retention < 0:
-            raise InvalidInput(f"retention={self.retention!r} must be 0 or above", field="retention")
-        for name in ("presence_ttl", "look_every"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InvalidInput(f"{name}={value!r} must be above 0", field=name)
+        check_number("retention", self.retention_seconds, least=0, none=True)
+        check_number("presence_ttl", self.presence_ttl, above=0, finite=True)
+        check_number("look_every", self.look_every, above=0, none=True)
+        for name in ("drain_seconds", "delete_seconds", "interrupt_seconds"):
+            check_number(name, getattr(self, name), least=0)
+        for name in ("max_runs_per_principal", "max_starts_per_minute"):
+            check_number(name, getattr(self, name), least=0, whole=True, none=True)
+        for name in _COUNTS:
+            check_number(name, getattr(self, name), least=0, whole=True)
 
     @property
     def retention_seconds(self) -> float | None:

@@ -153,7 +153,8 @@ class TurnMaker:
         parts = turn.parts
         only_text = len(parts) == 1 and parts[0]["type"] == "text"
         history.append(ModelMessage(role="user", content=parts[0]["text"] if only_text else parts))
-        messages = [] if later else await self._messages(context, turn.system_message, history)
+        # What was asked is there in any case, for a run that is stopped before it knows the rest.
+        messages = history[-1:] if later else await self._messages(context, turn.system_message, history)
         return RunRequest(
             messages=tuple(messages),
             later=later,

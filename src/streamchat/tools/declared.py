@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from streamchat.core.given import check_json
 from streamchat.errors import InvalidInput
 from streamchat.models.base import ToolSchema
 from streamchat.tools.arguments import ArgumentsInvalid, ArgumentsValidator
@@ -60,6 +61,7 @@ def check_client_tools(
     """
     try:
         checked = tuple(ClientTool.model_validate(tool) for tool in tools)
+        check_json("tools", [tool.parameters for tool in checked])
     except ValidationError as error:
         raise InvalidInput(f"a tool has name, description and parameters: {error}", field="tools") from error
     if len(checked) > _MOST or len(json.dumps([tool.model_dump() for tool in checked])) > _MOST_BYTES:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypedDict
 
+from streamchat.core.given import Refuse, check_flag, check_instance, check_number
 from streamchat.errors import ToolDefinitionError
 from streamchat.models.base import ToolSchema
 from streamchat.tools.arguments import ArgumentsInvalid, ArgumentsValidator
@@ -181,9 +182,11 @@ def define_tool(function: Callable[..., Any], options: ToolOptions) -> Tool:
     is_object = getattr(source, "__name__", "") == "__call__"
     if is_object and "name" not in options:
         name = type(function).__name__
+    check_instance("name", name, str, "the tool's name", error=ToolDefinitionError)
     if not _NAME.fullmatch(name):
         raise ToolDefinitionError(
-            f"tool {name!r}: a name has 1 to 64 letters, digits, _ or - (ASCII); give one with name=…"
+            f"tool {name!r}: a name has 1 to 64 letters, digits, _ or - (ASCII); give one with name=…",
+            field="name",
         )
     _check_options(name, options)
     signature = read_signature(function, name)
@@ -255,34 +258,49 @@ def _schema(name: str, description: str, plain: Schema, strict: bool | None) -> 
 
 
 def _check_options(name: str, options: ToolOptions) -> None:
-    def refuse(problem: str) -> ToolDefinitionError:
-        return ToolDefinitionError(f"tool {name!r}: {problem}")
+    def refuse(problem: str, field: str | None = None) -> ToolDefinitionError:
+        return ToolDefinitionError(f"tool {name!r}: {problem}", field=field)
 
     unknown = sorted(options.keys() - ToolOptions.__annotations__.keys())
     if unknown:
         raise refuse(f"there is no option {', '.join(unknown)}")
-    for key in ("timeout", "approval_timeout", "concurrency", "max_output_bytes"):
-        number = options.get(key)
-        if number is not None and not (isinstance(number, int | float) and number > 0):
-            raise refuse(f"{key}={number!r} must be above 0, or None for no limit")
-    concurrency = options.get("concurrency")
-    if concurrency is not None and not isinstance(concurrency, int):
-        raise refuse(f"concurrency={concurrency!r} must be a whole number")
+    _check_types(options, refuse)
     retries = options.get("retries", 0)
-    if retries < 0:
-        raise refuse(f"retries={retries!r} must be a whole number, 0 or above")
     if retries and not options.get("idempotent"):
         raise refuse(
             f"retries={retries} may carry out a call twice; "
-            "say idempotent=True if that does no harm, or leave retries out"
+            "say idempotent=True if that does no harm, or leave retries out",
+            "retries",
         )
     _check_who_runs_it(options, refuse)
     reconcile = options.get("reconcile")
     if reconcile is not None and not 1 <= positional_count(reconcile) <= 2:
-        raise refuse("reconcile must take the context, or the context and the arguments (a dict)")
+        raise refuse(
+            "reconcile must take the context, or the context and the arguments (a dict)", "reconcile"
+        )
 
 
-def _check_who_runs_it(options: ToolOptions, refuse: Callable[[str], ToolDefinitionError]) -> None:
+def _check_types(options: ToolOptions, refuse: Refuse) -> None:
+    given = dict(options)
+    for key in ("timeout", "approval_timeout"):
+        check_number(key, given.get(key), above=0, none=True, error=refuse)
+    for key in ("concurrency", "max_output_bytes"):
+        check_number(key, given.get(key), above=0, whole=True, none=True, error=refuse)
+    check_number("retries", given.get("retries", 0), least=0, whole=True, error=refuse)
+    if not callable(given.get("retry_wait")):
+        check_number("retry_wait", given.get("retry_wait", 0.5), least=0, finite=True, error=refuse)
+    for key in ("idempotent", "sequential", "client_side", "deferred", "wait_for_job"):
+        check_flag(key, given.get(key, False), error=refuse)
+    check_instance("strict", given.get("strict"), bool, "True, False or None", none=True, error=refuse)
+    check_instance("description", given.get("description", ""), str, "text", error=refuse)
+    asks = given.get("requires_approval", False)
+    if not callable(asks):
+        check_instance(
+            "requires_approval", asks, (bool, str), "a bool, a question or a function", error=refuse
+        )
+
+
+def _check_who_runs_it(options: ToolOptions, refuse: Refuse) -> None:
     client, deferred = options.get("client_side"), options.get("deferred")
     if client and (options.get("retries") or deferred or options.get("reconcile")):
         raise refuse(

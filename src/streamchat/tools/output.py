@@ -16,6 +16,9 @@ __all__ = ["OutputUnusable", "json_value", "limit_output"]
 DEEPEST = 100
 """How deeply lists and objects of an output may be nested; decoders downstream have limits of their own."""
 
+_LEAST_TEXT = 16
+"""Bytes of a text that a note at its end must leave room for."""
+
 _REPLACEMENT = "\ufffd"
 _LISTS = (list, tuple, set, frozenset, deque)
 
@@ -91,8 +94,8 @@ def limit_output(output: Any, most: int | None) -> Any:
     """Hold ``output`` (a JSON value) to ``most`` bytes of UTF-8; None is no limit.
 
     Text is cut between two characters, with a note at its end that says so, both together within ``most``
-    bytes (unless that is less than the note). Anything else is measured as JSON; too large, it raises
-    `OutputUnusable`: half an object is no object.
+    bytes; where the note would leave no room for the text, it is short, or left out. Anything else is
+    measured as JSON; too large, it raises `OutputUnusable`: half an object is no object.
     """
     try:
         size = len((output if isinstance(output, str) else encode_json(output)).encode())
@@ -102,5 +105,6 @@ def limit_output(output: Any, most: int | None) -> Any:
         return output
     if not isinstance(output, str):
         raise OutputUnusable(f"it takes {size} bytes of JSON and at most {most} are passed on; ask for less")
-    note = f"\n[cut: {size} bytes, of which at most {most} are passed on]"
-    return output.encode()[: max(0, most - len(note))].decode("utf-8", "ignore") + note
+    notes = (f"\n[cut: {size} bytes, of which at most {most} are passed on]", "\n[cut]", "")
+    note = next(text for text in notes if len(text) + min(len(text), _LEAST_TEXT) <= most)
+    return output.encode()[: most - len(note)].decode("utf-8", "ignore") + note

@@ -53,6 +53,7 @@ from streamchat.buffers.shared import (
 from streamchat.concurrency import on_asyncio
 from streamchat.core.append_rule import decide_post, idempotency_slot
 from streamchat.core.cursor import RUN_PART, next_generation
+from streamchat.core.given import check_instance, check_number
 from streamchat.errors import BufferUnavailable, InvalidInput, StreamChatError
 
 __all__ = ["RedisEventBuffer"]
@@ -100,6 +101,8 @@ class RedisEventBuffer(RedisReading, RedisNotes):
     ) -> None:
         """Raises `InvalidInput` for a prefix that is empty or has braces in it, and for a URL or client that
         is none."""
+        check_instance("prefix", prefix, str, "text with which all keys begin")
+        check_number("timeout", timeout, above=0, finite=True)
         if not prefix or "{" in prefix or "}" in prefix:
             raise InvalidInput(
                 f"prefix={prefix!r}: it must not be empty (deployments that share a server would mix), "

@@ -48,7 +48,9 @@ def translate(error: BaseException, where: str, prefix: str) -> StreamChatError:
         return type(error)(*error.args)
     text = str(error)
     if isinstance(error, wrong.AuthenticationError | wrong.AuthenticationWrongNumberOfArgsError):
-        return BufferUnavailable(f"Redis at {where} refused the user name or password: {text or 'wrong'}")
+        return BufferUnavailable(
+            f"Redis at {where} refused the user name or password ({text or 'wrong'}): check both in the URL"
+        )
     if "DB index" in text or "Invalid Database" in text:
         return InvalidInput(
             f"Redis at {where} has no such database ({text}): take another number", field="url"
@@ -62,6 +64,9 @@ def translate(error: BaseException, where: str, prefix: str) -> StreamChatError:
             return BufferUnavailable(f"Redis at {where}: {remedy.format(prefix=prefix)} ({text})")
     if isinstance(error, BROKEN):
         return BufferUnavailable(
-            f"Redis at {where} cannot be reached, or went away: {text or type(error).__name__}"
+            f"Redis at {where} cannot be reached, or went away ({text or type(error).__name__}): check that "
+            f"the server runs, that host and port are right, and the way to it"
         )
-    return BufferUnavailable(f"Redis at {where} refused: {text or type(error).__name__}")
+    return BufferUnavailable(
+        f"Redis at {where} refused ({text or type(error).__name__}): see the server's log"
+    )

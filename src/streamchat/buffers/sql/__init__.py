@@ -7,7 +7,11 @@ from streamchat.errors import MissingDependency
 try:
     import sqlalchemy  # noqa: F401
 except ImportError as error:
-    raise MissingDependency("SQLEventBuffer", "sqlite", "sqlalchemy") from error
+    raise MissingDependency(
+        "SQLEventBuffer on SQLite (on PostgreSQL the extra is postgres, on MariaDB and MySQL mysql)",
+        "sqlite",
+        "sqlalchemy",
+    ) from error
 
 from streamchat.buffers.sql.buffer import SQLEventBuffer
 from streamchat.buffers.sql.migrating import Migrated, migrate

@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     # Importing it needs greenlet, which SQLite does without.
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["Backend", "Given", "Settings", "backend_for", "dialect_for", "parsed", "where_of"]
+__all__ = [
+    "Backend",
+    "Given",
+    "Settings",
+    "backend_for",
+    "check_given",
+    "dialect_for",
+    "parsed",
+    "where_of",
+]
 
 R = TypeVar("R")
 Given: TypeAlias = "str | Engine | AsyncEngine"
@@ -109,8 +118,21 @@ def dialect_for(url: URL, schema: Schema) -> ServerDialect | None:
     )
 
 
-def parsed(url: str) -> URL:
+def check_given(given: object) -> None:
+    """Raise `InvalidInput` for what is neither a database URL nor an engine."""
+    if not isinstance(given, Engine) and not isinstance(getattr(given, "sync_engine", None), Engine):
+        parsed(given)
+
+
+def parsed(url: object) -> URL:
     """Return the parts of a database URL; raises `InvalidInput` where it is none."""
+    if not isinstance(url, str):  # told without its content, which could be a password
+        raise InvalidInput(
+            f"the database URL is of type {type(url).__name__}: give text like sqlite:///chat.db or "
+            f"postgresql://user:password@host/database, or a SQLAlchemy engine (where it comes from an "
+            f"environment variable, see that this is set)",
+            field="url",
+        )
     try:
         return make_url(url)
     except (ArgumentError, ValueError) as error:  # ValueError: a port that is no number
@@ -118,7 +140,8 @@ def parsed(url: str) -> URL:
         shown = url if "@" not in url else f"…@{url.rpartition('@')[2]}"
         raise InvalidInput(
             f"{shown!r} is no database URL: a file is named as sqlite:///chat.db, "
-            f"a server as postgresql://user:password@host/database"
+            f"a server as postgresql://user:password@host/database",
+            field="url",
         ) from error
 
 

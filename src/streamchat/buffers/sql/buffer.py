@@ -13,12 +13,13 @@ from streamchat.buffers.codec import Codec, Payloads
 from streamchat.buffers.following import Followers
 from streamchat.buffers.shared import Clock, Token, check_page, check_run_id, random_token
 from streamchat.buffers.sql import bodies
-from streamchat.buffers.sql.backend import Backend, Settings, backend_for
+from streamchat.buffers.sql.backend import Backend, Settings, backend_for, check_given
 from streamchat.buffers.sql.schema import Schema
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.buffers.transactional.front import JobBuffer
 from streamchat.buffers.transactional.jobs import Job
 from streamchat.concurrency import on_asyncio
+from streamchat.core.given import check_instance, check_number
 from streamchat.errors import BufferUnavailable, StreamChatError
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ class SQLEventBuffer(JobBuffer[Tx]):
         clock: Clock | None = None,
         token: Token = random_token,
     ) -> None:
+        """Raises `InvalidInput` for what is neither a URL nor an engine, and for options that cannot be
+        meant."""
+        check_given(url_or_engine)
+        check_number("readers", readers, least=1, whole=True)
+        check_number("busy_seconds", busy_seconds, least=0, finite=True)
+        check_instance("create_tables", create_tables, bool, "True, False or None", none=True)
         super().__init__(bodies, Payloads(codec, older_codecs))
         self._given = url_or_engine
         self._followers = Followers()

@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 
 from streamchat.buffers.sql.columns import PAYLOAD, Exact
+from streamchat.core.given import check_instance
 from streamchat.errors import InvalidInput
 
 __all__ = ["SCHEMA_VERSION", "Schema"]
@@ -38,9 +39,11 @@ class Schema:
     """The tables under one ``prefix`` (lowercase letters, digits and underscores, at most 32)."""
 
     def __init__(self, prefix: str) -> None:
+        check_instance("prefix", prefix, str, "text with which the tables' names begin")
         if re.fullmatch(r"[a-z0-9_]{0,32}", prefix) is None:
             raise InvalidInput(
-                f"the table prefix {prefix!r} must be of a-z, 0-9 and _, at most 32 characters"
+                f"the table prefix {prefix!r} must be of a-z, 0-9 and _, at most 32 characters",
+                field="prefix",
             )
         self.prefix = prefix
         self.metadata = MetaData()

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, cast
+from urllib.parse import unquote
 
 from sqlalchemy import Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -28,6 +29,7 @@ __all__ = [
     "begin_immediate",
     "connect",
     "engine_for",
+    "file_of",
     "in_memory",
     "translate",
     "warn_of_version",
@@ -93,6 +95,18 @@ def engine_for(url: str) -> Engine:
             f"the directory {str(directory)!r} of {url!r} does not exist: create it first"
         )
     return create_engine(parsed, connect_args=arguments)
+
+
+def file_of(engine: Engine) -> Path | None:
+    """Return the engine's file; None where the database lives in memory."""
+    if in_memory(engine):
+        return None
+    name = str(engine.url.database)
+    return (
+        Path(unquote(name.removeprefix("file:").partition("?")[0]))
+        if name.startswith("file:")
+        else Path(name)
+    )
 
 
 def in_memory(engine: Engine) -> bool:

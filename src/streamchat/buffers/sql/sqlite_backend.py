@@ -13,7 +13,7 @@ from streamchat.buffers.shared import now_ms
 from streamchat.buffers.sql import queries
 from streamchat.buffers.sql.backend import Given, Settings
 from streamchat.buffers.sql.polling import Poller
-from streamchat.buffers.sql.sqlite import engine_for, in_memory, warn_of_version
+from streamchat.buffers.sql.sqlite import engine_for, file_of, in_memory, warn_of_version
 from streamchat.buffers.sql.sqlite_store import SQLiteStore
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.buffers.transactional.jobs import Job
@@ -47,6 +47,13 @@ class SQLiteBackend:
                 "an asynchronous engine for SQLite: give SQLEventBuffer the URL, or a plain create_engine(…)"
             )
         private = in_memory(engine)
+        file = file_of(engine)
+        if settings.create_tables is False and file is not None and not file.exists():
+            # SQLite would make it, and what was meant lies elsewhere.
+            raise BufferUnavailable(
+                f"there is no SQLite database {str(file)!r}: check the path, or run `streamchat migrate` "
+                f"first"
+            )
         store = SQLiteStore(
             engine,
             settings.schema,

@@ -12,6 +12,16 @@ __all__: list[str] = []
 
 
 @behaviour
+async def an_ending_that_is_none_is_refused(bench: Bench) -> None:
+    lease = await bench.held()
+    with refused(InvalidInput) as refusal:
+        await bench.buffer.append(lease, deltas("a"), then="bogus")  # type: ignore[arg-type]
+    assert isinstance(refusal.error, InvalidInput)
+    assert refusal.error.field == "then"
+    await bench.buffer.append(lease, deltas("a"))
+
+
+@behaviour
 async def events_are_numbered_without_gaps_and_come_back_as_they_were(bench: Bench) -> None:
     lease = await bench.held()
     batch = [*deltas("a"), NewEvent("custom", b'{"type":"custom"}', b'{"secret":1}'), *deltas("b")]
