@@ -45,7 +45,15 @@ from streamchat.messages import Usage
 from streamchat.service.hub import HistoryReset
 from streamchat.testing.strategies import SECRET, event_logs, stored_logs
 from streamchat.wire.compact import compact, events_of
-from streamchat.wire.vercel import Chunk, Target, VercelEncoder, VercelWire, as_target, vercel_stream
+from streamchat.wire.vercel import (
+    Chunk,
+    Target,
+    VercelEncoder,
+    VercelWire,
+    as_target,
+    ui_message,
+    vercel_stream,
+)
 from tests.wire.vercel_rules import Message, chunks_of, expected
 
 TARGETS = st.sampled_from(["v5", "v6", "v7"])
@@ -191,6 +199,33 @@ def test_a_snapshot_says_what_the_log_said(log: list[StoredEvent], target: Targe
     message = Message(target).take(chunks_of(wire.reset(reset) + wire.close())).finish()
     if state.over:
         assert in_order(message.said, log) == in_order(expected(state, target), log)
+
+
+@given(event_logs(), TARGETS, st.booleans())
+def test_a_stored_message_is_what_its_stream_left_on_the_page(
+    log: list[StreamEvent], target: Target, dynamic: bool
+) -> None:
+    state = fold(log)
+    message = json.loads(json.dumps(ui_message("m", "assistant", state.parts, target, dynamic=dynamic)))
+    assert [part for part in map(_stored, message["parts"]) if part] == _as_json(expected(state, target))
+
+
+def _as_json(parts: list[Any]) -> list[Any]:
+    return [tuple(part) for part in json.loads(json.dumps(parts))]
+
+
+def _stored(part: Chunk) -> tuple[Any, ...] | None:
+    """A part of a UI message in the form of `expected`."""
+    kind = part["type"]
+    if kind in ("text", "reasoning"):
+        return (kind, part["text"])
+    if kind == "step-start":
+        return None
+    if "toolCallId" not in part:
+        return (kind, part.get("url"))
+    name = part["toolName"] if kind == "dynamic-tool" else kind.removeprefix("tool-")
+    shown = {"output-available": ("input", "output"), "output-denied": ("input",)}.get(part["state"], ())
+    return ("tool", part["toolCallId"], name, part["state"], *(part[name] for name in shown))
 
 
 @given(event_logs(cut="batch"))
