@@ -83,6 +83,7 @@ async def test_a_run_that_never_began_is_cancelled_and_the_next_has_its_turn(any
         c = first.conversation_id
         second, third = await chat.start(c, "b"), await chat.start(c, "c")
         await chat.cancel(second.run_id, reason="thought better of it")
+        await drain(chat, second.run_id)
         assert (await chat.status(second.run_id)).status == "cancelled"
         assert [run.run_id for run in await chat.enqueued(c)] == [third.run_id]
         assert (await chat.status(first.run_id)).status == "running"
