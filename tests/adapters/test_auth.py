@@ -151,21 +151,14 @@ async def test_a_stream_ends_with_its_token_and_goes_on_with_a_new_one() -> None
     shown: list[str] = []
 
     async def short_lived(token: str) -> dict[str, Any]:
-        # The first one ends while the answer is under way.
-        if token not in shown:
-            shown.append(token)
-        if token != "token-1":
+        shown.append(token)
+        if token == "second":
             renewed.set()
-        return {"sub": "ann", "exp": ends[token]}
-
-    ends = {"token-1": time.time() + 0.5}
+        return {"sub": "ann", "exp": time.time() + (1 if token == "first" else 3600)}
 
     async def headers() -> dict[str, str]:
-        name = f"token-{len(ends)}"
-        if ends[name] <= time.time():
-            name = f"token-{len(ends) + 1}"
-            ends[name] = time.time() + 3600
-        return {"Authorization": f"Bearer {name}"}
+        # The first one starts the run and opens its stream, which ends while the answer is under way.
+        return {"Authorization": f"Bearer {'first' if shown.count('first') < 2 else 'second'}"}
 
     model = ScriptedModel([Step("Hello there.", stall_after=1, stall=stall)])
     with by_fastapi(make_chat(model), short_lived) as app:
@@ -181,7 +174,7 @@ async def test_a_stream_ends_with_its_token_and_goes_on_with_a_new_one() -> None
             going_on = asyncio.create_task(go_on())
             events = [event async for event in client.ask("Hi")]
             await going_on
-    assert shown == ["token-1", "token-2"]
+    assert shown == ["first", "first", "second"]
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     assert events[-1].type == "finalized"
 
