@@ -282,7 +282,7 @@ async def _boundaries(client: str, first: int, every: int) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_a_client_that_was_cut_off_here_and_there_ends_with_the_whole_message(client: str) -> None:
-    await _boundaries(client, first=2, every=6)
+    await _boundaries(client, first=5, every=12)
 
 
 @pytest.mark.slow
