@@ -212,6 +212,8 @@ async def test_a_start_of_what_cannot_be_meant_writes_nothing(backend: str) -> N
         ("client_id", {"client_id": 5}),
         ("branch_at", {"branch_at": 5}),
         ("history", {"history": 5}),
+        ("history.0", {"history": [5]}),
+        ("metadata", {"metadata": {5: 5}}),
         ("tools", {"client_tools": [{"name": "a", "parameters": {"a": object()}}]}),
         ("output_type", {"output_type": 5}),
     ]
@@ -220,9 +222,23 @@ async def test_a_start_of_what_cannot_be_meant_writes_nothing(backend: str) -> N
             with pytest.raises(InvalidInput) as refusal:
                 await chat.start(**{"conversation_id": None, "message": "Hello.", **given})
             assert refusal.value.field == field, (given, refusal.value)
+        assert await chat.conversations() == []
+        lists: list[tuple[str, dict[str, Any]]] = [
+            ("limit", {"limit": "x"}),
+            ("limit", {"limit": 0}),
+            ("after", {"after": "\0"}),
+            ("principal", {"principal": "bob"}),
+        ]
+        for field, given in lists:
+            with pytest.raises(InvalidInput) as refusal:
+                await chat.conversations(**given)
+            assert refusal.value.field == field
         with pytest.raises(InvalidInput):
             await chat.history("c", principal="bob")  # type: ignore[arg-type]
-        assert await chat.conversations() == []
+        with pytest.raises(InvalidInput):
+            await chat.cancel("r", reason=5)  # type: ignore[arg-type]
+        with pytest.raises(InvalidInput):
+            await chat.retry("r", idempotency_key=5)  # type: ignore[arg-type]
 
 
 @pytest.mark.anyio

@@ -122,12 +122,12 @@ def check_conversation_id(conversation_id: str) -> None:
         raise refusals.conversation_unknown(conversation_id)
 
 
-def check_page(after: int, limit: int) -> None:
+def check_page(after: object, limit: object) -> None:
     """Raise `InvalidInput` for a page that cannot be asked for."""
-    if after < 0:
-        raise InvalidInput(f"after={after}: it must be 0 (the start) or a seq", field="after")
-    if limit < 1:
-        raise InvalidInput(f"limit={limit}: it must be at least 1", field="limit")
+    if not isinstance(after, int) or after < 0:
+        raise InvalidInput(f"after={after!r:.100}: it must be 0 (the start) or a seq", field="after")
+    if not isinstance(limit, int) or limit < 1:
+        raise InvalidInput(f"limit={limit!r:.100}: it must be a whole number, at least 1", field="limit")
 
 
 def status_after(then: Then, events: Sequence[NewEvent]) -> str:

@@ -13,7 +13,7 @@ from streamchat.core.given import check_instance
 from streamchat.errors import ConversationNotFound, NotAuthorized, RunNotFound
 from streamchat.principal import Principal
 
-__all__ = ["Action", "Authorize", "Gate", "Resource", "owns"]
+__all__ = ["Action", "Authorize", "Gate", "Resource", "check_principal", "owns"]
 
 log = logging.getLogger("streamchat.service")
 
@@ -55,7 +55,7 @@ class Gate:
     async def allows(self, principal: Principal | None, action: Action, resource: Resource) -> bool:
         """Ask, and wait for the answer where it is async. Only True is a yes. Raises `InvalidInput` for what
         is no principal."""
-        _check(principal)
+        check_principal(principal)
         answer = self._authorize(principal, action, resource)
         if inspect.isawaitable(answer):
             answer = await answer
@@ -63,7 +63,7 @@ class Gate:
 
     async def run(self, run_id: str, principal: Principal | None, action: Action) -> RunRecord:
         """Return a run. Raises `RunNotFound`, `BufferUnavailable`."""
-        _check(principal)
+        check_principal(principal)
         run = await self._buffer.get(run_id)
         owner = run.principal.id if run.principal else None
         tenant = run.principal.tenant if run.principal else None
@@ -90,7 +90,7 @@ class Gate:
         self, conversation_id: str, principal: Principal | None, action: Action
     ) -> ConversationRecord:
         """Return a conversation. Raises `ConversationNotFound`, `BufferUnavailable`."""
-        _check(principal)
+        check_principal(principal)
         known = await self._buffer.conversation(conversation_id)
         resource = Resource(known.owner, known.tenant, conversation_id=conversation_id)
         if not await self.allows(principal, action, resource):
@@ -132,5 +132,6 @@ class Gate:
         return True
 
 
-def _check(principal: object) -> None:
+def check_principal(principal: object) -> None:
+    """Raise `InvalidInput` for what is neither a `Principal` nor None."""
     check_instance("principal", principal, Principal, "a Principal, or None for nobody", none=True)

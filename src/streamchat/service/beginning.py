@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from streamchat.buffers.base import MessageRecord, NewEvent, NewRun
+from streamchat.core.given import check_instance
 from streamchat.errors import Busy, ConversationBusy, ConversationMoved, InvalidInput, RunNotFound
 from streamchat.messages import ModelMessage
 from streamchat.models.base import Model
@@ -202,6 +203,7 @@ class StartingVerbs(ReadingVerbs):
         `ConversationBusy`, `IdempotencyConflict`.
         """
         supervisor = self._opened()
+        check_instance("idempotency_key", idempotency_key, str, "text, or leave it out", none=True)
         parent = await self._gate.run(run_id, principal, "retry")
         run, messages, kept = await retry_of(
             self.buffer,

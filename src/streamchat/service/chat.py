@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from streamchat.buffers.base import EventBuffer, Input
 from streamchat.buffers.memory import MemoryEventBuffer
 from streamchat.buffers.notes import LocalNotes, notes_of
+from streamchat.core.given import check_instance
 from streamchat.errors import (
     Busy,
     RunOver,
@@ -320,6 +321,7 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
     ) -> None:
         """Ask the run to stop, wherever it is worked on. Idempotent, also after its end. Raises
         `RunNotFound`."""
+        check_instance("reason", reason, str, "text, or leave it out", none=True)
         await self._gate.run(run_id, principal, "cancel")
         posted = Input(
             "cancel", body={"reason": reason} if reason else {}, by=principal.id if principal else None

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable
 
 from streamchat.buffers.base import EventBuffer
+from streamchat.core.given import check_instance
 from streamchat.errors import InvalidInput, NotAuthorized
 from streamchat.principal import Principal
 from streamchat.service.access import Gate, Resource
@@ -44,6 +45,7 @@ class Deleter:
 
     async def owner(self, gate: Gate, owner: Principal, principal: Principal | None) -> int:
         """Delete all that belongs to ``owner``. Raises `NotAuthorized`."""
+        check_instance("owner", owner, Principal, "the Principal whose things they are")
         if not await gate.allows(principal, "delete", Resource(owner.id, owner.tenant)):
             raise NotAuthorized(f"{principal!r} may not delete what belongs to {owner!r}")
         after: str | None = None

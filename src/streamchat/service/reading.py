@@ -9,7 +9,7 @@ from streamchat.core.fold import Folder
 from streamchat.errors import ConversationNotFound
 from streamchat.orchestration.structured import newest_output
 from streamchat.principal import Principal
-from streamchat.service.access import Gate, Resource
+from streamchat.service.access import Gate, Resource, check_principal
 from streamchat.service.attaching import Attachment
 from streamchat.service.driver import read_log
 from streamchat.service.hub import Hub, Subscription
@@ -111,6 +111,7 @@ class ReadingVerbs:
     ) -> list[ConversationRecord]:
         """Return the principal's own conversations, most recently changed first, behind the one named
         ``after``."""
+        check_principal(principal)
         owner = principal.id if principal else None
         tenant = principal.tenant if principal else None
         if not await self._gate.allows(principal, "list", Resource(owner, tenant)):

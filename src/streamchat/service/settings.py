@@ -8,9 +8,10 @@ from typing import Any
 from streamchat.core.given import check_callable, check_flag, check_instance, check_json, check_number
 from streamchat.core.ids import check_id
 from streamchat.errors import InvalidInput
+from streamchat.messages import ModelMessage
 from streamchat.models.base import Model
 from streamchat.orchestration.options import RunOptions
-from streamchat.principal import Principal
+from streamchat.service.access import check_principal
 from streamchat.service.limits import ServiceLimits
 from streamchat.tools import ToolRegistry
 
@@ -79,15 +80,19 @@ def check_start(given: Mapping[str, Any]) -> None:
             f"a conversation id has 1 to 64 printable ASCII characters, not {conversation_id[:80]!r}",
             field="conversation_id",
         )
-    check_instance("principal", given["principal"], Principal, "a Principal, or None for nobody", none=True)
+    check_principal(given["principal"])
     for name in ("idempotency_key", "system_message", "client_id", "branch_at", "edits"):
         check_instance(name, given[name], str, "text, or leave it out", none=True)
     for name in ("history", "client_tools"):
         check_instance(name, given[name], Collection, "a list")
+    for position, message in enumerate(given["history"]):
+        check_instance(f"history.{position}", message, ModelMessage, "a ModelMessage")
     if not isinstance(given["message"], str):
         check_json("message", given["message"])
     if given["metadata"] is not None:
         check_instance("metadata", given["metadata"], Mapping, "a dict of JSON values")
+        for key in given["metadata"]:
+            check_instance("metadata", key, str, "a dict whose keys are text")
         check_json("metadata", dict(given["metadata"]))
 
 
