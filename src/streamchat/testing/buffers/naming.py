@@ -127,7 +127,7 @@ async def _refused_at(
     assert "INSERT" not in told.upper(), told
     if value == TOO_LONG:
         assert str(LONGEST) in told, told
-        assert str(len(value)) in told, told
+        assert str(len(TOO_LONG)) in told, told
     elif value is not None:
         assert repr(value) in told, told
     with refused(RunNotFound):
