@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from streamchat.events import StoredEvent
+from streamchat.http.answer_stream import AnswerStream, ResponseEncoder
 from streamchat.http.limits import HTTPOptions
-from streamchat.http.openai_stream import AnswerStream, ResponseEncoder
 from streamchat.service.hub import HistoryReset, Subscription
 from streamchat.wire.ag_ui import AGUIWire, ag_ui_frame
 from streamchat.wire.openai_answer import Failure

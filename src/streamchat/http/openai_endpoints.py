@@ -10,12 +10,13 @@ from typing import Any
 from streamchat.core.jsontext import decode_json
 from streamchat.errors import InvalidInput
 from streamchat.events import StoredEvent, Suspended
+from streamchat.http.answer_stream import AnswerStream
 from streamchat.http.errors import HTTPError
 from streamchat.http.incoming import read_run
 from streamchat.http.openai_errors import failure_response, in_openai_shape
 from streamchat.http.openai_options import OpenAIOptions
 from streamchat.http.openai_requests import ChatCompletionBody, NewTurn, ToolAnswers, UserMessage, read_turn
-from streamchat.http.openai_stream import AnswerStream, WholeAnswer
+from streamchat.http.openai_whole import WholeAnswer
 from streamchat.http.requests import Response, json_response
 from streamchat.http.routing import Call, Route
 from streamchat.http.runs import client_id, idempotency_key

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from streamchat.errors import ConversationBusy, ConversationNotFound, InvalidInput, RunNotFound, RunOver
 from streamchat.events import TERMINAL, StoredEvent, Suspended
+from streamchat.http.answer_stream import AnswerStream
 from streamchat.http.errors import HTTPError
 from streamchat.http.incoming import (
     Answers,
@@ -22,7 +23,6 @@ from streamchat.http.incoming import (
     read_run,
     run_of_message,
 )
-from streamchat.http.openai_stream import AnswerStream
 from streamchat.http.requests import Request, Response, json_response
 from streamchat.http.routing import Call, Route
 from streamchat.http.runs import client_id, idempotency_key, last_event_id

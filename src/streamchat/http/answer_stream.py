@@ -1,5 +1,5 @@
-"""A run's answer as the body of one Chat Completions response: what a subscription gives, encoded for it
-alone, and an end that says so when it comes before the run's."""
+"""A run's answer as the body of one response: what a subscription gives, encoded for it alone, and an end
+that says so when it comes before the run's."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Protocol, Self
 
-from streamchat.core.state import RunState
 from streamchat.errors import BufferUnavailable, RunNotFound
 from streamchat.events import StoredEvent
 from streamchat.http.errors import correlation_id
 from streamchat.http.limits import HTTPOptions
 from streamchat.service.hub import HistoryReset, Subscription
-from streamchat.wire.openai_answer import Answer, Failure, Said
+from streamchat.wire.openai_answer import Failure
 from streamchat.wire.openai_chat import KEEP_ALIVE
 
-__all__ = ["AnswerStream", "ResponseEncoder", "WholeAnswer"]
+__all__ = ["AnswerStream", "ResponseEncoder"]
 
 log = logging.getLogger("streamchat.http")
 
@@ -57,35 +56,6 @@ class ResponseEncoder(Protocol):
     def fail(self, failure: Failure, /) -> bytes:
         """End the response with an error."""
         ...
-
-
-class WholeAnswer:
-    """Keeps what is said until the answer has ended, for a response in one piece."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
-        self.said: list[Said] = []
-
-    @property
-    def finished(self) -> bool:
-        """Whether the answer has ended."""
-        return self.answer.ended
-
-    def encode(self, events: Iterable[StoredEvent]) -> bytes:
-        """Take events; nothing is sent yet."""
-        for event in events:
-            self.said += self.answer.add(event)
-        return b""
-
-    def reset(self, reset: HistoryReset) -> bytes:
-        """Take a snapshot."""
-        self.said += self.answer.restart(RunState.model_validate_json(reset.snapshot))
-        return b""
-
-    def fail(self, failure: Failure) -> bytes:
-        """End it: the waiting ends before the run does."""
-        self.answer.fail(failure)
-        return b""
 
 
 class AnswerStream:
