@@ -24,6 +24,7 @@ from streamchat.errors import BufferUnavailable, IdempotencyConflict, InvalidInp
 from streamchat.testing.buffers import Bench
 from streamchat.testing.buffers.suite import deltas, ending, message
 from tests.buffers.backends import MariaDB
+from tests.buffers.inside import inside
 from tests.services.databases import database, execute
 from tests.services.fixtures import require
 from tests.services.mariadb import MariaDBServer, start_mariadb
@@ -170,6 +171,12 @@ async def test_a_run_whose_row_is_locked_holds_up_nobody(mariadb: MariaDB, bench
     assert (await batch).lease.head_seq == 2
     assert all(posted.new for posted in await asyncio.gather(*answers))
     assert await bench.texts(stuck.run_id) == ["late"]
+
+
+async def test_sessions_give_their_rows_back_when_their_process_is_frozen(bench: Bench) -> None:
+    async with inside(bench)._sessions._engine.connect() as session:
+        seconds = (await session.exec_driver_sql("SELECT @@idle_transaction_timeout")).scalar()
+    assert seconds == 10
 
 
 async def test_a_lock_that_is_never_given_back_is_told_of(mariadb: MariaDB) -> None:

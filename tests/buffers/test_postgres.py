@@ -90,6 +90,28 @@ async def test_many_answers_to_locked_runs_do_not_keep_others_from_being_made(
     assert all(posted.new for posted in await asyncio.gather(*answers))
 
 
+async def test_a_process_that_is_frozen_in_a_transaction_gives_its_rows_back(
+    postgres: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamchat.buffers.sql.postgres._LONGEST_PAUSE", 1)
+    async with postgres.bench() as bench:
+        run = await bench.created()
+        engine = create_async_engine(postgres.server.replace("postgresql:", "postgresql+asyncpg:"))
+        frozen = await engine.connect()
+        await frozen.execute(inside(bench)._dialect.begin(1.0))
+        lock = sa.text(f"SELECT 1 FROM {postgres.prefix}runs WHERE run_id = :id FOR UPDATE")
+        await frozen.execute(lock, {"id": run.run_id})
+        assert await bench.buffer.claim("worker-2", 30.0) is None
+        while (claim := await bench.buffer.claim("worker-2", 30.0)) is None:
+            await asyncio.sleep(0.02)
+        assert claim.run.run_id == run.run_id
+        with pytest.raises(sa.exc.DBAPIError):
+            await frozen.execute(lock, {"id": run.run_id})
+        await frozen.invalidate()
+        await frozen.close()
+        await engine.dispose()
+
+
 async def test_a_lock_that_is_never_given_back_is_told_of(postgres: PostgreSQL) -> None:
     async with postgres.bench(busy_seconds=0.3) as bench:
         lease = await bench.held()

@@ -38,6 +38,9 @@ _NUMBERS = {
 }
 """Options of asyncpg's that are no text, though they stand in a URL."""
 
+_LONGEST_PAUSE = 10
+"""Seconds that a transaction may be left alone in its midst before the server ends it."""
+
 
 class PostgreSQL:
     """`ServerDialect` of PostgreSQL 12 and later; one object for each buffer."""
@@ -83,7 +86,12 @@ class PostgreSQL:
         if lock_seconds is None:
             return select(now)
         milliseconds = f"{lock_seconds * 1000:.0f}ms"
-        return select(literal_column(f"set_config('lock_timeout', '{milliseconds}', true)"), now)
+        return select(
+            literal_column(f"set_config('lock_timeout', '{milliseconds}', true)"),
+            # A process that is frozen in the midst of a transaction must not keep its rows from others.
+            literal_column(f"set_config('idle_in_transaction_session_timeout', '{_LONGEST_PAUSE}s', true)"),
+            now,
+        )
 
     def prepare(self, connection: Connection, *, create: bool, where: str) -> None:
         """Check the server, and make or check the tables."""
