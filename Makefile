@@ -14,7 +14,8 @@ ARGS   ?=
 CODE   := src tests $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py examples/*.py))))
 # Tests that start no process and no server, a few seconds each.
 FAST   := $(addprefix tests/,core tools wire orchestrator/test_loop.py project/test_modules.py project/test_repository.py)
-PYTEST ?= $(BIN)/python -m pytest -n auto --maxprocesses=4
+# More than two cores can run: much of the time goes by waiting for servers and processes.
+PYTEST ?= $(BIN)/python -m pytest -n 4
 
 CONTENT := $(firstword $(shell { cat pyproject.toml; echo $(EXTRAS); } | cksum))
 HAVE     = $(VENV)/.have

@@ -45,7 +45,7 @@ class Backend:
 
     shares = False
     """Whether several buffers can work on one store."""
-    share = 2 / 3
+    share = 1 / 3
     """Of the examples of a long random history, as each step goes to two stores; 0: nothing can be saved."""
     service: str | None = None
     """The fixture that gives the URL of the server which it needs."""
@@ -142,7 +142,7 @@ class Server(Backend):
     """A server database: tables of this process's own, emptied for each test."""
 
     shares = True
-    share = 1 / 10
+    share = 1 / 20
     emptied: ClassVar[str]
     """The statement that empties a table."""
     copied: ClassVar[str]

@@ -24,7 +24,7 @@ def keys_of(client: redis.Redis, prefix: str) -> list[bytes]:
 
 class Redis(Backend):
     shares = True
-    share = 1 / 6
+    share = 1 / 10
     service = "redis_url"
 
     def __init__(self, directory: Path, server: str = "") -> None:
