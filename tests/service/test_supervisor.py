@@ -38,7 +38,7 @@ class SlowToRenew(WatchedBuffer):
 async def test_a_process_that_cannot_renew_what_it_has_takes_nothing_more() -> None:
     stall = Stall()
     model = ScriptedModel([Step("Slow answer", stall_after=1, stall=stall)], repeat=True)
-    store = SlowToRenew(MemoryEventBuffer())
+    store: Any = SlowToRenew(MemoryEventBuffer())
     ttl = 0.9
     async with StreamChat(model=model, buffer=store, allow_anonymous=True, lease_ttl=ttl) as chat:
         first = await chat.start(None, "hi")

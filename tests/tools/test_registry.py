@@ -130,8 +130,9 @@ def test_options_that_contradict_each_other_are_refused_and_named(
 )
 def test_options_of_another_type_are_refused_at_registration(field: str, value: Any) -> None:
     tools = ToolRegistry()
+    options: dict[str, Any] = {"idempotent": True, field: value}
     with pytest.raises(InvalidInput) as caught:
-        tools.add(weather, **{"idempotent": True, field: value})
+        tools.add(weather, **options)
     assert caught.value.field == field
     assert repr(value) in str(caught.value)
     assert tools.names == ()

@@ -180,8 +180,8 @@ class WorkflowModel(AskingModel):
         ask_tool: str = "ask",
     ) -> None:
         self._function = function
-        name = name or getattr(function, "__name__", None) or "workflow"
-        super().__init__(name, resumable=resumable, ask_tool=ask_tool)
+        named: str = name or getattr(function, "__name__", None) or "workflow"
+        super().__init__(named, resumable=resumable, ask_tool=ask_tool)
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelOutput], None]:
         """Call the function and translate what it yields; raises `InvalidInput` for what is no item."""
