@@ -266,7 +266,6 @@ ANSWERS = [
     ({"outcome": "denied", "error": "Too dear."}, "The user did not allow this call. Too dear."),
     ({"outcome": "timeout"}, "The tool did not answer in time."),
     ({"outcome": "cancelled"}, "The call was cancelled before it came to a result."),
-    ({"outcome": None}, "The call was cancelled before it came to a result."),
     ({"outcome": "from_the_future"}, "The call was cancelled before it came to a result."),
     ({"outcome": "deferred", "output": {"eta": 10}}, '{"eta":10}'),
 ]
@@ -279,6 +278,26 @@ def test_the_answer_says_what_the_call_came_to(fields: dict[str, Any], words: st
 
 def test_the_model_is_told_not_to_repeat_what_may_have_happened() -> None:
     assert "not known whether it took effect" in result_text(part(outcome="unknown"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"state": "approval"}, "waits for a person's decision"),
+        ({"state": "approval", "executed_by": "client"}, "waits for a person's decision"),
+        ({"executed_by": "client"}, "waits for its result from the user's side"),
+        ({"state": "running"}, "no result yet"),
+        ({}, "no result yet"),
+    ],
+    ids=str,
+)
+def test_a_call_that_is_open_is_told_as_that_and_not_to_be_made_again(
+    fields: dict[str, Any], words: str
+) -> None:
+    told = result_text(part(**fields))
+    assert words in told
+    assert "do not make it again" in told
+    assert "cancelled" not in told
 
 
 def test_a_job_speaks_for_its_call_once_it_is_done() -> None:

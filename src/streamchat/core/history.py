@@ -30,16 +30,28 @@ _WORDS = {
     ),
     "deferred": "The work has begun and goes on in the background; its result comes later.",
 }
+_DO_NOT_REPEAT = "It is not over: do not make it again."
+_OPEN = {
+    "approval": f"This call waits for a person's decision. {_DO_NOT_REPEAT}",
+    "client": f"This call waits for its result from the user's side. {_DO_NOT_REPEAT}",
+}
+_STILL_OPEN = f"This call has no result yet. {_DO_NOT_REPEAT}"
 _LATE = "(Not written by the user.) The background work of {name} (call {call_id}) has ended: {result}"
 
 
 def result_text(call: ToolCallPart) -> str:
-    """Say to the model what a call came to. A string output is passed as it is, anything else as JSON."""
+    """Say to the model what a call came to, or that it is open still.
+
+    A string output is passed as it is, anything else as JSON. Calls are open where a run pauses and others
+    of its conversation go on beside it.
+    """
+    if call.outcome is None:
+        return _OPEN.get(call.state if call.state == "approval" else call.executed_by, _STILL_OPEN)
     if call.outcome == "ok" or (call.outcome == "deferred" and call.output is not None):
         return call.output if isinstance(call.output, str) else encode_json(call.output)
     if call.outcome == "error":
         return f"Error: {call.error or 'the tool failed.'}"
-    words = _WORDS.get(call.outcome or "cancelled", _WORDS["cancelled"])
+    words = _WORDS.get(call.outcome, _WORDS["cancelled"])
     return f"{words} {call.error}" if call.error else words
 
 
