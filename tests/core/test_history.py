@@ -14,6 +14,8 @@ from streamchat.core.fold import Folder
 from streamchat.core.history import messages_of_content, private_of, result_text
 from streamchat.events import ApprovalResolved, ModelCompleted, StepReset, StreamEvent, ToolCallEvent
 from streamchat.messages import (
+    CallApproval,
+    CallJob,
     ContentPart,
     FilePart,
     ModelMessage,
@@ -265,7 +267,11 @@ ANSWERS = [
     ({"outcome": "denied"}, "The user did not allow this call."),
     ({"outcome": "denied", "error": "Too dear."}, "The user did not allow this call. Too dear."),
     ({"outcome": "timeout"}, "The tool did not answer in time."),
-    ({"outcome": "cancelled"}, "The call was cancelled before it came to a result."),
+    ({"outcome": "cancelled"}, "The call was cancelled before it was started."),
+    (
+        {"outcome": "cancelled", "error": "Too late."},
+        "The call was cancelled before it was started. Too late.",
+    ),
     ({"outcome": "from_the_future"}, "The call was cancelled before it came to a result."),
     ({"outcome": "deferred", "output": {"eta": 10}}, '{"eta":10}'),
 ]
@@ -278,6 +284,17 @@ def test_the_answer_says_what_the_call_came_to(fields: dict[str, Any], words: st
 
 def test_the_model_is_told_not_to_repeat_what_may_have_happened() -> None:
     assert "not known whether it took effect" in result_text(part(outcome="unknown"))
+    for fields in ({"attempts": 1}, {"executed_by": "client"}, {"job": CallJob()}):
+        words = result_text(part(outcome="cancelled", **fields))
+        assert "whether it took effect is not known" in words
+        assert "Do not repeat it" in words
+    words = result_text(part(outcome="cancelled", attempts=1, error="It may still be at work."))
+    assert words.split(". ")[1:] == ["It may still be at work", "Do not repeat it without asking the user."]
+
+
+def test_a_call_that_nobody_agreed_to_was_never_started() -> None:
+    asked = part(outcome="cancelled", executed_by="client", approval=CallApproval(approval_id="a"))
+    assert result_text(asked) == "The call was cancelled before it was started."
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,10 @@ from contextlib import aclosing
 import anyio
 import pytest
 
+from streamchat.core.fold import fold
+from streamchat.core.history import result_text
 from streamchat.errors import ModelError
+from streamchat.messages import ToolCallPart
 from streamchat.models.base import ModelOutput, ModelRequest
 from streamchat.orchestration import run
 from streamchat.orchestration.context import RunContext
@@ -18,6 +21,7 @@ from streamchat.orchestration.options import Hooks, RunOptions
 from streamchat.orchestrator import orchestrate
 from streamchat.testing import Call, ScriptedModel, Stall, Step
 from streamchat.tools import ToolContext, ToolError, ToolOutcome, ToolRegistry, abandoned
+from streamchat.tools.values import CANCELLED, STILL_RUNNING
 from tests.orchestrator.support import (
     FAST,
     Log,
@@ -315,6 +319,66 @@ async def test_stop_while_a_tool_runs_in_a_thread(at):
         ScriptedModel([Step(calls=[Call("work")])]), seen(at), tools=tools, options=RunOptions(grace=10)
     )
     assert log.of("tool_result")[0].error == "Given up."
+
+
+def told_when_cancelled(log: Log) -> tuple[str | None, str]:
+    """The result's error, and what the model is told on the next turn."""
+    (result,) = log.of("tool_result")
+    assert result.outcome == "cancelled"
+    (part,) = [part for part in fold(log.events).parts if isinstance(part, ToolCallPart)]
+    return result.error, result_text(part)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("in_thread", [True, False])
+async def test_the_result_of_a_call_that_had_begun_says_that_its_effect_is_not_known(ends, in_thread):
+    tools, release, lets_go = ToolRegistry(), threading.Event(), anyio.Event()
+
+    def threaded(ctx: ToolContext) -> str:
+        while not release.is_set() and not (ends and ctx.cancelled):
+            time.sleep(0.002)
+        raise ValueError("no matter")
+
+    async def task() -> str:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            if not ends:
+                with anyio.CancelScope(shield=True):
+                    await lets_go.wait()
+        return "no matter"
+
+    tools.add(threaded if in_thread else task, name="work")
+    try:
+        options = RunOptions(grace=30 if ends else 0.01)
+        model = ScriptedModel([Step(calls=[Call("work")])])
+        log = await stop_when(model, seen("tool_started"), tools=tools, options=options)
+    finally:
+        release.set()
+        lets_go.set()
+    error, words = told_when_cancelled(log)
+    assert error == (CANCELLED if ends else STILL_RUNNING)
+    assert error in words
+    assert "Do not repeat it" in words
+    with anyio.fail_after(10):
+        while any(call.tool == "work" for call in abandoned()):
+            await anyio.sleep(0.01)
+
+
+async def test_the_result_of_a_call_that_never_began_says_so():
+    tools, entered = ToolRegistry(), []
+
+    @tools.tool(concurrency=1)
+    async def work() -> None:
+        entered.append(True)
+        await anyio.sleep_forever()
+
+    model = ScriptedModel([Step(calls=[Call("work"), Call("work")])])
+    log = await stop_when(model, seen("tool_started"), tools=tools)
+    parts = [part for part in fold(log.events).parts if isinstance(part, ToolCallPart)]
+    assert [(part.attempts, part.error) for part in parts] == [(1, CANCELLED), (0, None)]
+    assert result_text(parts[1]) == "The call was cancelled before it was started."
+    assert entered == [True]
 
 
 async def test_a_result_that_comes_within_the_grace_time_is_kept():

@@ -24,6 +24,7 @@ from streamchat.tools import (
     run_reconcile,
     settle,
 )
+from streamchat.tools.values import CANCELLED
 from tests.tools.support import LIMIT, Watched, make, on_both_loops, stubborn, told
 
 pytestmark = [pytest.mark.anyio, on_both_loops]
@@ -196,7 +197,7 @@ async def test_a_tool_that_cancels_itself_is_cancelled_and_its_caller_is_not(
         raise trio.Cancelled._create(source="unknown")
 
     outcome = await run_attempt(make(tool), {}, watched.context())
-    assert (outcome.outcome, told(outcome)) == ("cancelled", "tool was cancelled.")
+    assert (outcome.outcome, told(outcome)) == ("cancelled", CANCELLED)
 
 
 # ------------------------------------------------------------------------------------ time limits, cancelling
@@ -365,7 +366,7 @@ async def test_what_a_cancelled_tool_came_to_nevertheless_is_handed_over(watched
                 await anyio.lowlevel.checkpoint()
             group.cancel_scope.cancel()
             go_on.set()
-    assert [told(outcome) for outcome in handed] == ["paid", "The card was declined."]
+    assert [told(outcome) for outcome in handed] == ["paid", "The card was declined.", *[CANCELLED] * 3]
 
 
 async def test_an_attempt_cancelled_before_it_began_leaves_nothing(watched: Watched) -> None:

@@ -51,8 +51,19 @@ def result_text(call: ToolCallPart) -> str:
         return call.output if isinstance(call.output, str) else encode_json(call.output)
     if call.outcome == "error":
         return f"Error: {call.error or 'the tool failed.'}"
+    if call.outcome == "cancelled":
+        return _cancelled_text(call)
     words = _WORDS.get(call.outcome, _WORDS["cancelled"])
     return f"{words} {call.error}" if call.error else words
+
+
+def _cancelled_text(call: ToolCallPart) -> str:
+    # A page that is shown a call runs it without a word to the log.
+    shown = call.executed_by == "client" and (call.approval is None or call.approval.approved is True)
+    if not (call.attempts or shown or call.job):
+        return "The call was cancelled before it was started." + (f" {call.error}" if call.error else "")
+    known = call.error or "It was cancelled while it ran; whether it took effect is not known."
+    return f"The call came to no result. {known} Do not repeat it without asking the user."
 
 
 def _answer_text(call: ToolCallPart) -> str:

@@ -31,6 +31,7 @@ from streamchat.tools import (
     run_reconcile,
 )
 from streamchat.tools.output import json_value, limit_output
+from streamchat.tools.values import CANCELLED, NOT_BEGUN
 
 __all__ = ["CallTask"]
 
@@ -83,6 +84,8 @@ class CallTask:
         self.stopping = False
         """Whether it was told to end."""
         self._late: ToolOutcome | None = None
+        self._acted = self.started
+        """Whether an attempt before the present one may have taken effect."""
         self.task: OwnedTask = spawn(self._run, f"streamchat tool {call.name} {call.call_id}")
 
     @property
@@ -136,9 +139,15 @@ class CallTask:
 
     def _unfinished(self) -> ToolOutcome:
         """What is known of a call that was ended before its outcome was."""
+        if self._late is not None and self._late.outcome == "cancelled":
+            return self._late
         if self._late is not None:
             return ToolOutcome("error", error=f"{self.tool.name} ran, but its result was lost.")
-        return ToolOutcome("unknown" if self._cut_off else "cancelled")
+        if self._cut_off:
+            return ToolOutcome("unknown")
+        if not self.started:
+            return ToolOutcome("cancelled")
+        return ToolOutcome("cancelled", error=CANCELLED if self._acted else NOT_BEGUN)
 
     async def _must_ask(self, context: ToolContext) -> bool | str:
         """Whether a person must agree first. In doubt, yes."""
@@ -164,6 +173,7 @@ class CallTask:
             return ToolOutcome("denied", error=refused.message)
         while True:
             outcome = await self._attempt(context)
+            self._acted = True
             again = outcome.retryable and outcome.outcome in ("error", "timeout")
             if not again or self.attempt > self.tool.retries:
                 return outcome

@@ -31,6 +31,7 @@ from streamchat.orchestration.call_task import CallTask
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import RunOptions
 from streamchat.tools import RunPermits, Tool, ToolOutcome, ToolRegistry
+from streamchat.tools.values import STILL_RUNNING
 
 __all__ = ["StepCalls", "open_results"]
 
@@ -255,7 +256,7 @@ class StepCalls:
         while self._inbox:
             events += self._collect(starts=False)
         for task in self._tasks.values():
-            outcome = ToolOutcome("cancelled", error="It may still be at work." if task.started else None)
+            outcome = ToolOutcome("cancelled", error=STILL_RUNNING if task.started else None)
             events.append(self._result(task.call, outcome))
         self._tasks = {}
         open_calls = [*self._waiting, *self._held.values()]

@@ -39,7 +39,7 @@ from streamchat.tools.deferred import Deferred
 from streamchat.tools.definition import Kind, Tool, kind_of
 from streamchat.tools.output import OutputUnusable, json_value, limit_output
 from streamchat.tools.signature import BoundArguments, positional_count
-from streamchat.tools.values import OutcomeUnknown, ToolError
+from streamchat.tools.values import CANCELLED, NOT_BEGUN, STILL_RUNNING, OutcomeUnknown, ToolError
 from streamchat.tools.yielded import Yielded
 
 __all__ = ["MOST_THREADS", "ToolOutcome", "abandoned", "run_attempt", "run_reconcile", "settle"]
@@ -90,8 +90,9 @@ async def run_attempt(
     nowhere.
 
     Cancelled, this cancels the tool in the same way, waits as long for it, and re-raises; a second
-    cancellation ends the waiting. What the tool then came to nevertheless (it was about to return, or is in a
-    thread and did not look) is given to ``late`` before the cancellation is re-raised.
+    cancellation ends the waiting. If the tool had begun, ``late`` is given what it came to nevertheless (it
+    was about to return, or is in a thread and did not look), else an outcome ``cancelled`` whose error says
+    whether it may still be at work, before the cancellation is re-raised.
 
     Context variables are copied: what the tool sets, it sets for itself. ``context.publish`` is called in the
     loop's thread only, and nothing is published after the return.
@@ -194,14 +195,16 @@ class _Attempt:
                 self._ask_to_stop(work)
             raise
         except BaseException:
-            await self._stop(work, grace)
-            if self._late is not None and work.done and _stands(self._outcome):
-                self._late(self._outcome)
+            try:
+                await self._stop(work, grace)
+            finally:
+                if self._late is not None and self._begun:
+                    self._late(self._cancelled(work))
             raise
         finally:
             self._over = True
         if ended:
-            outcome = self._outcome or ToolOutcome("cancelled", error=f"{self.tool.name} was cancelled.")
+            outcome = self._outcome or ToolOutcome("cancelled", error=CANCELLED if self._begun else NOT_BEGUN)
         else:
             outcome = self._timed_out(limit or 0.0, work)
         outcome.duration = time.perf_counter() - began
@@ -217,6 +220,16 @@ class _Attempt:
             abandoned=left,
             work=work if left else None,
         )
+
+    @property
+    def _begun(self) -> bool:
+        """Whether the tool's own code may have run."""
+        return self._called if self._kind == "thread" else self._entered
+
+    def _cancelled(self, work: OwnedTask) -> ToolOutcome:
+        if not work.done:
+            return ToolOutcome("cancelled", error=STILL_RUNNING, abandoned=True, work=work)
+        return self._outcome if _stands(self._outcome) else ToolOutcome("cancelled", error=CANCELLED)
 
     def _ask_to_stop(self, work: OwnedTask) -> None:
         self._stopping = True
@@ -267,7 +280,7 @@ class _Attempt:
         if self._stopping:
             if inspect.iscoroutine(came):
                 came.close()
-            return ToolOutcome("cancelled", error=f"{self.tool.name} was cancelled.")
+            return ToolOutcome("cancelled", error=CANCELLED)
         return self._finished(await (self._drain(came) if inspect.isasyncgen(came) else came))
 
     async def _threaded(self, bound: BoundArguments) -> Any:
@@ -361,7 +374,7 @@ class _Attempt:
                 "error", error=json_value(str(error)) or None, retryable=retry, exception=error
             )
         if isinstance(error, asyncio.CancelledError) or type(error).__name__ == "Cancelled":  # trio's
-            return ToolOutcome("cancelled", error=f"{self.tool.name} was cancelled.", exception=error)
+            return ToolOutcome("cancelled", error=CANCELLED, exception=error)
         correlation_id = uuid.uuid4().hex[:16]
         logger.error(
             "tool %s failed in attempt %d (run %s, call %s, correlation id %s)",

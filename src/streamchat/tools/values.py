@@ -9,9 +9,18 @@ from typing_extensions import TypeVar
 
 from streamchat.errors import StreamChatError
 
-__all__ = ["OutcomeUnknown", "Progress", "Return", "ToolError"]
+__all__ = ["CANCELLED", "NOT_BEGUN", "STILL_RUNNING", "OutcomeUnknown", "Progress", "Return", "ToolError"]
 
 T = TypeVar("T", default=Any)
+
+NOT_BEGUN = "It was cancelled before it began."
+"""The error of a cancelled call whose function was never entered."""
+CANCELLED = "It was cancelled while it ran; whether it took effect is not known."
+"""The error of a cancelled call that had begun and has ended."""
+STILL_RUNNING = (
+    "It was cancelled while it ran and may still be at work; whether it takes effect is not known."
+)
+"""The error of a cancelled call that was abandoned."""
 
 
 class ToolError(StreamChatError):
