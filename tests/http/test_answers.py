@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
+from pydantic import BaseModel
+from typing_extensions import TypeAliasType
 
 from streamchat import RunOptions, ServiceLimits, StreamChat, ToolContext, ToolRegistry
 from streamchat.http import Endpoints
+from streamchat.http.ag_ui_input import ResumeEntry
+from streamchat.http.bodies import ApprovalBody
+from streamchat.http.openai_requests import UserMessage
+from streamchat.http.openapi import OPERATIONS
+from streamchat.http.vercel_input import VercelApproval
+from streamchat.http.websocket_messages import Approve, Incoming
 from streamchat.testing import Call, ScriptedModel, Step
 from streamchat.tools import Deferred
 from tests.http.asking import ask
@@ -65,6 +73,9 @@ async def over(endpoints: Endpoints, run_id: str) -> dict[str, Any]:
         await asyncio.sleep(0.01)
 
 
+NOT_TRUE_OR_FALSE: list[Any] = ["yes", "on", "true", "True", "1", "t", "y", 1, 1.0, 0, "no", None, [True], {}]
+
+
 async def test_each_wait_is_answered_and_the_run_ends() -> None:
     async with waiting() as (endpoints, run_id):
         body: dict[str, Any] = {"call_id": "p", "approved": True, "arguments": {"amount": 5}}
@@ -111,6 +122,8 @@ async def test_the_same_again_is_202_another_409_and_what_was_never_asked_404() 
         ("approvals", {"call_id": "p", "approved": True, "arguments": {"amount": "lots"}}, "arguments"),
         ("approvals", {"call_id": "p", "approved": "yes?"}, "approved"),
         ("approvals", {"call_id": "p", "approved": False, "arguments": {}}, "arguments"),
+        *[("approvals", {"call_id": "p", "approved": wrong}, "approved") for wrong in NOT_TRUE_OR_FALSE],
+        ("approvals", {"call_id": 7, "approved": True}, "call_id"),
         ("approvals", {"approved": True}, "call_id"),
         ("tool-results", {"call_id": "l", "output": 5}, "output"),
         ("tool-results", {"call_id": "l"}, None),
@@ -125,6 +138,37 @@ async def test_what_does_not_fit_is_422_with_the_field(what: str, body: Any, fie
         if field is not None:
             assert answer.error["field"] == field
         assert await endpoints.chat.buffer.inputs(run_id) == []
+
+
+async def test_a_retry_takes_the_number_of_a_step_and_nothing_like_one() -> None:
+    async with waiting() as (endpoints, run_id):
+        for wrong in ("1", True, 1.0, [1]):
+            answer = await ask(endpoints, "POST", f"/runs/{run_id}/retry", json={"from_step": wrong})
+            assert (answer.status, answer.error["field"]) == (422, "from_step")
+
+
+def models_in(kind: Any, found: dict[type[BaseModel], None]) -> dict[type[BaseModel], None]:
+    """All models that a type is made of."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if kind not in found:
+            found[kind] = None
+            for hint in get_type_hints(kind, include_extras=True).values():
+                models_in(hint, found)
+    elif isinstance(kind, TypeAliasType):
+        models_in(kind.__value__, found)
+    for inside in get_args(kind):
+        models_in(inside, found)
+    return found
+
+
+def test_no_body_turns_one_type_into_another() -> None:
+    """Where "no" can become false, "yes" is a person's consent."""
+    bodies = [each.body for each in OPERATIONS.values() if each.body is not None]
+    found: dict[type[BaseModel], None] = {}
+    for kind in [*bodies, *get_args(Incoming)]:
+        models_in(kind, found)
+    assert {ApprovalBody, VercelApproval, Approve, UserMessage, ResumeEntry} <= set(found)
+    assert [kind.__name__ for kind in found if not kind.model_config.get("strict")] == []
 
 
 async def test_an_output_that_is_too_large_is_422() -> None:

@@ -31,7 +31,9 @@ __all__ = [
 
 class _Taken(BaseModel):
     # What else a client sends is of no use here, or not known yet.
-    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", strict=True, alias_generator=to_camel, populate_by_name=True
+    )
 
 
 class InputMessage(_Taken):

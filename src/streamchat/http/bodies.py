@@ -44,7 +44,8 @@ ConversationId: TypeAlias = Annotated[
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Strict: "no", "off" and 1 decide nothing that a person did not say in so many words.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class TextInput(_Body):

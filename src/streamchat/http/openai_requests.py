@@ -26,7 +26,7 @@ __all__ = ["ChatCompletionBody", "NewTurn", "ToolAnswers", "read_turn"]
 
 class _Taken(BaseModel):
     # What else a client sends is of no use here, or not known yet.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
 class _Refusal(_Taken):

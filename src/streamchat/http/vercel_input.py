@@ -29,7 +29,7 @@ _Id: TypeAlias = Annotated[str, StringConstraints(max_length=200)]
 
 class _Body(BaseModel):
     # Pages send what they like besides (`body` of `sendMessage`).
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
 class VercelChunk(BaseModel):

@@ -25,7 +25,7 @@ Ref: TypeAlias = Annotated[str, StringConstraints(max_length=100)]
 class _Asked(BaseModel):
     """``ref`` comes back with the answer."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     ref: Ref | None = None
 
