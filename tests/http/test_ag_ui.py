@@ -347,6 +347,36 @@ async def test_an_approval_is_asked_by_an_interrupt_and_given_by_a_resume() -> N
         assert other.error["code"] == "answer_conflict"
 
 
+async def test_a_resume_that_is_sent_again_begins_no_run_whatever_stands_last() -> None:
+    made: list[str] = []
+
+    def answer(request: ModelRequest) -> Step:
+        made.append(str(request.messages[-1].content))
+        if request.messages[-1].role == "tool":
+            return Step("Deleted.")
+        return Step("Ok.") if made[-1] == "Else" else Step(calls=[Call("delete_file", {"path": "a"})])
+
+    async with serving(ScriptedModel(answer), tools=make_tools()) as endpoints:
+        client, _ = await post(endpoints, body(user()))
+        yes = {"interruptId": client.interrupts[0]["id"], "status": "resolved", "payload": {"approved": True}}
+        alone = body(user(), run="r2", resume=[yes])
+        first, answered = await post(endpoints, alone)
+        assert texts(first)[-1] == ("assistant", "Deleted.")
+        for sent in (alone, body(*client.messages, run="r2", resume=[yes]), {**alone, "runId": "r3"}):
+            again, other = await post(endpoints, sent)
+            assert other.headers["x-run-id"] == answered.headers["x-run-id"]
+            assert again.messages == first.messages
+        # What the run asked is still answered where another run has followed it.
+        more = body(*first.messages, user("Else", "u2"), run="r4", resume=[yes])
+        later, followed = await post(endpoints, more)
+        assert texts(later)[-1] == ("assistant", "Ok.")
+        again, other = await post(endpoints, more)
+        assert (again.messages, other.headers["x-run-id"]) == (later.messages, followed.headers["x-run-id"])
+        again, other = await post(endpoints, alone)
+        assert (again.messages, other.headers["x-run-id"]) == (first.messages, answered.headers["x-run-id"])
+        assert made == ["Hi", made[1], "Else"]
+
+
 @pytest.mark.parametrize(
     ("payload", "status", "result"),
     [

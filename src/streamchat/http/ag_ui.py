@@ -196,23 +196,40 @@ class _Request:
         message = body.new_message
         active = await self._chat.find(body.thread_id, self._principal)
         run = active or await self._newest()
-        answered: _Joined | None = None
+        asked = await self._asked(run)
+        answered = await self._answer(asked) if asked is not None else None
+        if answered is not None and asked is not None and self._says_nothing_else(asked):
+            return answered
         if run is not None:
-            answered = await self._answer(run)
             names = _names_of(run)
             same_message = message is not None and names.message_id == message.id
             if names.run_id == body.run_id or (same_message and not run.over):
-                return answered or await self._rejoin(run)
+                return answered if answered is not None and asked is run else await self._rejoin(run)
             if same_message:
                 return await self._again(run)
-        elif body.resume:
-            raise _unknown_interrupt()
         if message is None:
-            if answered is not None:
-                return answered
             about = run is not None and (not run.over or self._is_about(run))
             return await self._rejoin(run) if run is not None and about else None
         return await self._start(behind=active)
+
+    async def _asked(self, run: RunRecord | None) -> RunRecord | None:
+        """Return the run that the request's answers are for: ``run``, the thread's newest, but a ``resume``
+        that is sent once more may have been asked by one before it."""
+        if not self._body.resume:
+            return run
+        await self.look_again()
+        earlier = self.seen.asked_by({entry.interrupt_id for entry in self._body.resume})
+        if earlier is not None and (run is None or earlier != run.run_id):
+            return await self._chat.buffer.get(earlier) or run
+        if run is None:
+            raise _unknown_interrupt()
+        return run
+
+    def _says_nothing_else(self, asked: RunRecord) -> bool:
+        """Whether the request brings answers alone: its last message is no user's, or the one that ``asked``
+        answers."""
+        message = self._body.new_message
+        return message is None or _names_of(asked).message_id == message.id
 
     async def _newest(self) -> RunRecord | None:
         await self.look_again()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from streamchat.buffers.base import MessageRecord
 from streamchat.http.ag_ui_input import InputMessage
-from streamchat.messages import parse_content
+from streamchat.messages import ToolCallPart, parse_content
 from streamchat.service.request import conversation_path
 from streamchat.wire.ag_ui import AGUIMessage, Ids, run_messages, user_message
 
@@ -29,6 +29,18 @@ class Thread:
         """The run of the newest answer."""
         answers = (row.run_id for row in reversed(self._rows) if row.role == "assistant")
         return next((run_id for run_id in answers if run_id is not None), None)
+
+    def asked_by(self, approvals: Collection[str]) -> str | None:
+        """Return the newest run that asked for one of these approvals, as far as that is stored with its
+        message."""
+        for row in reversed(self._rows):
+            if row.role != "assistant" or row.run_id is None:
+                continue
+            for part in parse_content(row.content):
+                approval = part.approval if isinstance(part, ToolCallPart) else None
+                if approval is not None and approval.approval_id in approvals:
+                    return row.run_id
+        return None
 
     def whole(self) -> list[AGUIMessage]:
         """Return the messages up to the newest one."""
