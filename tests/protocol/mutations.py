@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from streamchat.core.append_rule import Decision, claimable_since, decide_append
+from streamchat.core.append_rule import (
+    Decision,
+    SlotMove,
+    Then,
+    claimable_since,
+    decide_append,
+    slot_after,
+)
 from streamchat.core.cursor import Cursor, Position, next_generation
 from streamchat.core.lifecycle import BARRIERS
 from tests.protocol.model import World
@@ -60,6 +67,10 @@ def _no_comparison(row: Row, sent: Sent) -> Decision:
 
 def _newest_enqueued(rows: Sequence[Row]) -> int | None:
     return max((run for run, row in enumerate(rows) if enqueued(row)), default=None)
+
+
+def _kept_at_the_end(then: Then, *, keep_slot: bool) -> SlotMove | None:
+    return None if then == "over" else slot_after(then, keep_slot=keep_slot)
 
 
 def _any_queued(status: str, *, now: int, **times: int | None) -> int | None:
@@ -218,7 +229,7 @@ MUTATIONS = (
         "the end frees the slot",
         "it is kept",
         _LOG,
-        Rules(frees_slot=lambda then, *, keep_slot: then == "suspend" and not keep_slot),
+        Rules(slot_after=_kept_at_the_end),
     ),
     Mutation(
         "an end frees only its own slot",

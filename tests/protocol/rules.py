@@ -10,16 +10,17 @@ from streamchat.core.append_rule import (
     Decision,
     Entrance,
     Reception,
+    SlotMove,
     Then,
     blocked_by_inputs,
     claimable_since,
     decide_entrance,
     decide_post,
     final_status,
-    frees_slot,
     is_enqueued,
     judge_append,
     ready_at,
+    slot_after,
     status_after_append,
     status_after_post,
     wakes,
@@ -94,7 +95,7 @@ class Rules:
     status_after: Callable[[Batch], str] = _status_after
     blocked: Callable[[Then, int], bool] = blocked_by_inputs
     ready_at: Callable[..., int | None] = ready_at
-    frees_slot: Callable[..., bool] = frees_slot
+    slot_after: Callable[..., SlotMove | None] = slot_after
     free: Callable[[int | None, int], int | None] = _free
     enter: Callable[..., Entrance] = decide_entrance
     following: Callable[[Sequence[Row]], int | None] = _oldest_enqueued

@@ -97,8 +97,11 @@ class Transactions:
             ready = rules.ready_at(batch.then, now=NOW, wake_at=LATER if batch.wakes else None)
             after = after._replace(held=False, lease=None, ready=ready)
             after = after._replace(gave_slot=row.gave_slot or not batch.keep_slot)
-            if rules.frees_slot(batch.then, keep_slot=batch.keep_slot):
+            moved = rules.slot_after(batch.then, keep_slot=batch.keep_slot)
+            if moved == "free":
                 slot = rules.free(slot, sent.run)
+            elif moved == "take" and slot is None:
+                slot, after = sent.run, after._replace(gave_slot=False)
         _stays_over(row, after)
         rows = put(store, sent.run, after).rows
         following = rules.following(rows) if slot is None and store.slot is not None else None

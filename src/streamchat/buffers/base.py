@@ -343,10 +343,11 @@ class EventBuffer(Protocol):
         """Write events, message rows, consumed input ids, the run's state, slot and lease in one transaction.
 
         ``then``: ``hold`` keeps the lease; ``queue`` gives it up for others to take; ``suspend`` gives it up
-        until an input or ``wake_at`` (None: never by time), and with ``keep_slot=False`` gives the
-        conversation's slot free; ``over`` ends the run (its status is that of the ``finalized`` event, which
-        must come last) and frees the slot. A slot that becomes free goes to the oldest enqueued run of the
-        conversation, which can be claimed from then on. Messages are inserted, or replaced by ``message_id``.
+        until an input or ``wake_at`` (None: never by time), and takes the conversation's slot if nobody has
+        it, or with ``keep_slot=False`` gives it free; ``over`` ends the run (its status is that of the
+        ``finalized`` event, which must come last) and frees the slot. A slot that becomes free goes to the
+        oldest enqueued run of the conversation, which can be claimed from then on. Messages are inserted, or
+        replaced by ``message_id``.
 
         Succeeds if and only if the stored generation and head are those of ``lease``. A head that has
         advanced by exactly this batch under this generation is an acknowledgement that was lost, hence a

@@ -52,8 +52,8 @@ from streamchat.core.append_rule import (
     Decision,
     blocked_by_inputs,
     decide_post,
-    frees_slot,
     ready_at,
+    slot_after,
     status_after_post,
     wakes,
 )
@@ -396,8 +396,9 @@ class MemoryEventBuffer(LocalNotes):
         run.wake_at = ready if then == "suspend" else None
         if then == "over":
             self._state.end(run, now)
-        free = run.new.run_id if frees_slot(then, keep_slot=keep_slot) else None
-        self._state.conversations[run.new.conversation_id].touch(now, free=free)
+        moved = slot_after(then, keep_slot=keep_slot)
+        slot = {} if moved is None else {moved: run.new.run_id}
+        self._state.conversations[run.new.conversation_id].touch(now, **slot)
 
     def _delete_runs(self, runs: Sequence[Run], *, with_conversation: bool = False) -> int:
         state = self._state

@@ -172,9 +172,10 @@ class Conversation:
         leaf_id = run.new.message_id
         self.record = replace(self.record, active_run_id=active, leaf_id=leaf_id, updated_at=now)
 
-    def touch(self, now: int, *, free: str | None = None) -> None:
-        """Note a change, and take the slot from the run ``free`` if that one has it: the next run gets it."""
-        active = self.record.active_run_id
+    def touch(self, now: int, *, free: str | None = None, take: str | None = None) -> None:
+        """Note a change, and take the slot from the run ``free`` if that one has it: the next run gets it.
+        The run ``take`` gets it if nobody has it."""
+        active = self.record.active_run_id or take
         if free is not None and active == free:
             active = None
             if following := self.enqueued():

@@ -24,6 +24,7 @@ __all__ = [
     "Entrance",
     "Payload",
     "Reception",
+    "SlotMove",
     "batch_must_last",
     "blocked_by_inputs",
     "canonical_body",
@@ -32,12 +33,12 @@ __all__ = [
     "decide_entrance",
     "decide_post",
     "final_status",
-    "frees_slot",
     "idempotency_slot",
     "is_enqueued",
     "judge_append",
     "ready_at",
     "same_events",
+    "slot_after",
     "status_after_append",
     "status_after_post",
     "wakes",
@@ -45,6 +46,7 @@ __all__ = [
 
 Decision: TypeAlias = Literal["write", "recovered", "lost"]
 Entrance: TypeAlias = Literal["active", "enqueued", "moved", "busy"]
+SlotMove: TypeAlias = Literal["free", "take"]
 Reception: TypeAlias = Literal["new", "known", "conflict", "over"]
 Then: TypeAlias = Literal["hold", "queue", "suspend", "over"]
 _THENS: tuple[Then, ...] = get_args(Then)
@@ -156,9 +158,15 @@ def ready_at(then: Then, *, now: int, wake_at: int | None) -> int | None:
     return {"queue": now, "suspend": wake_at}.get(then)
 
 
-def frees_slot(then: Then, *, keep_slot: bool) -> bool:
-    """Say whether an append gives the conversation's slot free, if the run holds it."""
-    return then == "over" or (then == "suspend" and not keep_slot)
+def slot_after(then: Then, *, keep_slot: bool) -> SlotMove | None:
+    """Say what becomes of the conversation's slot with an append; None: nothing.
+
+    ``free``: the run gives it free, if it holds it. ``take``: it holds it from now on, if nobody does; a run
+    that went on without it, and now waits for somebody, is again what its conversation is busy with.
+    """
+    if then == "suspend":
+        return "take" if keep_slot else "free"
+    return "free" if then == "over" else None
 
 
 def decide_entrance(

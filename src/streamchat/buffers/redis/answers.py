@@ -22,7 +22,7 @@ from streamchat.buffers.redis import records
 from streamchat.buffers.redis.lanes import Argument
 from streamchat.buffers.redis.records import optional, raw, text
 from streamchat.buffers.shared import check_message_ids, check_messages, same_run, status_after, stored
-from streamchat.core.append_rule import frees_slot, same_events
+from streamchat.core.append_rule import same_events, slot_after
 from streamchat.errors import LeaseLost, StreamChatError
 from streamchat.events import StoredEvent
 
@@ -125,7 +125,7 @@ def append_arguments(
         packed,
     ]
     arguments += [then, status_after(then, events), "" if wake_at is None else wake_at]
-    arguments += [int(frees_slot(then, keep_slot=keep_slot)), len(names), *names]
+    arguments += [slot_after(then, keep_slot=keep_slot) or "", len(names), *names]
     return arguments + (records.message_arguments(payloads, messages) if messages else [0])
 
 

@@ -12,7 +12,7 @@ from streamchat.buffers import refusals
 from streamchat.buffers.base import MessageRecord
 from streamchat.buffers.sql.schema import Schema
 from streamchat.buffers.transactional.hot import Batch, Head
-from streamchat.core.append_rule import frees_slot, ready_at
+from streamchat.core.append_rule import ready_at, slot_after
 
 if TYPE_CHECKING:
     from streamchat.buffers.sql.transaction import Tx
@@ -54,8 +54,9 @@ def give_up(tx: Tx, head: Head, batch: Batch) -> None:
             updated_at=tx.now,
         )
     )
-    frees = frees_slot(batch.then, keep_slot=batch.keep_slot)
-    touch_conversation(tx, head.conversation_id, free=head.run_id if frees else None)
+    moved = slot_after(batch.then, keep_slot=batch.keep_slot)
+    slot = {} if moved is None else {moved: head.run_id}
+    touch_conversation(tx, head.conversation_id, **slot)
 
 
 def put_messages(tx: Tx, records: Iterable[MessageRecord]) -> None:
@@ -86,14 +87,18 @@ def put_messages(tx: Tx, records: Iterable[MessageRecord]) -> None:
             raise refusals.message_id_taken(record.message_id)
 
 
-def touch_conversation(tx: Tx, conversation_id: str, free: str | None = None) -> None:
+def touch_conversation(
+    tx: Tx, conversation_id: str, free: str | None = None, take: str | None = None
+) -> None:
     """Note a change of a conversation, and take the slot from the run ``free`` if that one has it: the
-    oldest run that is enqueued gets it."""
+    oldest run that is enqueued gets it. The run ``take`` gets it if nobody has it."""
     conversations = tx.schema.conversations
     active = conversations.c.active_run_id
     values: dict[str, Any] = {"updated_at": tx.now}
     if free is not None:
         values["active_run_id"] = func.nullif(active, free)
+    elif take is not None:
+        values["active_run_id"] = func.coalesce(active, take)
     tx.connection.execute(
         update(conversations).where(conversations.c.conversation_id == conversation_id).values(values)
     )

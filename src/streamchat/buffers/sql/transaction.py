@@ -43,9 +43,11 @@ class Tx:
         """See `Transaction.give_up`."""
         changing.give_up(self, head, batch)
 
-    def touch_conversation(self, conversation_id: str, free: str | None = None) -> None:
+    def touch_conversation(
+        self, conversation_id: str, free: str | None = None, take: str | None = None
+    ) -> None:
         """See `Transaction.touch_conversation`."""
-        changing.touch_conversation(self, conversation_id, free)
+        changing.touch_conversation(self, conversation_id, free, take)
 
     def put_messages(self, records: Iterable[MessageRecord]) -> None:
         """See `Transaction.put_messages`."""

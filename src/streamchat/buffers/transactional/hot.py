@@ -111,9 +111,11 @@ class Transaction(Protocol):
         """Write what becomes of a run whose holder lets go with this batch, and of its conversation."""
         ...
 
-    def touch_conversation(self, conversation_id: str, free: str | None = None) -> None:
+    def touch_conversation(
+        self, conversation_id: str, free: str | None = None, take: str | None = None
+    ) -> None:
         """Note a change of a conversation, and take the slot from the run ``free`` if that one has it: the
-        oldest run that is enqueued gets it."""
+        oldest run that is enqueued gets it. The run ``take`` gets it if nobody has it."""
         ...
 
     def put_messages(self, records: Iterable[MessageRecord]) -> None:

@@ -70,6 +70,31 @@ async def a_run_without_its_slot_resumes_and_ends_beside_the_one_that_has_it(ben
 
 
 @behaviour
+async def a_run_that_went_on_without_its_slot_takes_it_when_it_waits_for_somebody(bench: Bench) -> None:
+    for taken in (False, True):
+        lease = await bench.held()
+        conversation_id = (await bench.buffer.get(lease.run_id)).conversation_id
+        await bench.buffer.append(lease, suspended(), then="suspend", keep_slot=False)
+        other = (await bench.held(conversation_id=conversation_id)) if taken else None
+        await bench.buffer.post(lease.run_id, Input("job_result", "call-1", {"result": 1}))
+        resumed = await bench.claimed(lease.run_id)
+        await bench.buffer.append(resumed, suspended(), consumed=["job_result:call-1"], then="suspend")
+        holder = lease if other is None else other
+        assert (await bench.buffer.conversation(conversation_id)).active_run_id == holder.run_id
+        with refused(ConversationBusy):
+            await bench.created(conversation_id=conversation_id)
+        waiting = await bench.created(conversation_id=conversation_id, enqueue=True)
+        if other is not None:
+            await bench.buffer.append(other, ending(), then="over")
+            assert (await bench.buffer.conversation(conversation_id)).active_run_id == waiting.run_id
+        await bench.buffer.post(lease.run_id, Input("approval", "call-2", {"approved": True}))
+        resumed = await bench.claimed(lease.run_id)
+        await bench.buffer.append(resumed, ending(), consumed=["approval:call-2"], then="over")
+        assert (await bench.buffer.conversation(conversation_id)).active_run_id == waiting.run_id
+        await bench.claimed(waiting.run_id)
+
+
+@behaviour
 async def the_slot_is_free_in_the_transaction_that_ends_the_run(bench: Bench) -> None:
     lease = await bench.held()
     conversation_id = (await bench.buffer.get(lease.run_id)).conversation_id

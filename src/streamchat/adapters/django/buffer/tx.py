@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from django.db.models import F, Value
-from django.db.models.functions import NullIf
+from django.db.models.functions import Coalesce, NullIf
 
 from streamchat.adapters.django.buffer.hot import DjangoHotPath
 from streamchat.adapters.django.models import Conversation, Message, PostedInput, Run
@@ -15,7 +15,7 @@ from streamchat.buffers.base import MessageRecord
 from streamchat.buffers.codec import Payloads
 from streamchat.buffers.shared import Token
 from streamchat.buffers.transactional.hot import Batch, Head, HotPath
-from streamchat.core.append_rule import frees_slot, ready_at
+from streamchat.core.append_rule import ready_at, slot_after
 
 __all__ = ["Tx", "enqueued_in"]
 
@@ -74,14 +74,19 @@ class Tx:
             ended_at=self.now if batch.then == "over" else None,
             updated_at=self.now,
         )
-        frees = frees_slot(batch.then, keep_slot=batch.keep_slot)
-        self.touch_conversation(head.conversation_id, free=head.run_id if frees else None)
+        moved = slot_after(batch.then, keep_slot=batch.keep_slot)
+        slot = {} if moved is None else {moved: head.run_id}
+        self.touch_conversation(head.conversation_id, **slot)
 
-    def touch_conversation(self, conversation_id: str, free: str | None = None) -> None:
+    def touch_conversation(
+        self, conversation_id: str, free: str | None = None, take: str | None = None
+    ) -> None:
         """See `Transaction.touch_conversation`."""
         values: dict[str, Any] = {"updated_at": self.now}
         if free is not None:
             values["active_run_id"] = NullIf(F("active_run_id"), Value(free))
+        elif take is not None:
+            values["active_run_id"] = Coalesce(F("active_run_id"), Value(take))
         self.rows(Conversation).filter(conversation_id=conversation_id).update(**values)
         if free is not None:
             self._give_on(conversation_id)

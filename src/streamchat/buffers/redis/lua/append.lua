@@ -1,5 +1,5 @@
--- ARGV: now, run, generation, head, number of events, packed events, then, status, wake_at or "", "1" if the slot is
--- given free, number of consumed inputs, their ids, messages.
+-- ARGV: now, run, generation, head, number of events, packed events, then, status, wake_at or "", what becomes of
+-- the slot ("free", "take" or ""), number of consumed inputs, their ids, messages.
 local run, generation, head, count = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local mode = ARGV[7]
 local name = key('run', run)
@@ -67,8 +67,10 @@ if mode ~= 'hold' then
     call('ZREM', key('open', conversation), run)
   end
   touch(conversation, at)
-  if ARGV[10] == '1' then
+  if ARGV[10] == 'free' then
     free_slot(conversation, run, at)
+  elseif ARGV[10] == 'take' then
+    take_slot(conversation, run)
   end
 end
 if consumed > 0 then

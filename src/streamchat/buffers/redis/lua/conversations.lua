@@ -28,3 +28,12 @@ local function free_slot(conversation, run, at)
     call('HSET', name, 'active', following)
   end
 end
+
+-- One whose run the server has lost holds nothing.
+local function take_slot(conversation, run)
+  local name = key('conversation', conversation)
+  local found = call('HMGET', name, 'whose', 'active')
+  if found[1] and not (found[2] and call('HEXISTS', key('run', found[2]), 'generation') == 1) then
+    call('HSET', name, 'active', run)
+  end
+end
