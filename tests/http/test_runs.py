@@ -9,6 +9,7 @@ import pytest
 
 from streamchat.http import HTTPOptions
 from streamchat.http.endpoints import Endpoints
+from streamchat.http.openapi import openapi_document
 from streamchat.service.chat import ServiceLimits
 from streamchat.testing import ScriptedModel, Stall, Step
 from tests.http.asking import Answer, ask, make_request, serving
@@ -472,9 +473,31 @@ async def test_a_cancel_with_a_bad_body_cancels_nothing() -> None:
         for body, field in ((b"{", "body"), (b'{"reason": 1}', "reason"), (b'{"why": ""}', "why")):
             answer = await ask(endpoints, "POST", f"/runs/{run_id}/cancel", body=body)
             assert (answer.status, answer.error["field"]) == (422, field)
-        form = {"content-type": "application/x-www-form-urlencoded"}
-        answer = await ask(endpoints, "POST", f"/runs/{run_id}/cancel", body=b"", headers=form)
-        assert answer.status == 415
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", ""])
+async def test_where_a_body_may_be_left_out_none_is_right_of_any_type(content_type: str) -> None:
+    async with serving() as endpoints:
+        run_id = (await start(endpoints))["run_id"]
+        await ask(endpoints, "GET", f"/runs/{run_id}/stream")
+        paths = openapi_document(endpoints.routes)["paths"]
+        optional = [
+            path.replace("{id}", run_id)
+            for path, methods in paths.items()
+            if not methods.get("post", {}).get("requestBody", {"required": True})["required"]
+        ]
+        assert f"/runs/{run_id}/cancel" in optional
+        for path in optional:
+            for length in ({}, {"content-length": "0"}, {"content-length": ""}):  # "" is wsgiref's
+                headers = {"content-type": content_type, **length}
+                answer = await ask(endpoints, "POST", path, body=b"", headers=headers)
+                assert answer.status in (201, 202, 409), (path, headers)
+                evil = {**headers, "origin": "https://evil.example"}
+                assert (await ask(endpoints, "POST", path, body=b"", headers=evil)).status == 403
+            for length in ({}, {"content-length": "2"}):
+                headers = {"content-type": content_type, **length}
+                answer = await ask(endpoints, "POST", path, body=b"{}", headers=headers)
+                assert (answer.status, answer.error["field"]) == (415, "content-type")
 
 
 # Whose it is.
