@@ -4,7 +4,8 @@
  *   new DefaultChatTransport({ api: "/chat/vercel", fetch: resumingFetch() })
  *
  * Frames are handed on when the id of the event that they belong to is there; where the connection breaks, the
- * stream is asked for behind the last id. After `tries` failures in a row the break is the page's to see.
+ * stream is asked for behind the last id. After `tries` failures in a row the break is the page's to see, and at
+ * once where the answer can only be had anew, from its start: `chat.resumeStream()` takes it so.
  */
 export function resumingFetch({ fetch = globalThis.fetch, tries = 6, pause = (n) => Math.min(250 * 2 ** n, 8000) } = {}) {
   return async (url, init = {}) => {
@@ -16,11 +17,18 @@ export function resumingFetch({ fetch = globalThis.fetch, tries = 6, pause = (n)
       credentials: init.credentials,
       headers: { ...Object.fromEntries(new Headers(init.headers)), ...(cursor ? { "Last-Event-ID": cursor } : {}) },
     });
-    return new Response(frames(response.body, again, { tries, pause, signal: init.signal }), response);
+    return new Response(frames(response.body, again, { tries, pause, goesOn: goesOn(init), signal: init.signal }), response);
   };
 }
 
-function frames(body, again, { tries, pause, signal }) {
+/** Whether the response goes on with a message that the page has, which cannot be begun anew within it. */
+function goesOn({ method, body }) {
+  if (method !== "POST") return false;
+  const { messages = [], message = messages.at(-1) } = JSON.parse(body);
+  return message?.role === "assistant";
+}
+
+function frames(body, again, { tries, pause, goesOn, signal }) {
   let reader = body.getReader(), decoder = new TextDecoder();
   let rest = "", pending = "", cursor = null, failed = 0;
   const encoder = new TextEncoder();
@@ -38,6 +46,10 @@ function frames(body, again, { tries, pause, signal }) {
       const frame = rest.slice(0, end + 2);
       rest = rest.slice(end + 2);
       if (frame.startsWith(":")) continue;
+      if (cursor !== null && /^data: \{"type":"start"[,}]/m.test(frame)) {
+        failed = tries;
+        throw new TypeError("network error: the answer begins anew");
+      }
       pending += frame;
       const id = /^id: (.+)$/m.exec(frame)?.[1];
       const over = frame.startsWith("data: [DONE]");
@@ -61,7 +73,7 @@ function frames(body, again, { tries, pause, signal }) {
           if (over) controller.close();
           return;
         } catch (error) {
-          if (signal?.aborted || failed >= tries) return controller.error(error);
+          if (signal?.aborted || failed >= tries || (goesOn && cursor === null)) return controller.error(error);
           await new Promise((resolve) => setTimeout(resolve, pause(failed++)));
         }
         try {

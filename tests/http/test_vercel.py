@@ -542,6 +542,22 @@ async def test_a_transport_with_a_cursor_gets_the_tail_and_nothing_twice() -> No
 
 
 @pytest.mark.anyio
+async def test_behind_a_retraction_a_cursor_gets_the_whole_and_one_of_that_replay_its_tail() -> None:
+    model = ScriptedModel(
+        [Step("Half of it ", error="stream_error", error_after=2), Step("All of it, anew.")]
+    )
+    path = f"/vercel/{CHAT}/stream"
+    async with serving(model) as endpoints:
+        shown = await post(endpoints, body(user("Go")))
+        assert message_of(shown).ended_by == "error"
+        (*_, cursor) = [frame.id for frame in shown.frames if frame.id]
+        whole = await ask(endpoints, "GET", path, headers={"Last-Event-ID": cursor})
+        assert message_of(whole).said == [("text", "All of it, anew.")]
+        (*_, cursor) = [frame.id for frame in whole.frames if frame.id]
+        assert (await ask(endpoints, "GET", path, headers={"Last-Event-ID": cursor})).status == 204
+
+
+@pytest.mark.anyio
 async def test_a_cursor_of_another_run_gets_the_whole_and_a_malformed_one_is_refused() -> None:
     async with serving() as endpoints:
         answer = await post(endpoints, body(user("Hi")))

@@ -109,9 +109,11 @@ class Backend:
             return Step(error="bad_request")
         if word == "error-mid":
             return Step(HELLO, error="bad_request", error_after=3)
-        if word == "reset" and rest not in self.failed_once:
+        if word in ("reset", "reset-hold") and rest not in self.failed_once:
             self.failed_once.add(rest)
             return Step("Half of ", error="stream_error", error_after=2)
+        if word == "reset-hold":
+            return Step(HELLO, stall_after=2, stall=self.stalls[rest])
         return Step(HELLO)
 
     async def _release(self, call: HTTPCall) -> Response:

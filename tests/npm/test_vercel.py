@@ -42,6 +42,7 @@ NAMES = {
     "error-before": "model error before the first token",
     "error-mid": "model error in mid-stream",
     "retraction": "retraction",
+    "retraction-drop": "retraction, then a drop, with `resumingFetch`",
     "resume-nothing": "resume with nothing to resume",
     "resume-live": "resume while the run goes on",
 }
@@ -192,6 +193,11 @@ class Judge:
             return YES
         assert "withdrawn" in result["first"]["errors"][0]
         return _AFTER_ERROR
+
+    def _retraction_drop(self, result: dict[str, Any], state: RunState) -> str:
+        assert (state.steps[0].resets, result["status"], result["gets"]) == (1, "ready", 2)
+        assert len(result["errors"]) == (0 if self.major == 7 else 1)
+        return YES if self.major == 7 else _AFTER_ERROR
 
 
 @pytest.mark.anyio

@@ -242,6 +242,26 @@ const scenarios = {
     return report(made, { first });
   },
 
+  // A step is withdrawn, and then the connection breaks: after the replay, or behind what was taken back.
+  async "retraction-drop"() {
+    let gets = 0;
+    const cut = (url) => (!url.endsWith("/stream") ? (major < 7 ? undefined : 7) : gets++ === 0 ? 4 : undefined);
+    const made = page({ wrap: survives, cut });
+    const { chat, id } = made;
+    let reading = chat.sendMessage({ text: `reset-hold:${id}` });
+    await ask("GET", `/test/reached/${id}`);
+    if (major < 7) {
+      await reading;
+      chat.messages = chat.messages.slice(0, 1);
+      reading = chat.resumeStream();
+      await until(() => chat.messages.at(-1).parts.some((part) => part.text?.startsWith("Hello")), "the replay");
+    }
+    await ask("POST", `/test/release/${id}`);
+    await reading;
+    await idle(chat);
+    return report(made, { gets });
+  },
+
   async "resume-nothing"() {
     const made = page();
     await made.chat.resumeStream();

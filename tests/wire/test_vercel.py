@@ -46,11 +46,13 @@ from streamchat.service.hub import HistoryReset
 from streamchat.testing.strategies import SECRET, event_logs, stored_logs
 from streamchat.wire.compact import compact, events_of
 from streamchat.wire.vercel import (
+    DONE,
     Chunk,
     Target,
     VercelEncoder,
     VercelWire,
     as_target,
+    events_up_to,
     ui_message,
     vercel_stream,
 )
@@ -154,23 +156,39 @@ def test_a_client_that_begins_anew_in_the_middle_ends_with_the_same_message(
         assert in_order(message.said, log) == in_order(expected(fold(log), target), log)
 
 
-@given(stored_logs(cut=None), st.data())
+@given(stored_logs(cut=None), st.data(), TARGETS, OPTIONS)
 def test_a_tail_goes_on_just_where_the_connection_was_cut(
-    log: list[StoredEvent], data: st.DataObject
+    log: list[StoredEvent], data: st.DataObject, target: Target, options: dict[str, Any]
 ) -> None:
-    at = data.draw(st.integers(1, len(log) - 1))
-    whole = VercelWire("v7")
-    before = b"".join(whole.events(log[:at]))
-    after = b"".join(whole.events(log[at:])) + whole.close()
-    tail = VercelWire("v7")
-    got = tail.resume(log[:at], after_end=False) + b"".join(tail.events(log[at:])) + tail.close()
-    assert got == after
-    frames = SSEDecoder().feed(before)
-    assert not frames or frames[-1].id == max((e.id for e in log[:at]), key=lambda i: _seq(i, frames))
+    # A response begins with the run, with a replay of what there is, or behind a pause.
+    pauses = [count for count, event in enumerate(log, 1) if event.type == "suspended"]
+    began = data.draw(st.integers(0, len(log)))
+    wire = VercelWire(target, **options)
+    if began in pauses and data.draw(st.booleans()):
+        body = wire.resume(log[:began], after_end=True)
+    else:
+        body = wire.replay(log[:began])
+    body += b"".join(wire.events(log[began:])) + wire.close()
+    blocks = [block + b"\n\n" for block in body.split(b"\n\n")[:-1]]
+    named = [at for at, block in enumerate(blocks) if block.startswith(b"id: ")]
+    at = data.draw(st.sampled_from(named))
+    cursor = blocks[at].split(b"\n")[0].removeprefix(b"id: ").decode()
+    known = events_up_to(log, cursor)
+    assert known == int(cursor.rpartition(".")[2])
+    rest = b"".join(blocks[at + 1 :])
+    tail = VercelWire(target, **options)
+    if tail.tail(log[:known], cursor):
+        assert b"".join(tail.events(log[known:])) + tail.close() == rest
+    else:
+        assert rest == DONE
 
 
-def _seq(id: str, frames: list[Any]) -> int:
-    return int(id.rpartition(".")[2]) if any(frame.id == id for frame in frames) else -1
+def test_nothing_is_put_behind_what_is_not_known_to_be_there() -> None:
+    log = [StoredEvent(seq, seq, event, "g") for seq, event in enumerate([*starts(), *ends()], 1)]
+    assert events_up_to(log, None) == events_up_to(log, "g.9") == events_up_to(log, "h-r1.2") == 0
+    assert not VercelWire().tail([], "g.0")
+    assert not VercelWire().tail(log[1:3], "g.3")
+    assert not VercelWire().tail(log[:2], "g-r3.2")
 
 
 @given(stored_logs(cut=None), TARGETS)

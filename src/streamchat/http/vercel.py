@@ -41,6 +41,7 @@ from streamchat.wire.vercel import (
     Target,
     VercelWire,
     as_target,
+    events_up_to,
     frames,
     ui_message,
 )
@@ -127,13 +128,15 @@ async def _resume(call: Call) -> Response:
         known = await read_run(chat, ids[0], call.principal)
     except (ConversationNotFound, RunNotFound):
         return Response(204)
-    at = next((i for i, event in enumerate(known, 1) if event.id == cursor), 0)
+    at = events_up_to(known, cursor)
     if at and known[at - 1].type == TERMINAL:
         return Response(204)
 
     async def opening() -> _Opening:
-        if at:
-            return _tailing(call, ids, known[:at], target)
+        if cursor is not None and at:
+            wire = _wire(call, ids, target)
+            if wire.tail(known[:at], cursor):
+                return _Opening(ids[0], wire, wire.begin(""), known[at - 1].id)
         return _replaying(call, ids, known, target)
 
     return await _streaming(call, opening)
@@ -217,11 +220,6 @@ def _replaying(call: Call, ids: _Ids, known: Sequence[StoredEvent], target: Targ
     if not known or known[0].seq > 1:  # of a log without its beginning there is a snapshot
         return _Opening(ids[0], wire, wire.begin(""), None)
     return _Opening(ids[0], wire, wire.begin("") + wire.replay(known), known[-1].id)
-
-
-def _tailing(call: Call, ids: _Ids, known: Sequence[StoredEvent], target: Target) -> _Opening:
-    wire = _wire(call, ids, target)
-    return _Opening(ids[0], wire, wire.begin("") + wire.resume(known, after_end=False), known[-1].id)
 
 
 def _going_on(call: Call, begun: Begun, answers: Answers, target: Target) -> _Opening:

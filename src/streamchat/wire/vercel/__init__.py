@@ -10,7 +10,7 @@ from __future__ import annotations
 from streamchat.wire.vercel.chunks import DONE, Chunk, Target, as_target, frames
 from streamchat.wire.vercel.encoder import VercelEncoder
 from streamchat.wire.vercel.messages import ui_message
-from streamchat.wire.vercel.stream import HEADERS, MEDIA_TYPE, VercelWire, vercel_stream
+from streamchat.wire.vercel.stream import HEADERS, MEDIA_TYPE, VercelWire, events_up_to, vercel_stream
 
 __all__ = [
     "DONE",
@@ -21,6 +21,7 @@ __all__ = [
     "VercelEncoder",
     "VercelWire",
     "as_target",
+    "events_up_to",
     "frames",
     "ui_message",
     "vercel_stream",

@@ -1,11 +1,15 @@
 """UI message chunks on a connection: frames with the cursor of the event they stand for, and the end of it.
 
-Each event's last frame carries ``id: <generation.seq>``, which the AI SDK skips and a transport of one's own
-may come back with. The body ends with ``data: [DONE]``; without it, it was cut off.
+Each event's last frame carries an ``id:``, which the AI SDK skips and a transport of one's own may come back
+with. It is the event's own, ``generation.seq``, where the response began with the run. One that began with a
+replay, or behind a pause, has left its reader with other parts open, so there the id says this too:
+``generation-r<seq>.seq`` and ``generation-e<seq>.seq``, by the last event that it began with. The body ends
+with ``data: [DONE]``; without it, it was cut off.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -16,12 +20,22 @@ from streamchat.wire.compact import compact, events_of
 from streamchat.wire.vercel.chunks import DONE, Target, frames
 from streamchat.wire.vercel.encoder import VercelEncoder
 
-__all__ = ["HEADERS", "MEDIA_TYPE", "VercelWire", "vercel_stream"]
+__all__ = ["HEADERS", "MEDIA_TYPE", "VercelWire", "events_up_to", "vercel_stream"]
 
 MEDIA_TYPE = "text/event-stream; charset=utf-8"
 
 HEADERS = (("x-vercel-ai-ui-message-stream", "v1"),)
 """What the protocol asks of a response beside its content type; no client is known that looks."""
+
+
+_MARK = re.compile(r"(.+)-([re])([1-9][0-9]{0,15})(\.[0-9]+)")
+
+
+def events_up_to(events: Sequence[StoredEvent], cursor: str | None) -> int:
+    """Return how many events a client has that was given this id; 0 where it is none of theirs."""
+    mark = _MARK.fullmatch(cursor or "")
+    ids = {cursor, mark[1] + mark[4]} if mark is not None else {cursor}
+    return next((count for count, event in enumerate(events, 1) if event.id in ids), 0)
 
 
 class _Reset(Protocol):
@@ -54,6 +68,7 @@ class VercelWire:
         self.encoder = VercelEncoder(target, **options)
         self._ids = {"run_id": run_id, "message_id": message_id}
         self._ended = False
+        self._mark = ""
 
     @property
     def done(self) -> bool:
@@ -62,8 +77,7 @@ class VercelWire:
 
     def event(self, event: StoredEvent) -> bytes:
         """The frames that an event adds; none for many."""
-        data = frames(self.encoder.encode(event), event.id)
-        return data + self._done()
+        return frames(self.encoder.encode(event), self._id(event)) + self._done()
 
     def events(self, events: Sequence[StoredEvent]) -> list[bytes]:
         """The same for each of several."""
@@ -71,17 +85,48 @@ class VercelWire:
 
     def replay(self, events: Sequence[StoredEvent]) -> bytes:
         """The frames for a log as it is so far, compacted: one delta for each part."""
+        if not events:
+            return b""
         self._note_times(events)
         chunks = [chunk for event in compact(events) for chunk in self.encoder.encode(event)]
-        return frames(chunks, events[-1].id if events else None) + self._done()
+        self._mark = f"-r{events[-1].seq}"
+        return frames(chunks, self._id(events[-1])) + self._done()
 
     def resume(self, events: Sequence[StoredEvent], *, after_end: bool) -> bytes:
         """Go on after events that the client has: in a new response about the same message (``after_end``),
-        or in the middle of what an earlier connection was cut off from."""
+        or in the middle of the one that it has read since the run began (see `tail`)."""
         self._note_times(events)
         # What was withdrawn is no part of what a response that ended has left.
         self.encoder.prime(compact(events) if after_end else events)
-        return frames(self.encoder.resume(after_end=after_end))
+        chunks = self.encoder.resume(after_end=after_end)
+        if not chunks:
+            return b""
+        self._mark = f"-e{events[-1].seq}"
+        return frames(chunks, self._id(events[-1]))
+
+    def tail(self, events: Sequence[StoredEvent], cursor: str) -> bool:
+        """Go on where a connection was cut off behind ``cursor``; ``events`` are the log up to there.
+
+        False where nothing can be put behind it, and this wire is not to be used: the log has lost its
+        beginning, or what the client was shown has ended there with an error.
+        """
+        mark = _MARK.fullmatch(cursor) if not events or events[-1].id != cursor else None
+        began = int(mark[3]) if mark is not None else 0
+        if not events or events[0].seq != 1 or began > len(events):
+            return False
+        if mark is None:
+            self.resume(events, after_end=False)
+        else:
+            if mark[2] == "r":
+                self.replay(events[:began])
+            else:
+                self.resume(events[:began], after_end=True)
+            self.encoder.prime(events[began:])
+            self._note_times(events)
+        return not self.encoder.done
+
+    def _id(self, event: StoredEvent) -> str:
+        return f"{event.generation}{self._mark}.{event.seq}"
 
     def _note_times(self, events: Iterable[StoredEvent]) -> None:
         for event in events:
