@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import ExitStack
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from streamchat import Started, StoredEvent
 from streamchat.client.client import StreamChatClient
 from streamchat.client.following import Reset
+from streamchat.client.threads import Reading, Works
 from streamchat.errors import StreamChatError
 
 __all__ = ["BlockingStreamChatClient"]
@@ -20,18 +22,29 @@ __all__ = ["BlockingStreamChatClient"]
 class BlockingStreamChatClient:
     """`StreamChatClient` with plain methods, for use with ``with``; takes the same arguments.
 
-    A loop on a thread of its own does the work. May be used from several threads.
+    A loop on a thread of its own does the work. May be used from several threads, and once: a client that
+    was closed stays closed. Closing it (from any thread) ends what other threads wait for with a
+    `StreamChatError`. Ctrl+C ends the waiting, and no run.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
         self._client = StreamChatClient(url, **options)
         self._stack: ExitStack | None = None
         self._portal: BlockingPortal | None = None
-        self._reading: set[AsyncGenerator[StoredEvent | Reset, None]] = set()
+        self._closed = False
+        # Nothing may be given to a loop that has stopped: it would be waited for without end.
+        self._lock = threading.RLock()
+        self._thread: int | None = None
+        self._works = Works()
 
     def __enter__(self) -> Self:
-        self._stack = ExitStack()
-        self._portal = self._stack.enter_context(start_blocking_portal())
+        with self._lock:
+            if self._closed or self._stack is not None:
+                state = "was closed" if self._closed else "is open"
+                raise StreamChatError(f"the client {state}, and can be entered once: make another one")
+            self._stack = ExitStack()
+            self._portal = self._stack.enter_context(start_blocking_portal())
+            self._thread = self._portal.call(threading.get_ident)
         return self
 
     def __exit__(
@@ -41,11 +54,12 @@ class BlockingStreamChatClient:
 
     def close(self) -> None:
         """Close all connections and end the thread; idempotent."""
-        stack, self._stack, portal, self._portal = self._stack, None, self._portal, None
+        with self._lock:
+            stack, self._stack, portal, self._portal = self._stack, None, self._portal, None
+            self._closed = True
         if stack is not None and portal is not None:
             with stack:
-                while self._reading:  # iterators that nobody read to their end
-                    portal.call(self._reading.pop().aclose)
+                portal.call(self._works.stop)  # (what other threads wait for, and iterators nobody read)
                 portal.call(self._client.close)
 
     def start(self, message: Any, **options: Any) -> Started:
@@ -88,30 +102,36 @@ class BlockingStreamChatClient:
         """See `StreamChatClient.conversations`."""
         return self._call("conversations", **options)  # type: ignore[no-any-return]
 
-    def _opened(self) -> BlockingPortal:
-        if self._portal is None:
-            raise StreamChatError(
-                "the client is not open: use `with BlockingStreamChatClient(url) as client:`"
-            )
-        return self._portal
-
     def _call(self, method: str, *args: Any, **options: Any) -> Any:
-        async def run() -> Any:
-            return await getattr(self._client, method)(*args, **options)
+        return self._wait(lambda: self._works.run(lambda: getattr(self._client, method)(*args, **options)))
 
-        return self._opened().call(run)
+    def _wait(self, function: Callable[[], Awaitable[Any]]) -> Any:
+        """Run it on the loop, and return or raise what comes of it."""
+        if threading.get_ident() == self._thread:
+            raise StreamChatError(
+                "the client's own loop cannot wait for the client: call it in a plain function, not in an "
+                "async one that was given to it"
+            )
+        with self._lock:
+            if self._portal is None:
+                raise StreamChatError(
+                    "the client was closed"
+                    if self._closed
+                    else "the client is not open: use `with BlockingStreamChatClient(url) as client:`"
+                )
+            future = self._portal.start_task_soon(function)
+        try:
+            return future.result()
+        finally:
+            if not future.done():  # Ctrl+C
+                future.cancel()
 
     def _iterate(self, events: AsyncGenerator[StoredEvent | Reset, None]) -> Iterator[StoredEvent | Reset]:
-        portal = self._opened()
-        self._reading.add(events)
+        reading = Reading(self._works, events)
         try:
-            while True:
-                try:
-                    event = portal.call(events.__anext__)
-                except StopAsyncIteration:
-                    return
-                yield event
+            while (item := self._wait(reading.next)) is not None:
+                yield item
         finally:
-            if events in self._reading:
-                self._reading.discard(events)
-                portal.call(events.aclose)
+            # (where the client was closed the reading was; and the collector may come along on the loop)
+            with suppress(StreamChatError):
+                self._wait(reading.close)
