@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, HTTPException
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser, SimpleUser
@@ -23,7 +24,7 @@ from streamchat.adapters import fastapi as adapter
 from streamchat.adapters.asgi import asgi_app
 from streamchat.client import StreamChatClient
 from streamchat.errors import StreamChatError
-from streamchat.http import HTTPError
+from streamchat.http import CORS, HTTPError
 from streamchat.http.bearer import Bearer
 from streamchat.testing import ScriptedModel, Stall, Step
 from tests.adapters.serving import fetch, request, serve
@@ -115,6 +116,67 @@ async def test_a_token_that_the_verifier_takes_says_who_asks(app_of: Any, verifi
             run = f"/chat/runs/{reply['run_id']}"
             assert (await fetch(port, "GET", run, **ann))[0] == 200
             assert (await fetch(port, "GET", run, **bob))[0] == 404
+
+
+async def test_refusals_by_a_token_read_alike_in_fastapi_and_asgi_also_for_pages_of_other_origins() -> None:
+    chat = make_chat()
+    cors = CORS(origins=["https://page.example"])
+    router = adapter.chat_router(
+        chat, principal=adapter.bearer_principal(verify, refused=TokenError), cors=cors
+    )
+    inside = FastAPI(lifespan=chat.lifespan)
+    inside.include_router(router, prefix="/api/chat")
+    raw = asgi_app(make_chat(), principal=asgi.bearer_principal(verify, refused=TokenError), cors=cors)
+    seen = []
+    for app, prefix in ((inside, "/api/chat"), (raw, "")):
+        async with serve(app) as port:
+            answers = []
+            for origin in ("https://page.example", "https://evil.example"):
+                for token in ({}, {"Authorization": "Bearer bad"}, {"Authorization": "Bearer stale"}):
+                    for method, path in (
+                        ("GET", "/conversations"),
+                        ("HEAD", "/conversations"),
+                        ("GET", "/runs/x/stream"),
+                        ("GET", "/v1/models"),
+                        ("GET", "/vercel/x/messages"),
+                    ):
+                        async with request(port, method, prefix + path, Origin=origin, **token) as answer:
+                            body = b"" if method == "HEAD" else await answer.body()
+                            said = json.loads(body)["error"] if body else {}
+                            assert bool(said) is (method != "HEAD")
+                            said.pop("correlation_id", None)
+                            headers = {
+                                name: value
+                                for name, value in answer.headers.items()
+                                if name not in ("date", "server", "content-length", "x-request-id")
+                            }
+                            answers.append((method, path, answer.status, said, headers))
+            seen.append(answers)
+    assert seen[0] == seen[1]
+    assert {answer[2] for answer in seen[0]} == {401}
+    allowed = [answer[4].get("access-control-allow-origin") for answer in seen[0]]
+    assert allowed == ["https://page.example"] * 15 + [None] * 15
+
+
+async def test_what_dependencies_of_the_application_refuse_can_be_read_by_pages_of_allowed_origins() -> None:
+    def user(needed: int, blocked: bool = False) -> Principal:
+        if blocked:
+            raise HTTPException(418, "not you")
+        return Principal("ann")
+
+    chat = make_chat()
+    app = FastAPI(lifespan=chat.lifespan)
+    app.include_router(adapter.chat_router(chat, principal=user, cors=CORS(["https://page.example"])))
+    async with serve(app) as port:
+        for query, status in (("", 422), ("?needed=1&blocked=1", 418), ("?needed=1", 200)):
+            for origin, shown in (
+                ("https://page.example", "https://page.example"),
+                ("https://a.example", None),
+            ):
+                async with request(port, "GET", f"/conversations{query}", Origin=origin) as answer:
+                    assert answer.status == status
+                    assert answer.headers.get("access-control-allow-origin") == shown
+                    assert answer.headers["vary"] == "Origin"
 
 
 async def test_no_token_and_a_bad_one_are_401_with_a_challenge(app_of: Any) -> None:

@@ -61,15 +61,19 @@ class CORS:
 
     def add_to(self, response: Response, request: Request) -> None:
         """Add what a browser needs to see to let the page read the answer."""
-        origin = request.headers.get("origin")
-        if not self.allows_all:
-            response.headers.append(("vary", "Origin"))
+        response.headers += self.readable(request.headers.get("origin"))
+
+    def readable(self, origin: str | None) -> list[tuple[str, str]]:
+        """Return what a browser needs to see to let a page of ``origin`` read an answer."""
+        vary = [] if self.allows_all else [("vary", "Origin")]
         if origin is None or not self.allows(origin):
-            return
-        response.headers.append(("access-control-allow-origin", "*" if self.allows_all else origin))
-        response.headers.append(("access-control-expose-headers", _EXPOSED_HEADERS))
-        if self.credentials:
-            response.headers.append(("access-control-allow-credentials", "true"))
+            return vary
+        return [
+            *vary,
+            ("access-control-allow-origin", "*" if self.allows_all else origin),
+            ("access-control-expose-headers", _EXPOSED_HEADERS),
+            *([("access-control-allow-credentials", "true")] if self.credentials else []),
+        ]
 
     def preflight(self, request: Request, methods: str) -> list[tuple[str, str]]:
         """Return the further headers that answer a browser's question before the request itself."""

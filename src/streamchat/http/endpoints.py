@@ -120,9 +120,16 @@ class Endpoints:
         except ClientGone:
             raise
         except Exception as error:
-            response = error_response(error, f"{request.method} {request.path!r:.200}")
-            reword = self._router.errors(request.path)
-            response = response if reword is None else reword(response)
+            return self.refuse(request, error)
+        return self._finished(request, response)
+
+    def refuse(self, request: Request, error: Exception) -> Response:
+        """Answer for ``error``, as `handle` does: for an adapter whose framework found out by itself."""
+        response = error_response(error, f"{request.method} {request.path!r:.200}")
+        reword = self._router.errors(request.path)
+        return self._finished(request, response if reword is None else reword(response))
+
+    def _finished(self, request: Request, response: Response) -> Response:
         if self._cors is not None:
             self._cors.add_to(response, request)
         if isinstance(response.body, bytes):

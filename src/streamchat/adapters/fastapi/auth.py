@@ -14,12 +14,20 @@ from streamchat.http import HTTPError
 from streamchat.http.bearer import Verifier
 from streamchat.principal import Principal
 
-__all__ = ["PrincipalDependency", "bearer_principal", "session_principal", "user_principal"]
+__all__ = ["PrincipalDependency", "Refused", "bearer_principal", "session_principal", "user_principal"]
 
 PrincipalDependency: TypeAlias = Callable[..., Awaitable[Principal | None]]
 
 # Only so that the OpenAPI document shows where the token goes.
 _scheme = HTTPBearer(auto_error=False)
+
+
+class Refused(HTTPException):
+    """A bad token, for FastAPI; `chat_router` answers ``error`` as it answers all that goes wrong."""
+
+    def __init__(self, error: HTTPError) -> None:
+        super().__init__(error.status, error.message, dict(error.headers))
+        self.error = error
 
 
 def bearer_principal(
@@ -45,7 +53,7 @@ def bearer_principal(
         try:
             return await of_scope(request.scope)
         except HTTPError as error:
-            raise HTTPException(error.status, error.message, dict(error.headers)) from error
+            raise Refused(error) from error
 
     return principal
 

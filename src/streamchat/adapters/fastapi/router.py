@@ -9,12 +9,13 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.params import Depends as DependsParameter
+from fastapi.routing import APIRoute
 from starlette.responses import JSONResponse
 from starlette.responses import Response as StarletteResponse
 
-from streamchat.adapters.asgi.app import request_from_scope
 from streamchat.adapters.asgi.shutdown import draining_on_sigterm
 from streamchat.adapters.fastapi.responses import to_starlette
+from streamchat.adapters.fastapi.routes import at, request_below, route_class
 from streamchat.errors import StreamChatError
 from streamchat.http import CORS, ClientGone, Endpoints, HTTPOptions, Route
 from streamchat.http.openapi import Operation, operation_id, operation_of
@@ -38,9 +39,9 @@ def chat_router(
 
     ``principal`` is a dependency like any other (with parameters and dependencies of its own, ``yield``,
     overridden in tests): it returns a `Principal`, or None, which is answered with 401 unless the service
-    allows anonymous users; an ``HTTPException`` of its own goes through. What it holds by ``yield`` is let go
-    before a stream begins. ``router`` is passed on to `fastapi.APIRouter` (``dependencies``, ``tags``,
-    ``include_in_schema``, …).
+    allows anonymous users; an ``HTTPException`` of its own goes through (with ``cors``, pages can read it).
+    What it holds by ``yield`` is let go before a stream begins. ``router`` is passed on to
+    `fastapi.APIRouter` (``dependencies``, ``tags``, ``include_in_schema``, …).
 
     ``drain_on_sigterm`` sends subscribers away when the process is told to stop, without which some servers
     wait for open streams for ever; it needs the application's lifespan, in the main thread.
@@ -59,6 +60,7 @@ def chat_router(
     if drain_on_sigterm:
         # FastAPI runs it inside of the application's own.
         router["lifespan"] = _draining(chat, router.get("lifespan"))
+    router["route_class"] = route_class(endpoints, cors, router.get("route_class", APIRoute))
     api = APIRouter(**router)
     for route in endpoints.routes:
         if route.path != "/openapi.json":  # the application's own document has them all
@@ -123,11 +125,7 @@ def _operation(
                 f"the principal dependency returned {type(who).__name__}: "
                 f"return streamchat.Principal(id=…), or None for nobody"
             )
-        ours = request_from_scope(request.scope, request.receive)
-        # Below the prefixes of the application and its routers is the path that the endpoints know.
-        known = path.replace("{id}", request.path_params.get("id", ""))
-        whole = ours.mount + ours.path
-        ours.mount, ours.path = whole.removesuffix("/").removesuffix(known), known
+        ours = request_below(request, path)
         ours.native = who
         try:
             response = await endpoints.handle(ours)
@@ -143,7 +141,7 @@ def _operation(
         async def anonymous(request: Request, response: StarletteResponse) -> StarletteResponse:
             return await answer(request, response, None)
 
-        return anonymous
+        return at(path, anonymous)
     dependency = principal if isinstance(principal, DependsParameter) else Depends(principal)
 
     async def known(
@@ -151,4 +149,4 @@ def _operation(
     ) -> StarletteResponse:
         return await answer(request, response, who)
 
-    return known
+    return at(path, known)
