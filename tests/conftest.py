@@ -40,8 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Reports go from process to process as UTF-8, which half a character in a log or an assertion is not: the
-    whole run would end there."""
+    """Reports go from process to process as UTF-8, which half a character in a log or an assertion is not:
+    the whole run would end there."""
     report = yield
     report.sections = [(name, _encodable(text)) for name, text in report.sections]
     if report.longrepr is not None and (words := str(report.longrepr)) != _encodable(words):
