@@ -166,3 +166,30 @@ async def test_a_reader_behind_the_background_trim_gets_one_reset_with_the_whole
             assert subscription.finished
         assert (await chat.status(answer.run_id)).text == text
         assert await drain(chat, answer.run_id, page.events[0].id) == list(page.events[1:])
+
+
+async def test_what_came_before_and_after_a_deleted_run_is_still_told_to_the_model(
+    any_store: EventBuffer,
+) -> None:
+    model = ScriptedModel(lambda request: Step(f"{request.messages[-1].content}!"))
+    async with service(any_store, model) as chat:
+        first, second, *_ = [await chat.reply("home", text) for text in ("one", "two", "three")]
+        assert second.conversation_id == first.conversation_id == "home"
+        await chat.delete(run_id=second.run_id)
+        await chat.reply("home", "four")
+        said = [message.content for message in model.requests[-1].messages]
+        assert said == ["one", "one!", "three", "three!", "four"]
+
+
+async def test_an_enqueued_message_is_told_of_what_came_before_a_deleted_one(any_store: EventBuffer) -> None:
+    stall = Stall()
+    model = ScriptedModel([Step("First.", stall_after=0, stall=stall), "Third.", "Fourth."])
+    async with service(any_store, model, on_busy="enqueue") as chat:
+        await chat.start("home", "one")
+        await stall.reached()
+        second = await chat.start("home", "two")
+        third = await chat.start("home", "three")
+        await chat.delete(run_id=second.run_id)
+        stall.release()
+        await drain(chat, third.run_id)
+        assert [message.content for message in model.requests[-1].messages] == ["one", "First.", "three"]

@@ -347,7 +347,7 @@ class EventBuffer(Protocol):
         it, or with ``keep_slot=False`` gives it free; ``over`` ends the run (its status is that of the
         ``finalized`` event, which must come last) and frees the slot. A slot that becomes free goes to the
         oldest enqueued run of the conversation, which can be claimed from then on. Messages are inserted, or
-        replaced by ``message_id``.
+        replaced by ``message_id``; what they follow, ``parent_id``, stays as it was first written.
 
         Succeeds if and only if the stored generation and head are those of ``lease``. A head that has
         advanced by exactly this batch under this generation is an acknowledgement that was lost, hence a
@@ -441,5 +441,6 @@ class EventBuffer(Protocol):
 
         Exactly one of ``run_id``, ``conversation_id``, ``owner`` is given. What is active loses its lease:
         its holder gets `LeaseLost` at the next append. A tombstone stays: the ids are never taken again.
+        What followed a deleted message follows what that one followed.
         """
         ...

@@ -18,7 +18,7 @@ from streamchat.buffers.base import (
     RunStatus,
     Segment,
 )
-from streamchat.buffers.shared import event_bytes, owner_and_tenant, same_run
+from streamchat.buffers.shared import event_bytes, kept_ancestors, owner_and_tenant, same_run
 from streamchat.core.append_rule import (
     Decision,
     claimable_since,
@@ -236,8 +236,11 @@ class MemoryState:
             before = conversation.messages.get(message.message_id)
             if before is not None:
                 self.size -= _message_size(before)
-            created_at = now if before is None else before.created_at
-            conversation.messages[message.message_id] = replace(message, created_at=created_at)
+            if before is None:
+                made = replace(message, created_at=now)
+            else:
+                made = replace(message, created_at=before.created_at, parent_id=before.parent_id)
+            conversation.messages[message.message_id] = made
             self.message_homes[message.message_id] = message.conversation_id
             self.size += _message_size(message)
 
@@ -381,8 +384,13 @@ class MemoryState:
         del self.conversations[conversation.record.conversation_id]
         self.drop_messages(conversation, list(conversation.messages.values()))
 
-    def drop_messages(self, conversation: Conversation, messages: Iterable[MessageRecord]) -> None:
-        """Forget some of a conversation's messages."""
+    def drop_messages(self, conversation: Conversation, messages: Sequence[MessageRecord]) -> None:
+        """Forget some of a conversation's messages; what followed them follows what they followed."""
+        ancestors = kept_ancestors({message.message_id: message.parent_id for message in messages})
+        for name, message in conversation.messages.items():
+            if message.parent_id in ancestors:
+                moved = replace(message, parent_id=ancestors[message.parent_id])
+                conversation.messages[name] = moved
         for message in messages:
             del conversation.messages[message.message_id]
             del self.message_homes[message.message_id]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from streamchat.buffers import refusals
@@ -31,6 +31,7 @@ __all__ = [
     "encode_body",
     "event_bytes",
     "input_id",
+    "kept_ancestors",
     "now_ms",
     "owner_and_tenant",
     "random_token",
@@ -176,3 +177,16 @@ def encode_body(posted: Input) -> bytes:
         raise InvalidInput(
             f"the body of a {posted.kind!r} for {posted.key!r} is not JSON: {error}"
         ) from error
+
+
+def kept_ancestors(doomed: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return, for each message that goes (given with the one that it follows), the nearest one before it
+    that stays: what followed the former follows that one from now on."""
+    found: dict[str, str | None] = {}
+    for message_id in doomed:
+        at, seen = doomed[message_id], {message_id}
+        while at is not None and at in doomed and at not in seen:
+            seen.add(at)
+            at = doomed[at]
+        found[message_id] = None if at in seen else at
+    return found

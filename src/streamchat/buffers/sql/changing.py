@@ -60,7 +60,8 @@ def give_up(tx: Tx, head: Head, batch: Batch) -> None:
 
 
 def put_messages(tx: Tx, records: Iterable[MessageRecord]) -> None:
-    """Insert messages, or replace them where they stand; raises for an id of another conversation."""
+    """Insert messages, or replace them where they stand (there, in the tree, they stay); raises for an id of
+    another conversation."""
     messages = tx.schema.messages
     for record in records:
         values = {
@@ -71,13 +72,13 @@ def put_messages(tx: Tx, records: Iterable[MessageRecord]) -> None:
             "content": tx.payloads.put(record.content),
             "private": tx.payloads.put_optional(record.private),
             "run_id": record.run_id,
-            "parent_id": record.parent_id,
         }
         home = tx.connection.execute(
             select(messages.c.conversation_id).where(messages.c.message_id == record.message_id)
         ).scalar()
         if home is None:
             row = {**values, "message_id": record.message_id, "created_at": tx.now}
+            row["parent_id"] = record.parent_id
             tx.connection.execute(insert(messages).values(row))
         elif home == record.conversation_id:
             tx.connection.execute(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import delete, func, insert, select, update
 
+from streamchat.buffers.shared import kept_ancestors
 from streamchat.buffers.sql.transaction import Tx
 
 __all__ = ["delete_conversation", "delete_owner", "delete_run", "trim"]
@@ -41,9 +42,10 @@ def delete_run(tx: Tx, run_id: str) -> list[str]:
     conversation_id = tx.connection.execute(found.with_for_update()).scalar()
     if conversation_id is None:
         return []
-    tx.connection.execute(delete(messages).where(messages.c.run_id == run_id))
     _remove_runs(tx, [run_id])
+    # This locks the conversation: from here on nobody writes a message that follows one of these.
     tx.touch_conversation(conversation_id, free=run_id)
+    _remove_messages(tx, conversation_id, run_id)
     leaf = (
         select(messages.c.message_id)
         .where(messages.c.conversation_id == conversation_id)
@@ -55,6 +57,20 @@ def delete_run(tx: Tx, run_id: str) -> list[str]:
         update(conversations).where(conversations.c.conversation_id == conversation_id).values(leaf_id=leaf)
     )
     return [run_id]
+
+
+def _remove_messages(tx: Tx, conversation_id: str, run_id: str) -> None:
+    """Delete a run's messages; what followed them follows what they followed."""
+    messages = tx.schema.messages
+    found = tx.connection.execute(
+        select(messages.c.message_id, messages.c.parent_id).where(messages.c.run_id == run_id)
+    )
+    ancestors = kept_ancestors({row.message_id: row.parent_id for row in found})
+    tx.connection.execute(delete(messages).where(messages.c.run_id == run_id))
+    home = messages.c.conversation_id == conversation_id
+    for message_id, ancestor in ancestors.items():
+        follows = update(messages).where(home, messages.c.parent_id == message_id)
+        tx.connection.execute(follows.values(parent_id=ancestor))
 
 
 def delete_conversation(tx: Tx, conversation_id: str) -> list[str]:

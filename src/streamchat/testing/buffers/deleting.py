@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamchat.buffers.base import Input
+from streamchat.buffers.base import Input, MessageRecord, NewRun
 from streamchat.errors import ConversationNotFound, InvalidInput, LeaseLost, RunNotFound
 from streamchat.principal import Principal
 from streamchat.testing.buffers.suite import Bench, behaviour, deltas, ending, message, refused
@@ -40,6 +40,57 @@ async def a_deleted_run_is_gone_and_its_holder_loses_the_lease(bench: Bench) -> 
         await bench.buffer.create(run)
     assert await bench.buffer.delete(run_id=run.run_id) == 0
     await bench.created(conversation_id=run.conversation_id)
+
+
+async def turn(bench: Bench, home: str, follows: str | None) -> tuple[NewRun, str]:
+    """Return a run that is over, and its question, which follows the message of that id."""
+    run = bench.new_run(conversation_id=home)
+    question = message(run, run_id=run.run_id, parent_id=follows)
+    await bench.buffer.create(run, [question, answer(run, question.message_id)])
+    lease = await bench.claimed(run.run_id)
+    await bench.buffer.append(lease, ending(), messages=[answer(run, question.message_id)], then="over")
+    return run, question.message_id
+
+
+def answer(run: NewRun, question: str) -> MessageRecord:
+    return message(run, message_id=run.message_id, run_id=run.run_id, role="assistant", parent_id=question)
+
+
+async def parents(bench: Bench, home: str) -> dict[str, str | None]:
+    return {row.message_id: row.parent_id for row in await bench.buffer.messages(home)}
+
+
+@behaviour
+async def what_followed_a_deleted_run_follows_what_that_followed(bench: Bench) -> None:
+    first, first_question = await turn(bench, "home", None)
+    second, second_question = await turn(bench, "home", first.message_id)
+    third, third_question = await turn(bench, "home", second.message_id)
+    other, other_question = await turn(bench, "home", second_question)
+    await bench.buffer.delete(run_id=second.run_id)
+    rest = {
+        third_question: first.message_id,
+        third.message_id: third_question,
+        other_question: first.message_id,
+        other.message_id: other_question,
+    }
+    kept = {first_question: None, first.message_id: first_question}
+    assert await parents(bench, "home") == kept | rest
+    await bench.buffer.delete(run_id=first.run_id)
+    assert await parents(bench, "home") == rest | {third_question: None, other_question: None}
+
+
+@behaviour
+async def a_message_that_is_written_again_follows_what_it_followed(bench: Bench) -> None:
+    first, _ = await turn(bench, "home", None)
+    second, question = await turn(bench, "home", first.message_id)
+    again = bench.new_run(conversation_id="home")
+    await bench.buffer.create(again, [answer(again, question)])
+    lease = await bench.claimed(again.run_id)
+    await bench.buffer.delete(run_id=second.run_id)
+    assert (await parents(bench, "home"))[again.message_id] == first.message_id
+    # Its holder knows nothing of that.
+    await bench.buffer.append(lease, ending(), messages=[answer(again, question)], then="over")
+    assert (await parents(bench, "home"))[again.message_id] == first.message_id
 
 
 @behaviour

@@ -19,6 +19,7 @@ from streamchat.adapters.django.models import (
     Segment,
     Tombstone,
 )
+from streamchat.buffers.shared import kept_ancestors
 
 __all__ = ["delete_conversation", "delete_owner", "delete_run", "trim"]
 
@@ -45,10 +46,16 @@ def delete_run(tx: Tx, run_id: str) -> list[str]:
     if run is None:
         return []
     conversation_id = run.conversation_id
-    tx.rows(Message).filter(run_id=run_id).delete()
     _remove_runs(tx, [run_id])
+    # This locks the conversation: from here on nobody writes a message that follows one of these.
     tx.touch_conversation(conversation_id, free=run_id)
-    left = tx.rows(Message).filter(conversation_id=conversation_id).order_by("-number")
+    kept = tx.rows(Message).filter(conversation_id=conversation_id)
+    doomed = tx.rows(Message).filter(run_id=run_id)
+    ancestors = kept_ancestors(dict(doomed.values_list("message_id", "parent_id")))
+    doomed.delete()
+    for message_id, ancestor in ancestors.items():
+        kept.filter(parent_id=message_id).update(parent_id=ancestor)
+    left = kept.order_by("-number")
     leaf_id = left.values_list("message_id", flat=True).first()
     tx.rows(Conversation).filter(conversation_id=conversation_id).update(leaf_id=leaf_id)
     return [run_id]

@@ -119,12 +119,12 @@ class Tx:
                 "content": self.payloads.put(record.content),
                 "private": self.payloads.put_optional(record.private),
                 "run_id": record.run_id,
-                "parent_id": record.parent_id,
             }
             named = messages.filter(message_id=record.message_id)
             home = named.values_list("conversation_id", flat=True).first()
             if home is None:
-                messages.create(message_id=record.message_id, created_at=self.now, **values)
+                given = {"message_id": record.message_id, "parent_id": record.parent_id}
+                messages.create(**given, created_at=self.now, **values)
             elif home == record.conversation_id:
                 named.update(**values)
             else:

@@ -29,7 +29,8 @@ end
 local function put_messages(i, conversation, at)
   each_message(i, function(id, _, from, to)
     local name = key('message', id)
-    local created = call('HGET', name, 'at')
+    local stored = call('HMGET', name, 'at', 'parent')
+    local created = stored[1]
     if not created then
       created = at
       call('ZADD', key('order', conversation), int(call('INCR', base .. 'number')), id)
@@ -43,6 +44,12 @@ local function put_messages(i, conversation, at)
       if not given[optional] then
         call('HDEL', name, optional)
       end
+    end
+    -- Where it stands in the tree, it stays.
+    if stored[1] and stored[2] then
+      call('HSET', name, 'parent', stored[2])
+    elseif stored[1] then
+      call('HDEL', name, 'parent')
     end
   end)
 end
