@@ -24,7 +24,7 @@ from langgraph.types import Send, interrupt
 
 from streamchat import RunContext, StreamChat
 from streamchat.core.fold import fold
-from streamchat.errors import InvalidInput
+from streamchat.errors import InvalidInput, NotRetryable
 from streamchat.models import from_langgraph
 from streamchat.models.langgraph.patch import json_patch
 from streamchat.orchestration.options import Limits, RunOptions
@@ -677,6 +677,33 @@ async def test_a_retried_run_begins_where_the_first_one_did() -> None:
         # and the conversation's next turn begins behind the retried one
         third = await chat.reply("talk", "three")
         assert fold(await log_of(chat, third.run_id)).text == "one|two|three "
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "denied", "agreed"])
+async def test_a_retry_of_a_step_or_of_an_interrupt_alone_is_refused(ending: str) -> None:
+    """The steps before it are in the first run's checkpoints."""
+    model = from_langgraph(two_questions(InMemorySaver()))
+    async with StreamChat(model=model, allow_anonymous=True) as chat:
+        run = await chat.reply("talk", "one")
+        calls = [wait.call_id for wait in run.state.waits]
+        if ending == "cancelled":
+            await chat.cancel(run.run_id)
+        else:
+            for call_id in calls:
+                await chat.resolve_approval(run.run_id, call_id, ending == "agreed")
+        await drain(chat, run.run_id)
+        before = await chat.history("talk")
+        in_part: list[dict[str, Any]] = [{"from_step": 2}]
+        if ending != "agreed":
+            in_part += [{"call_id": call_id} for call_id in calls]
+        for what in in_part:
+            with pytest.raises(NotRetryable) as caught:
+                await chat.retry(run.run_id, **what)
+            assert caught.value.reason == "whole_run_only"
+        assert await chat.history("talk") == before
+        again = await chat.retry(run.run_id)
+        while (await chat.status(again.run_id)).status != "suspended":
+            await asyncio.sleep(0.01)
 
 
 async def test_input_context_and_config_are_the_applications_to_make() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from streamchat import RunContext, StreamChat
 from streamchat.core.fold import fold
-from streamchat.errors import InvalidInput, ModelError, ToolDefinitionError
+from streamchat.errors import InvalidInput, ModelError, NotRetryable, ToolDefinitionError
 from streamchat.events import StreamEvent
 from streamchat.messages import Usage
 from streamchat.models import WorkflowModel
@@ -334,6 +334,23 @@ async def test_a_retry_from_a_step_keeps_the_steps_before_it() -> None:
         again = await chat.retry(run, from_step=3)
         assert [event async for event in chat.attach(again.run_id).events()]
         assert said == ["a", "b", "c", "c"]
+
+
+async def test_a_retry_in_part_is_refused_where_the_workflow_cannot_go_on_behind_steps() -> None:
+    async def flow(run: WorkflowRun) -> Items:
+        for name in "ab":
+            yield Node(name)
+            yield name
+
+    async with StreamChat(model=WorkflowModel(flow), allow_anonymous=True) as chat:
+        run = (await chat.reply("talk", "hi")).run_id
+        with pytest.raises(NotRetryable) as caught:
+            await chat.retry(run, from_step=2)
+        assert caught.value.reason == "whole_run_only"
+        assert len(await chat.history("talk")) == 2  # nothing was made
+        again = await chat.retry(run, from_step=1)  # the whole of it
+        assert [event async for event in chat.attach(again.run_id).events()]
+        assert (await chat.status(again.run_id)).text == "ab"
 
 
 # Questions.

@@ -51,6 +51,11 @@ class AskingModel:
         return self._resumable
 
     @property
+    def takes_kept_steps(self) -> bool:
+        """Whether it can go on behind the steps of another run: what it is told of them is all it needs."""
+        return self._resumable
+
+    @property
     def workflow_tools(self) -> ToolRegistry:
         """The tool that stands for what the workflow asks people."""
         return self._tools

@@ -220,6 +220,11 @@ class WorkflowSource(Model, Protocol):
         ...
 
     @property
+    def takes_kept_steps(self) -> bool:
+        """Whether it can go on behind steps that another run has made, as a retry in part asks it to."""
+        ...
+
+    @property
     def workflow_tools(self) -> ToolRegistry:
         """The tools that only it calls, beside the application's."""
         ...

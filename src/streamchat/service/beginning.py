@@ -208,7 +208,7 @@ class StartingVerbs(ReadingVerbs):
         run, messages, kept = await retry_of(
             self.buffer,
             parent,
-            self.model.name,
+            self.model,
             from_step=from_step,
             call_id=call_id,
             idempotency_key=idempotency_key,

@@ -10,6 +10,7 @@ from streamchat.buffers.base import EventBuffer, MessageRecord, NewEvent, NewRun
 from streamchat.core.retry import kept_events
 from streamchat.errors import NotRetryable
 from streamchat.events import RunStarted, StoredEvent, dump_json
+from streamchat.models.base import Model, WorkflowSource
 from streamchat.service.request import RunRequest
 
 __all__ = ["retry_of"]
@@ -18,7 +19,7 @@ __all__ = ["retry_of"]
 async def retry_of(
     buffer: EventBuffer,
     parent: RunRecord,
-    model: str,
+    model: Model,
     *,
     from_step: int | None,
     call_id: str | None,
@@ -36,6 +37,12 @@ async def retry_of(
             reason="run_active",
         )
     kept = [] if whole else kept_events(await _log(buffer, parent), from_step=from_step, call_id=call_id)
+    if kept and isinstance(model, WorkflowSource) and not model.takes_kept_steps:
+        raise NotRetryable(
+            f"run {parent.run_id}: the workflow {model.name!r} cannot go on behind steps of an earlier run: "
+            "retry the whole run",
+            reason="whole_run_only",
+        )
     request = RunRequest.model_validate_json(parent.request)
     run_id, message_id = uuid.uuid4().hex, uuid.uuid4().hex
     started = RunStarted(
@@ -43,7 +50,7 @@ async def retry_of(
         conversation_id=parent.conversation_id,
         message_id=message_id,
         parent_run_id=parent.run_id,
-        model=model,
+        model=model.name,
     )
     digest = dump_json(["retry", parent.run_id, from_step, call_id])
     run = NewRun(

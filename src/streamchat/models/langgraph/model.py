@@ -132,6 +132,11 @@ class LangGraphModel(AskingModel):
         self._restart_on = restart_on
         self._durability: Durability = durability
 
+    @property
+    def takes_kept_steps(self) -> bool:
+        """Never: what the steps of another run came to is in checkpoints, which the log knows nothing of."""
+        return False
+
     async def stream(self, request: ModelRequest) -> AsyncGenerator[Sequence[ModelOutput], None]:
         """Run the graph from where it stands; raises `ModelError` for what it raises."""
         run = workflow_run(request, self._ask_tool)
