@@ -119,6 +119,29 @@ async def test_who_is_not_signed_in_or_another_gets_nothing(project: dict[str, s
             assert connection.status == 403
 
 
+async def test_where_a_project_requires_login_the_endpoints_still_decide_by_themselves(
+    project: dict[str, str],
+) -> None:
+    import django
+    from django.conf import settings
+    from django.test import override_settings
+
+    if django.VERSION < (5, 1):
+        pytest.skip("Django has no LoginRequiredMiddleware")
+    required = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
+    with override_settings(MIDDLEWARE=required):
+        async with site() as (port, stall):
+            stall.release()
+            async with request(port, "GET", "/bare/") as connection:
+                assert connection.status == 302  # a view of the project's own
+            for path, status in (("/chat/health/live", 200), ("/chat/conversations", 401)):
+                assert (await fetch(port, "GET", path))[0] == status
+            job = await fetch(port, "POST", "/chat/jobs/x:y", {"result": 1}, X_Job_Secret="no")
+            assert (job[0], job[1]["error"]["code"]) == (404, "job_not_found")
+            page = await csrf(port, project["ann"])
+            assert (await fetch(port, "POST", "/chat/runs", {"message": "Hi"}, **page))[0] == 201
+
+
 async def test_bad_requests_are_answered_as_everywhere(project: dict[str, str]) -> None:
     async with site() as (port, _):
         page = await csrf(port, project["ann"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Mapping
-from typing import cast
+from typing import Any, cast
 
+from django.contrib.auth import decorators
 from django.core.handlers.asgi import ASGIRequest
 from django.db import transaction
 from django.http import HttpRequest
@@ -81,11 +82,17 @@ async def _answer_whole(request: HttpRequest, path: str) -> HttpResponseBase:
     return to_django(await _host(endpoints).run(endpoints.handle(ours)), endpoints.options)
 
 
+# Django's own since 5.1. A page's fetch would be led to a form, and what is public (jobs, health) has no user.
+_login_not_required: Any = getattr(decorators, "login_not_required", lambda view: view)
+
+
+@_login_not_required
 @transaction.non_atomic_requests
 async def endpoint(request: HttpRequest, path: str = "") -> HttpResponseBase:
     """Serve all endpoints; ``path`` is what stands behind the prefix.
 
-    CSRF protection is the project's: with sessions, pages send the token in ``X-CSRFToken``.
+    CSRF protection is the project's: with sessions, pages send the token in ``X-CSRFToken``. Its
+    ``LoginRequiredMiddleware`` leaves them alone: the principal decides, and nobody is answered with 401.
     """
     if isinstance(request, ASGIRequest):
         return await _answer(request, path)
