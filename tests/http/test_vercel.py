@@ -468,6 +468,37 @@ async def test_version_5_is_asked_in_data_and_answers_beside_the_messages() -> N
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("copied", [{}, {"state": "output-available", "output": "made up"}])
+async def test_a_page_that_brings_nothing_is_told_again_that_the_run_waits_for_it(
+    copied: dict[str, Any],
+) -> None:
+    async with waiting(Call("delete", {"path": "a"}), Call("delete", {"path": "b"})) as (endpoints, message):
+        sent = body(ui_message(message, **{part["toolCallId"]: copied for part in calls_of(message)}))
+        chunks = chunks_of((await post(endpoints, sent)).body)
+        # Its calls are as they were: a page that has them otherwise would send the same again at once.
+        asked = ["tool-approval-request"] * 2
+        assert [chunk["type"] for chunk in chunks] == ["start", *asked, "finish"]
+        assert chunks[-1]["finishReason"] == "tool-calls"
+        old = chunks_of((await post(endpoints, sent, headers={"X-AI-SDK-Version": "5"})).body)
+        asked = ["tool-input-available"] * 2 + ["data-tool-approval"] * 2
+        assert sorted(chunk["type"] for chunk in old) == sorted(["start", *asked, "finish"])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_response_to_a_run_that_waits_for_a_job_ends_when_that_takes_long(method: str) -> None:
+    model = ScriptedModel([Step(calls=[Call("print_it")]), Step("Printed.")])
+    async with serving(model, tools=deleting(), options=HTTPOptions(suspended_linger=0.05)) as endpoints:
+        first = message_of(await post(endpoints, body(user("Go"))))
+        if method == "GET":
+            after = message_of(await ask(endpoints, "GET", f"/vercel/{CHAT}/stream"))
+        else:
+            after = message_of(await post(endpoints, body(ui_message(first))), known=first)
+        assert after.metadata["status"] == "suspended"
+        assert calls_of(after)[0]["preliminary"] is True
+
+
+@pytest.mark.anyio
 async def test_a_response_stays_open_for_a_job_and_ends_when_that_takes_long() -> None:
     model = ScriptedModel([Step(calls=[Call("print_it")]), Step("Printed.")])
     async with serving(model, tools=deleting(), options=HTTPOptions(suspended_linger=0.05)) as endpoints:

@@ -101,6 +101,7 @@ class AnswerStream:
 
     async def _next(self) -> bytes:
         loop = asyncio.get_running_loop()
+        self._note_suspension(loop.time())
         until = min(self._end_at, self._suspended_until)
         wait = min(self._options.heartbeat, max(0.0, until - loop.time()))
         got = await self._subscription.next(wait)
@@ -116,11 +117,13 @@ class AnswerStream:
             return self._encoder.fail(_EXPIRED)
         else:
             return KEEP_ALIVE
+        return piece
+
+    def _note_suspension(self, now: float) -> None:
         if not self._subscription.suspended:
             self._suspended_until = math.inf
         elif self._suspended_until == math.inf:
-            self._suspended_until = loop.time() + self._options.suspended_linger
-        return piece
+            self._suspended_until = now + self._options.suspended_linger
 
     def _failed(self, error: Exception) -> bytes:
         correlation = correlation_id()

@@ -9,7 +9,7 @@ in the conversation that the principal may read, so those of others are unknown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,7 +18,7 @@ from streamchat.core.answers import awaited
 from streamchat.core.fold import fold
 from streamchat.core.state import RunState
 from streamchat.errors import ConversationNotFound, RunNotFound, RunOver
-from streamchat.events import StoredEvent
+from streamchat.events import StoredEvent, Wait
 from streamchat.messages import ToolCallPart
 from streamchat.principal import Principal
 from streamchat.service.chat import StreamChat
@@ -82,10 +82,12 @@ class ToolOutput:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Answers to what a run waits for: the run of ``message_id``, or the one that is active (None)."""
+    """Answers to what a run waits for: the run of ``message_id``, or the one that is active (None). ``shown``
+    are the ids of the calls that the client knows."""
 
     given: Sequence[Approval | ToolOutput]
     message_id: str | None = None
+    shown: Collection[str] = ()
 
 
 Wanted: TypeAlias = NewMessage | Regenerate | Answers
@@ -94,13 +96,15 @@ Wanted: TypeAlias = NewMessage | Regenerate | Answers
 @dataclass(frozen=True, slots=True)
 class Begun:
     """The run to stream. ``known`` is its log as far as it went before the answers, empty for a new run;
-    ``new`` is False where the idempotency key was known, and where a run goes on."""
+    ``new`` is False where the idempotency key was known, and where a run goes on. ``waits`` are what it waits
+    for as before, where it took none of the answers."""
 
     run_id: str
     message_id: str
     conversation_id: str
     new: bool = True
     known: Sequence[StoredEvent] = ()
+    waits: Sequence[Wait] = ()
 
     @classmethod
     def of(cls, started: Started) -> Begun:
@@ -206,7 +210,8 @@ async def _answer(
             await chat.submit_tool_result(
                 run_id, call.call_id, given.output, error=given.error, principal=principal
             )
-    return Begun(run_id, state.message_id or "", conversation_id, new=False, known=known)
+    waits = state.waits if state.status == "suspended" and not fitting else ()
+    return Begun(run_id, state.message_id or "", conversation_id, new=False, known=known, waits=waits)
 
 
 async def _asking_run(

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from streamchat.errors import ConversationBusy, ConversationNotFound, InvalidInput, RunNotFound, RunOver
-from streamchat.events import TERMINAL, StoredEvent, Suspended
+from streamchat.events import TERMINAL, ApprovalRequested, StoredEvent, Suspended, ToolCallEvent
 from streamchat.http.answer_stream import AnswerStream
 from streamchat.http.errors import HTTPError
 from streamchat.http.incoming import (
@@ -224,14 +224,33 @@ def _replaying(call: Call, ids: _Ids, known: Sequence[StoredEvent], target: Targ
 
 def _going_on(call: Call, begun: Begun, answers: Answers, target: Target) -> _Opening:
     """What follows on answers; the client has the message up to where they were asked for."""
-    at = _asked_at(begun.known, {each.call for each in answers.given})
+    at = _asked_at(begun.known, {*answers.shown, *(each.call for each in answers.given)})
     if not at:
         raise ConversationBusy(
             f"run {begun.run_id} is at work and has asked for nothing", active_run_id=begun.run_id
         )
     wire = _wire(call, (begun.run_id, begun.message_id), target)
     first = wire.resume(begun.known[:at], after_end=True) + b"".join(wire.events(begun.known[at:]))
+    if begun.waits:  # it has not moved, and will not by this request
+        first += _asked_again(wire, begun, target)
     return _Opening(begun.run_id, wire, wire.begin("") + first, begun.known[-1].id)
+
+
+def _asked_again(wire: VercelWire, begun: Begun, target: Target) -> bytes:
+    """What a run still waits for: a page that believes otherwise would send the same again, for ever."""
+    asked = {wait.approval_id: wait.call_id for wait in begun.waits if wait.kind == "approval"}
+    events = [
+        event
+        for event in (stored.event for stored in begun.known)
+        if (isinstance(event, ApprovalRequested) and event.approval_id in asked)
+        or (target == "v5" and isinstance(event, ToolCallEvent) and event.call_id in asked.values())
+    ]
+    chunks = [
+        chunk
+        for event in (*events, Suspended(waits=tuple(begun.waits)))
+        for chunk in wire.encoder.encode(event)
+    ]
+    return frames(chunks)
 
 
 def _asked_at(known: Sequence[StoredEvent], calls: Collection[str | None]) -> int:

@@ -159,7 +159,8 @@ def _answers(body: VercelBody, messages: Sequence[VercelMessage]) -> Answers:
     if message.role == "assistant":
         found = (_answer(part) for part in message.parts)
         given += [each for each in found if each is not None and each.call not in decided]
-    return Answers(given, message.id if message.role == "assistant" else None)
+    shown = [call for part in message.parts if isinstance(call := part.get("toolCallId"), str)]
+    return Answers(given, message.id if message.role == "assistant" else None, shown)
 
 
 def _answer(part: Mapping[str, Any]) -> Approval | ToolOutput | None:
