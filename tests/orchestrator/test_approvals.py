@@ -302,6 +302,27 @@ async def test_a_predicate_that_raises_asks():
     assert desk.waits == [("approval", "pay")]
 
 
+@pytest.mark.parametrize("answer", [None, 0, "", [], {"approved": False}], ids=repr)
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_a_predicate_that_says_neither_yes_nor_no_asks(kind, answer, caplog):
+    """Most of all one whose author has forgotten a ``return``."""
+    tools = ToolRegistry()
+
+    def needs(ctx: ToolContext, arguments: dict[str, Any]) -> Any:
+        return answer
+
+    async def needs_async(ctx: ToolContext, arguments: dict[str, Any]) -> Any:
+        return answer
+
+    @tools.tool(requires_approval=needs if kind == "sync" else needs_async)
+    async def pay() -> None: ...
+
+    desk = Desk(ScriptedModel([calls("pay"), "Done."]), tools)
+    await desk.live()
+    assert desk.waits == [("approval", "pay")]
+    assert "requires_approval of tool pay returned" in caplog.text
+
+
 async def test_a_call_that_cannot_run_is_asked_of_nobody():
     desk = Bank().desk(calls(Call("pay", {"amount": "x"}, id="p")))
     log = await desk.live()

@@ -157,11 +157,21 @@ class CallTask:
         if not callable(rule):
             return rule
         try:
-            answer = rule(context, dict(self.call.arguments or {}))
-            return await answer if inspect.isawaitable(answer) else answer
+            answer: object = rule(context, dict(self.call.arguments or {}))
+            if inspect.isawaitable(answer):
+                answer = await answer
         except Exception:
             log.exception("requires_approval of tool %s raised: a person is asked", self.tool.name)
             return True
+        if isinstance(answer, bool) or (isinstance(answer, str) and answer):
+            return answer
+        # None is a forgotten return; nothing but a clear no may let a call run that somebody is to guard.
+        log.error(
+            "requires_approval of tool %s returned %.80r, neither a bool nor text: a person is asked",
+            self.tool.name,
+            answer,
+        )
+        return True
 
     async def _work(self, context: ToolContext) -> ToolOutcome:
         if self._cut_off:

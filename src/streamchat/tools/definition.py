@@ -51,7 +51,8 @@ class ToolOptions(TypedDict, total=False):
     the number of the failed attempt (from 1) to seconds.
     ``reconcile``: asked what came of a call that was cut off, when it is not known; see `run_reconcile`.
     ``requires_approval``: True, or a predicate (sync or async) of the context, which has the principal, and
-    the arguments; text instead of True is shown to who decides. A predicate that raises counts as True.
+    the arguments; text instead of True is shown to who decides. Only False lets a call run unasked: a
+    predicate that raises, or returns None or anything else, counts as True.
     ``approval_timeout``: seconds until a call that nobody decided on is denied; left out, the run's holds.
     ``concurrency``: how many calls run at once in this process, over all runs. ``sequential``: while a call
     runs, no other tool call of the same run does.
