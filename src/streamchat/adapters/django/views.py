@@ -82,7 +82,7 @@ async def _answer_whole(request: HttpRequest, path: str) -> HttpResponseBase:
     return to_django(await _host(endpoints).run(endpoints.handle(ours)), endpoints.options)
 
 
-# Django's own since 5.1. A page's fetch would be led to a form, and what is public (jobs, health) has no user.
+# Django's own since 5.1. A page's fetch would be led to a form; what is public (jobs, health) has no user.
 _login_not_required: Any = getattr(decorators, "login_not_required", lambda view: view)
 
 
