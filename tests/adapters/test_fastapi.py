@@ -15,7 +15,8 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from streamchat.adapters.fastapi import chat_router, event_response
 from streamchat.core.sse import SSEDecoder
 from streamchat.events import EVENT_TYPES
-from streamchat.http import CORS
+from streamchat.http import CORS, Endpoints
+from streamchat.http.openapi import openapi_document
 from streamchat.orchestrator import orchestrate
 from streamchat.principal import Principal
 from streamchat.service.access import owns
@@ -191,6 +192,31 @@ async def test_behind_a_proxy_that_strips_a_prefix_urls_are_the_clients() -> Non
     async with serve(make_app(), root_path="/outer") as port:
         _, started = await fetch(port, "POST", "/api/chat/runs", {"message": "Hi"}, X_User="ann")
         assert started["stream_url"] == f"/outer/api/chat/runs/{started['run_id']}/stream"
+
+
+async def test_the_openapi_document_says_of_every_status_what_the_endpoints_own_says() -> None:
+    chat = make_chat()
+    inside = make_app(chat, lambda: Principal("ann")).openapi()
+    raw = openapi_document(Endpoints(chat, principal=lambda request: None).routes, prefix="/api/chat")
+
+    def types(document: Any) -> dict[tuple[str, str, str], list[str]]:
+        return {
+            (path, method, status): sorted(answer.get("content", {}))
+            for path, operations in document["paths"].items()
+            for method, operation in operations.items()
+            for status, answer in operation["responses"].items()
+            if not path.endswith("/openapi.json")
+        }
+
+    assert types(inside) == types(raw)
+    streamed = {key[:2] for key, kinds in types(raw).items() if kinds == ["text/event-stream"]}
+    assert len(streamed) > 4
+    for path, method in streamed:
+        answers = inside["paths"][path][method]["responses"]
+        assert "501" in answers
+        for status in set(answers) - {"200", "204"}:
+            schema = answers[status]["content"]["application/json"]["schema"]
+            assert set(schema["properties"]["error"]["properties"]) > {"code", "message", "correlation_id"}
 
 
 async def test_the_openapi_document_has_every_endpoint_and_every_event() -> None:

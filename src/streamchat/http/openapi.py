@@ -60,6 +60,7 @@ ERRORS: Mapping[int, str] = {
     415: "The body is not JSON.",
     422: "The body is not what is expected; `field` says where.",
     429: "You have too much open; `Retry-After` says when to come back.",
+    501: "This server cannot stream (Django under WSGI).",
     502: "The answer was begun and could not be finished.",
     503: "There is too much to do, or the store is away; `Retry-After` says when to come back.",
 }
@@ -107,6 +108,11 @@ class Operation:
         """Of the answer."""
         return "text/event-stream" if self.events else "application/json"
 
+    @property
+    def failures(self) -> tuple[int, ...]:
+        """The statuses with which it can fail, all with the same JSON body."""
+        return (*self.errors, 501) if self.events else self.errors
+
     def responses(self) -> dict[int | str, dict[str, Any]]:
         """Return the answers for a framework that makes the schemas of models itself (FastAPI)."""
         answers: dict[int | str, dict[str, Any]] = {}
@@ -114,8 +120,14 @@ class Operation:
             answers[self.status] = {"model": self.answer, "description": self.summary}
         if self.nothing is not None:
             answers[204] = {"description": self.nothing}
-        for status in self.errors:
-            answers[status] = {"model": ErrorAnswer, "description": ERRORS[status]}
+        for status in self.failures:
+            answers[status] = {"description": ERRORS[status]}
+            if self.events:
+                # A model would be described under the media type of the stream.
+                schema = _whole(ErrorAnswer.model_json_schema(mode="serialization"))
+                answers[status]["content"] = {"application/json": {"schema": schema}}
+            else:
+                answers[status]["model"] = ErrorAnswer
         return answers
 
     def request(self, path: str) -> dict[str, Any]:
@@ -269,7 +281,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         200,
         ChatCompletionBody,
         parameters=_START,
-        errors=(400, 401, 403, 404, 408, 409, 413, 415, 429, 502, 503),
+        errors=(400, 401, 403, 404, 408, 409, 413, 415, 429, 501, 502, 503),
         tag="openai",
     ),
     ("GET", "/v1/models"): Operation(
@@ -363,7 +375,7 @@ def _operation(route: Route, operation: Operation, schemas: Mapping[Any, dict[st
     responses = {str(operation.status): answer}
     if operation.nothing is not None:
         responses["204"] = {"description": operation.nothing}
-    for status in operation.errors:
+    for status in operation.failures:
         responses[str(status)] = {
             "description": ERRORS[status],
             "content": {"application/json": {"schema": schemas[ErrorAnswer]}},
