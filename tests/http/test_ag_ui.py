@@ -533,7 +533,64 @@ async def test_a_workflow_tells_its_steps_and_its_state() -> None:
         for name in (b'"stepName":"plan"', b'"stepName":"act"'):
             assert answer.body.count(name) == 2
         late, _ = await post(endpoints, body(user()))
-        assert (late.state, late.patches) == (client.state, client.patches)
+        assert (late.state, late.patches) == ({"plan": ["a"], "done": True}, [])
+
+
+async def test_the_state_is_the_threads_and_whoever_comes_back_gets_it_whole_and_once() -> None:
+    said: dict[str, list[Any]] = {
+        "one": [{"values": {"list": []}}],
+        "two": [{"patch": [{"op": "add", "path": "/list/-", "value": "x"}]}],
+        "three": [],
+        "four": [{"patch": [{"op": "add", "path": "/list/-", "value": "y"}]}] * 2,
+    }
+
+    async def flow(run: WorkflowRun) -> AsyncIterator[Any]:
+        yield Node("n")
+        for data in said[str(run.messages[-1].content)]:
+            yield Emit("state", data)
+        yield "Ok."
+
+    lists = {"one": [], "two": ["x"], "three": ["x"], "four": ["x", "y", "y"]}
+    async with serving(WorkflowModel(flow)) as endpoints:  # type: ignore[arg-type]
+        messages: list[dict[str, Any]] = []
+        for turn in said:
+            sent = body(*messages, user(turn, turn), run=turn)
+            client, _ = await post(endpoints, sent)
+            again, answer = await post(endpoints, sent)
+            assert (again.state, again.patches) == ({"list": lists[turn]}, [])
+            assert answer.body.count(b"STATE_SNAPSHOT") == 1
+            messages = client.messages
+            # In a thread with a state, a page that has none is given it with the first patch.
+            assert client.state == ({} if turn == "three" else {"list": lists[turn][:2]})
+            lost, _ = await post(endpoints, body(run="lost"))
+            assert lost.state == {"list": lists[turn]}
+
+
+async def test_the_state_is_said_before_an_interrupt_and_is_whole_behind_it() -> None:
+    tools = make_tools()
+
+    @tools.tool
+    async def note(ctx: ToolContext, what: str) -> str:
+        """Changes the state."""
+        ctx.emit("state", {"patch": [{"op": "add", "path": f"/{what}", "value": 1}]})
+        return "noted"
+
+    steps = [
+        Step(calls=[Call("note", {"what": "a"})]),
+        Step(calls=[Call("delete_file", {"path": "a"})]),
+        Step(calls=[Call("note", {"what": "b"})]),
+        Step("Done."),
+    ]
+    async with serving(ScriptedModel(steps), tools=tools) as endpoints:
+        client, answer = await post(endpoints, body(user()))
+        assert (client.state, client.outcome) == ({"a": 1}, "interrupt")
+        assert answer.body.index(b"STATE_SNAPSHOT") > answer.body.index(b"STATE_DELTA")
+        yes = {"interruptId": client.interrupts[0]["id"], "status": "resolved", "payload": True}
+        sent = body(*client.messages, run="r2", resume=[yes])
+        done, _ = await post(endpoints, sent)
+        assert done.outcome == "success"
+        late, _ = await post(endpoints, sent)
+        assert (late.state, late.patches) == ({"a": 1, "b": 1}, [])
 
 
 async def test_a_failure_ends_with_its_code_and_what_was_said_stays() -> None:

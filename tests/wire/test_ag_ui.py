@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamchat.core.agent_state import AgentState
 from streamchat.core.fold import RunState, fold
 from streamchat.core.lifecycle import Lifecycle
 from streamchat.events import (
@@ -376,7 +377,7 @@ def test_state_is_what_custom_events_named_state_say(data: Any, kind: str) -> No
     assert kinds(encode([*start(), CustomEvent(name="other", data=data)]))[-1] == "CUSTOM"
 
 
-def test_whoever_joins_late_is_told_the_state_from_its_last_whole_on() -> None:
+def test_whoever_joins_late_is_told_the_state_once_as_a_whole() -> None:
     patch = [{"op": "add", "path": "/a", "value": 2}]
     log = [
         *start(),
@@ -385,14 +386,19 @@ def test_whoever_joins_late_is_told_the_state_from_its_last_whole_on() -> None:
         CustomEvent(name="state", data={"patch": patch}),
     ]
     said = encoder_of().rejoin(log)
-    assert kinds(said) == [
-        "RUN_STARTED",
-        "STATE_SNAPSHOT",
-        "STATE_DELTA",
-        "MESSAGES_SNAPSHOT",
-        "STEP_STARTED",
-    ]
-    assert (said[1]["snapshot"], said[2]["delta"]) == ({"a": 1}, patch)
+    assert kinds(said) == ["RUN_STARTED", "STATE_SNAPSHOT", "MESSAGES_SNAPSHOT", "STEP_STARTED"]
+    assert said[1]["snapshot"] == {"a": 2}
+
+
+def test_whoever_joins_late_is_told_no_state_that_is_not_known() -> None:
+    patch = CustomEvent(name="state", data={"patch": [{"op": "add", "path": "/pages/a", "value": 2}]})
+    assert "STATE_SNAPSHOT" not in kinds(encoder_of().rejoin([*start(), patch]))
+    lost = encoder_of(state=AgentState({"pages": {}}, whole=True))
+    assert "STATE_SNAPSHOT" not in kinds(lost.rejoin([patch]))
+    known = encoder_of(state=AgentState({"pages": {}}, whole=True))
+    said = known.rejoin([*start(), patch])
+    assert said[1] == {"type": "STATE_SNAPSHOT", "snapshot": {"pages": {"a": 2}}}
+    assert kinds(known.add(patch)) == ["STATE_DELTA"]
 
 
 def test_a_users_message_is_text_or_parts() -> None:

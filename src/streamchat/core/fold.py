@@ -78,7 +78,7 @@ class _CallBuilder:
         text = fields.get("arguments_text") if fields.get("state") == "streaming" else None
         self.fragments = [text] if text else []
 
-    def build(self) -> ContentPart:
+    def build(self) -> ToolCallPart:
         if self.fields["state"] == "streaming":
             self.fragments = ["".join(self.fragments)]
             self.fields["arguments_text"] = self.fragments[0]
@@ -161,6 +161,11 @@ class Folder:
         """The parts that a ``message_completed`` would hold now: no calls that are known only from deltas."""
         parts = self.state.parts
         return tuple(p for p in parts if not (isinstance(p, ToolCallPart) and p.state == "streaming"))
+
+    def call(self, call_id: str) -> ToolCallPart | None:
+        """Return a call as it stands now; None where it is not known."""
+        call = self._calls.get(call_id)
+        return None if call is None else call.build()
 
     # One method per type of event; a type without one changes nothing.
 

@@ -102,6 +102,7 @@ async def _stream(call: Call, body: RunAgentInput, let_go: Callable[[], None], l
         body.thread_id,
         body.run_id,
         before=lambda: request.seen.before(joined.message_id),
+        state=lambda: request.seen.state_before(joined.message_id),
         message_id=joined.message_id,
         parent_run_id=body.parent_run_id,
         metadata={"runId": joined.run_id, "messageId": joined.message_id},
@@ -137,8 +138,10 @@ def _whole(events: Iterable[AGUIEvent]) -> Response:
 def _nothing_new(body: RunAgentInput, thread: Thread) -> list[AGUIEvent]:
     """Answer who says nothing new in a thread where nothing is going on: with the thread as it is stored."""
     ids = {"threadId": body.thread_id, "runId": body.run_id}
-    messages = thread.whole()
+    messages, state = thread.whole(), thread.state()
     said: list[AGUIEvent] = [{"type": "RUN_STARTED", **ids, "protocolVersion": "1.0"}]
+    if state is not None and state.known:
+        said.append({"type": "STATE_SNAPSHOT", "snapshot": state.value})
     if messages:
         said.append({"type": "MESSAGES_SNAPSHOT", "messages": messages})
     return [*said, {"type": "RUN_FINISHED", **ids, "outcome": {"type": "success"}}]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from streamchat.buffers.base import MessageRecord
+from streamchat.core.agent_state import AgentState, changed
 from streamchat.http.ag_ui_input import InputMessage
 from streamchat.messages import ToolCallPart, parse_content
 from streamchat.service.request import conversation_path
+from streamchat.service.rows import kept_state
 from streamchat.wire.ag_ui import AGUIMessage, Ids, run_messages, user_message
 
 __all__ = ["Thread"]
@@ -44,11 +46,22 @@ class Thread:
 
     def whole(self) -> list[AGUIMessage]:
         """Return the messages up to the newest one."""
-        return self._told(conversation_path(self._rows, self._rows[-1].message_id if self._rows else None))
+        return self._told(self._path(self._rows[-1].message_id if self._rows else None))
 
     def before(self, message_id: str) -> list[AGUIMessage]:
         """Return the messages up to the one that the answer ``message_id`` follows."""
-        return self._told(conversation_path(self._rows, message_id)[:-1])
+        return self._told(self._path(message_id)[:-1])
+
+    def state(self) -> AgentState | None:
+        """Return the agent's state behind the newest message; None where none was ever said."""
+        return _state_of(self._path(self._rows[-1].message_id if self._rows else None))
+
+    def state_before(self, message_id: str) -> AgentState | None:
+        """Return the state that the answer ``message_id`` goes on from."""
+        return _state_of(self._path(message_id)[:-1])
+
+    def _path(self, message_id: str | None) -> Sequence[MessageRecord]:
+        return conversation_path(self._rows, message_id)
 
     def _told(self, path: Sequence[MessageRecord]) -> list[AGUIMessage]:
         told: list[list[AGUIMessage]] = []
@@ -72,6 +85,13 @@ class Thread:
             if _text(self._said[place].content) == _text(message["content"]):
                 return place
         return None
+
+
+def _state_of(path: Sequence[MessageRecord]) -> AgentState | None:
+    state: AgentState | None = None
+    for row in path:
+        state = changed(state, kept_state(row))
+    return state
 
 
 def _text(content: object) -> str | None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
 
 from streamchat.buffers.base import MessageRecord, RunRecord, Then
-from streamchat.events import ModelCompleted, StoredEvent, StreamEvent, Suspended
+from streamchat.core.agent_state import StateChanges, change_of
+from streamchat.events import CustomEvent, ModelCompleted, StoredEvent, StreamEvent, Suspended
 from streamchat.service.inbox import Inbox
 from streamchat.service.pending import DELTAS
 from streamchat.service.rows import final_rows, row_so_far
@@ -35,16 +36,20 @@ class Companions:
         self._user_message_id = user_message_id
         self._inbox = inbox
         self._extras: dict[int, dict[str, Any]] = {}
+        self._says_state = False
 
     def note(self, event: StreamEvent) -> None:
         """Keep what the model wants back on the next turn; told of each event that is stored already."""
         if isinstance(event, ModelCompleted) and event.private is not None:
             self._extras[event.step] = event.private
+        elif isinstance(event, CustomEvent) and change_of(event) is not None:
+            self._says_state = True
 
     def of(self, events: Sequence[StreamEvent]) -> WithEvents:
         """Return what goes with a batch: nothing, if it is only part of an answer.
 
-        A suspension's row needs the log before it: see `row_so_far`.
+        A suspension's row needs the log before it (see `row_so_far`), and so does that of a run which changed
+        the agent's state (see `rows_at_end`).
         """
         with_it: WithEvents = {}
         for event in events:
@@ -62,6 +67,19 @@ class Companions:
         if consumed:
             with_it["consumed"] = consumed
         return with_it
+
+    def with_state(self, with_it: WithEvents) -> bool:
+        """Whether the rows of an ending batch are to be made by `rows_at_end`."""
+        return self._says_state and with_it.get("then") == "over"
+
+    def rows_at_end(
+        self, log: Iterable[StreamEvent | StoredEvent], ending: Sequence[StreamEvent]
+    ) -> list[MessageRecord]:
+        """Return the rows of a run that is over after ``log`` and the batch ``ending``."""
+        state = StateChanges()
+        for event in (*log, *ending):
+            state.add(event)
+        return final_rows(self._run, self._user_message_id, ending, self._extras, state.kept())
 
     def row_so_far(self, log: Iterable[StreamEvent | StoredEvent]) -> MessageRecord:
         """Return the row of a run that pauses after ``log``, which is all of it."""

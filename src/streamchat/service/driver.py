@@ -288,6 +288,9 @@ class Driver:
         the run is let go.
         """
         with_it = self._companions.of(events)
+        if self._companions.with_state(with_it):
+            so_far = await self._patiently(lambda: read_log(self._buffer, self.run.run_id))
+            with_it["messages"] = self._companions.rows_at_end(so_far, events)
         if with_it.get("then") != "suspend":
             await self._send(events, with_it)
             return

@@ -6,6 +6,7 @@ for `event_response`; `AGUIEncoder` is for who feeds it, and for whoever joins l
 
 from __future__ import annotations
 
+from streamchat.core.agent_state import AgentState
 from streamchat.wire.ag_ui.encoder import PROTOCOL_VERSION, AGUIEncoder, Before
 from streamchat.wire.ag_ui.messages import AGUIMessage, Ids, run_messages, user_message
 from streamchat.wire.ag_ui.shown import AGUIEvent
@@ -18,6 +19,7 @@ __all__ = [
     "AGUIEvent",
     "AGUIMessage",
     "AGUIWire",
+    "AgentState",
     "Before",
     "Ids",
     "ag_ui_events",

@@ -52,7 +52,7 @@ from streamchat.wire.ag_ui.messages import (
     snapshot_of,
 )
 from streamchat.wire.ag_ui.shown import AGUIEvent, ShownStep
-from streamchat.wire.ag_ui.state import StateLog
+from streamchat.wire.ag_ui.state import BaseState, ShownState
 
 __all__ = ["PROTOCOL_VERSION", "AGUIEncoder", "AGUIEvent", "Before"]
 
@@ -68,6 +68,8 @@ class AGUIEncoder:
     ``thread_id`` and ``run_id`` are the client's own names (``RunAgentInput``). ``before`` is what the thread
     held before the answer, the user's message included: a ``MESSAGES_SNAPSHOT`` restates it, and what is not
     in it the client forgets. ``message_id`` is the answer's, for a log whose beginning may be gone.
+    ``state`` is the agent's at that place: a client is told the whole of it when it joins late, before an
+    interrupt, and in the place of a first patch that goes on from what earlier runs have left.
     ``metadata`` goes with ``RUN_STARTED``, beside the run's own ids.
     ``protocol_version`` is the client's (``RunAgentInput.protocolVersion``): without one it is older than
     1.0, and some outcomes would be an error to it.
@@ -82,6 +84,7 @@ class AGUIEncoder:
         run_id: str,
         *,
         before: Before = (),
+        state: BaseState = None,
         message_id: str | None = None,
         parent_run_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -97,7 +100,7 @@ class AGUIEncoder:
         self._begun = False
         self._paused = False
         self._folder = Folder()
-        self._state = StateLog()
+        self._state = ShownState(state, self._put)
         self._ids = Ids(message_id or "")
         self._out: list[AGUIEvent] = []
         self._step = ShownStep(self._ids, self._put)
@@ -131,6 +134,7 @@ class AGUIEncoder:
         self._begin()
         if isinstance(event, MessageCompleted):
             self._compare(event)
+        self._state.take(event)
         self._folder.add(event)
         handler = _HANDLERS.get(event.type)
         if handler is not None:
@@ -150,8 +154,7 @@ class AGUIEncoder:
             self._note_time(event)
             event = event.event if isinstance(event, StoredEvent) else event
             self._folder.add(event)
-            if isinstance(event, CustomEvent):
-                self._state.take(event)
+            self._state.take(event)
         return self._restate(answered=answered)
 
     def reset(self, state: RunState) -> list[AGUIEvent]:
@@ -160,6 +163,7 @@ class AGUIEncoder:
         if self.over:
             return []
         self._folder = Folder(state)
+        self._state.lose()
         return self._restate()
 
     def pause(self) -> list[AGUIEvent]:
@@ -233,8 +237,7 @@ class AGUIEncoder:
         self._learn(state.run_id, state.message_id)
         self._begin()
         if late:
-            for said in self._state.replay():
-                self._put(said.pop("type"), **said)
+            self._state.snapshot()
         self._close()
         self._snapshot()
         self._step = ShownStep(self._ids, self._put)
@@ -331,8 +334,11 @@ class AGUIEncoder:
 
     def _on_result(self, event: ToolResult) -> None:
         self._step.answered(event.call_id)
-        fields = event.model_dump(include={"call_id", "outcome", "output", "error"})
-        self._put_result(ToolCallPart(**fields))
+        call = self._folder.call(event.call_id)
+        if call is None:  # known from the whole message alone, which is still to come
+            fields = event.model_dump(include={"call_id", "outcome", "output", "error"})
+            call = ToolCallPart(**fields)
+        self._put_result(call)
 
     def _put_result(self, call: ToolCallPart) -> None:
         message_id = self._ids.result(call.call_id)
@@ -358,12 +364,7 @@ class AGUIEncoder:
         self._put("CUSTOM", name=f"{NAMESPACE}.status", value=value)
 
     def _on_custom(self, event: CustomEvent) -> None:
-        said = self._state.take(event)
-        if said is None:
-            self._put("CUSTOM", name=event.name, value=event.data)
-        else:
-            said = dict(said)
-            self._put(said.pop("type"), **said)
+        self._state.say(event)
 
     # Pauses and ends.
 
@@ -378,6 +379,7 @@ class AGUIEncoder:
         if outcome["type"] == "interrupt" and not restated:
             # All that is needed to go on must have been said before.
             self._close()
+            self._state.snapshot()
             self._snapshot()
         self._end({"type": "RUN_FINISHED", "outcome": outcome})
 

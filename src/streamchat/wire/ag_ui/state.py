@@ -1,71 +1,66 @@
-"""A run's state for AG-UI: ``custom`` events named ``state``, as snapshots and JSON Patches.
+"""An agent's state as a client is told of it: whole, or by the patches that change what it has.
 
-``{"values": …}`` is the whole state, ``{"patch": […]}`` a JSON Patch (RFC 6902) on it: what a workflow emits,
-and what `from_langgraph` says with ``state="values"`` or ``"diff"``. Anything else stays a ``CUSTOM`` event.
+``custom`` events that change no state (`streamchat.core.agent_state`) stay ``CUSTOM`` events.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
-from streamchat.events import CustomEvent
+from streamchat.core.agent_state import AgentState, StateChanges, change_of, changed
+from streamchat.events import CustomEvent, StoredEvent, StreamEvent
+from streamchat.wire.ag_ui.shown import Put
 
-__all__ = ["StateLog"]
+__all__ = ["BaseState", "ShownState"]
 
-_POINTER = re.compile(r"(/([^/~]|~[01])*)*")
-_NEEDS = {
-    "add": "value",
-    "remove": None,
-    "replace": "value",
-    "test": "value",
-    "move": "from",
-    "copy": "from",
-}
+BaseState: TypeAlias = AgentState | Callable[[], AgentState | None] | None
+"""The state that a run goes on from, or a function that returns it (None: none is known)."""
 
 
-class StateLog:
-    """The state events that whoever joins late needs: the newest whole state, and the patches behind it."""
+class ShownState:
+    """The state of one run for one client; ``base`` is what it goes on from."""
 
-    __slots__ = ("_events",)
+    def __init__(self, base: BaseState, put: Put) -> None:
+        self._base = base
+        self._put = put
+        self._changes = StateChanges()
+        self._settled = False
+        """Whether the client has what the next patch is for, as far as can be known."""
 
-    def __init__(self) -> None:
-        self._events: list[dict[str, Any]] = []
+    def take(self, event: StreamEvent | StoredEvent) -> None:
+        """Take the run's next event, whatever it is."""
+        self._changes.add(event)
 
-    def take(self, event: CustomEvent) -> dict[str, Any] | None:
-        """Return the AG-UI event for a change of the state, None for a ``custom`` event that is none."""
-        data = event.data
-        if event.name != "state" or not isinstance(data, dict) or len(data) != 1:
-            return None
-        if "values" in data:
-            said = {"type": "STATE_SNAPSHOT", "snapshot": data["values"]}
-            self._events = [said]
-        elif _is_patch(data.get("patch")):
-            said = {"type": "STATE_DELTA", "delta": data["patch"]}
-            self._events.append(said)
+    def lose(self) -> None:
+        """Note that events of the run cannot be had."""
+        self._changes.lose()
+
+    def snapshot(self) -> None:
+        """Tell the whole state, where there is one that is known."""
+        state = self._now()
+        if state is not None and state.known:
+            self._settled = True
+            self._put("STATE_SNAPSHOT", snapshot=state.value)
+
+    def say(self, event: CustomEvent) -> None:
+        """Tell what a ``custom`` event says; it must have been taken."""
+        change = change_of(event)
+        if change is None:
+            self._put("CUSTOM", name=event.name, value=event.data)
+            return
+        kind, value = change
+        settled, self._settled = self._settled, True
+        if kind == "values" or (not settled and self._is_whole()):
+            # A page that has nothing of earlier runs could make nothing of the patch.
+            self.snapshot()
         else:
-            return None
-        return said
+            self._put("STATE_DELTA", delta=value)
 
-    def replay(self) -> list[dict[str, Any]]:
-        """Return what leads to the present state."""
-        return [dict(event) for event in self._events]
+    def _is_whole(self) -> bool:
+        state = self._now()
+        return state is not None and state.known and state.whole
 
-
-def _is_patch(patch: Any) -> bool:
-    return isinstance(patch, list) and all(map(_is_operation, patch))
-
-
-def _is_operation(operation: Any) -> bool:
-    if not isinstance(operation, dict):
-        return False
-    name = operation.get("op")
-    if not isinstance(name, str) or name not in _NEEDS:
-        return False
-    needed = _NEEDS[name]
-    pointers = [operation.get("path")]
-    if needed == "from":
-        pointers.append(operation.get("from"))
-    elif needed is not None and needed not in operation:
-        return False
-    return all(isinstance(pointer, str) and _POINTER.fullmatch(pointer) for pointer in pointers)
+    def _now(self) -> AgentState | None:
+        base: Any = self._base() if callable(self._base) else self._base
+        return changed(base, self._changes.kept())
