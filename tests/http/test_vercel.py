@@ -420,21 +420,43 @@ async def test_one_answer_of_two_leaves_the_run_waiting_for_the_other() -> None:
 
 
 @pytest.mark.anyio
-async def test_answers_that_a_run_which_is_over_wants_no_more_are_refused() -> None:
-    # A page whose `sendAutomaticallyWhen` is true for what is complete would otherwise ask for ever.
+@pytest.mark.parametrize("version", ["5", "6", "7"])
+async def test_a_page_that_brings_a_run_which_is_over_nothing_new_asks_no_more(version: str) -> None:
+    # `sendAutomaticallyWhen` holds for an answer whose last step has only tools that are done.
     async with serving(calling(Call("free")), tools=deleting()) as endpoints:
-        message = message_of(await post(endpoints, body(user("Go"))))
-        answer = await post(endpoints, body(user("Go"), ui_message(message)))
-        assert (answer.status, answer.error["code"]) == (409, "run_over")
-        # The oldest versions ask again after an error too, until no result of a tool comes last.
-        old = await post(endpoints, body(ui_message(message)), headers={"X-AI-SDK-Version": "5"})
-        assert [chunk["type"] for chunk in chunks_of(old.body)] == [
-            "start",
-            "start-step",
-            "data-run-over",
-            "finish-step",
-            "error",
-        ]
+        known = {"headers": {"X-AI-SDK-Version": version}}
+        message = message_of(await post(endpoints, body(user("Go")), **known), f"v{version}")
+        after = message_of(
+            await post(endpoints, body(user("Go"), ui_message(message)), **known), f"v{version}", message
+        )
+        assert after.id == message.id
+        assert after.ended_by == "finish"
+        assert after.parts == [*message.parts, {"type": "step-start"}]
+        assert after.metadata == message.metadata
+
+
+@pytest.mark.anyio
+async def test_an_answer_that_comes_too_late_is_refused() -> None:
+    async with waiting(Call("delete", {"path": "a"}), Call("locate")) as (endpoints, message):
+        await endpoints.chat.cancel(message.metadata["runId"])
+        await ask(endpoints, "GET", f"/runs/{message.metadata['runId']}/stream")
+        first, second = (part["toolCallId"] for part in calls_of(message))
+        approved = {"state": "approval-responded", "approval": {"id": "x", "approved": True}}
+        for late in ({first: approved}, {second: {"state": "output-available", "output": 1}}):
+            sent = body(user("Go"), ui_message(message, **late))
+            answer = await post(endpoints, sent)
+            assert (answer.status, answer.error["code"]) == (409, "run_over")
+            # The oldest versions ask again after an error too, until no result of a tool comes last.
+            old = await post(endpoints, sent, headers={"X-AI-SDK-Version": "5"})
+            assert [chunk["type"] for chunk in chunks_of(old.body)] == [
+                "start",
+                "start-step",
+                "data-run-over",
+                "finish-step",
+                "error",
+            ]
+        cancelled = {first: {"state": "output-error", "errorText": "The call was cancelled."}}
+        assert (await post(endpoints, body(ui_message(message, **cancelled)))).status == 200
 
 
 @pytest.mark.anyio

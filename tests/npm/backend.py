@@ -88,6 +88,7 @@ class Backend:
         tools = {
             "parallel": [Call("weather", {"city": "Oslo"}), Call("weather", {"city": "Rome"})],
             "tool-error": [Call("broken", {"city": "Oslo"})],
+            "slow": [Call("slow", {"steps": 0, "hold": rest})],
             "progress": [Call("slow", {"steps": 2, "hold": rest})],
             "approval": [Call("delete_file", {"path": "a.txt"})],
             "client-tool": [Call("locate", {"accuracy": 5})],

@@ -38,6 +38,7 @@ NAMES = {
     "regenerate": "regenerate",
     "edit": "an edited message",
     "cancel": "cancel",
+    "cancel-tool": "cancel while a tool is at work",
     "refused": "server error before the stream",
     "error-before": "model error before the first token",
     "error-mid": "model error in mid-stream",
@@ -148,6 +149,14 @@ class Judge:
 
     def _cancel(self, result: dict[str, Any], state: RunState) -> str:
         assert (result["stopped"], state.status, result["status"]) == (202, "cancelled", "ready")
+        return YES
+
+    def _cancel_tool(self, result: dict[str, Any], state: RunState) -> str:
+        assert (result["stopped"], state.status, result["status"]) == (202, "cancelled", "ready")
+        assert (result["errors"], len(result["requests"])) == ([], 2)
+        (call,) = [part for part in result["message"]["parts"] if "toolCallId" in part]
+        (opened,) = [part for part in result["opened"]["parts"] if "toolCallId" in part]
+        assert call["errorText"] == opened["errorText"]
         return YES
 
     def _failed(self, result: dict[str, Any], state: RunState) -> str:

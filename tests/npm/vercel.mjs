@@ -179,6 +179,20 @@ const scenarios = {
     return report(made, { stopped: stopped.status });
   },
 
+  // From elsewhere: the page reads on to the end, and what it shows is then complete.
+  async "cancel-tool"() {
+    const made = page();
+    const sending = made.chat.sendMessage({ text: `slow:${made.id}` });
+    await ask("GET", `/test/reached/${made.id}`);
+    await until(() => calls(made.chat.messages.at(-1) ?? { parts: [] }).length > 0, "the call");
+    const stopped = await ask("POST", `/vercel/${made.id}/stop`);
+    await sending;
+    await until(() => made.heard.requests.length > 1, "the request that the page sends by itself");
+    await idle(made.chat);
+    const { body } = await ask("GET", `/vercel/${made.id}/messages?target=v${major}`);
+    return report(made, { stopped: stopped.status, opened: body.messages.at(-1) });
+  },
+
   async "second-turn"() {
     const made = await say("text");
     await made.chat.sendMessage({ text: "parallel" });

@@ -9,7 +9,7 @@ in the conversation that the principal may read, so those of others are unknown.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -30,6 +30,7 @@ __all__ = [
     "Approval",
     "Begun",
     "NewMessage",
+    "NothingNew",
     "Regenerate",
     "ToolOutput",
     "Wanted",
@@ -112,6 +113,16 @@ class Begun:
         return cls(started.run_id, started.message_id, started.conversation_id, started.new)
 
 
+class NothingNew(RunOver):
+    """The run has ended, and nothing of what was sent is lost by that: the answer ``message_id`` is as it
+    is, ``status`` how it ended."""
+
+    def __init__(self, message: str, *, message_id: str, status: str) -> None:
+        super().__init__(message)
+        self.message_id = message_id
+        self.status = status
+
+
 async def carry_out(
     chat: StreamChat,
     conversation_id: str | None,
@@ -128,7 +139,7 @@ async def carry_out(
 
     Raises what `StreamChat.start`, `retry`, `resolve_approval` and `submit_tool_result` raise;
     `ConversationNotFound` and `RunNotFound` for ids that are unknown or another's; `RunOver` for answers of
-    which the run, being over, wants none.
+    which the run, being over, wants none, as `NothingNew` where they say only what its log says.
     """
     if isinstance(wanted, NewMessage):
         started = await chat.start(
@@ -195,7 +206,10 @@ async def _answer(
     state = fold(known)
     fitting = [(call, given) for given in answers.given if (call := _waiting(state, given)) is not None]
     if not fitting and state.over:
-        raise RunOver(f"run {run_id} is over and waits for nothing")
+        message = f"run {run_id} is over and waits for nothing"
+        if all(_is_told(state, given) for given in answers.given):
+            raise NothingNew(message, message_id=state.message_id or "", status=state.status)
+        raise RunOver(message)
     for call, given in fitting:
         if isinstance(given, Approval):
             await chat.resolve_approval(
@@ -228,10 +242,22 @@ async def _asking_run(
 def _waiting(state: RunState, given: Approval | ToolOutput) -> ToolCallPart | None:
     """Return the call that waits for just this; a copy of what was answered before finds none."""
     kind = "approval" if isinstance(given, Approval) else "tool_result"
+    return next((call for call in _named(state, given) if awaited(call) == kind), None)
+
+
+def _is_told(state: RunState, given: Approval | ToolOutput) -> bool:
+    """Whether a run that is over knew this, or would never have asked: then nobody's word came too late."""
+    return all(_knew(call, given) for call in _named(state, given))
+
+
+def _knew(call: ToolCallPart, given: Approval | ToolOutput) -> bool:
+    if isinstance(given, Approval):
+        return call.approval is None or call.approval.approved is given.approved
+    succeeded = call.outcome in ("ok", "deferred")
+    return call.executed_by != "client" or succeeded is (given.error is None)
+
+
+def _named(state: RunState, given: Approval | ToolOutput) -> Iterator[ToolCallPart]:
     for call in state.calls:
-        named = call.call_id == given.call or (
-            call.approval is not None and call.approval.approval_id == given.call
-        )
-        if named and awaited(call) == kind:
-            return call
-    return None
+        if given.call in (call.call_id, call.approval and call.approval.approval_id):
+            yield call

@@ -18,6 +18,7 @@ from streamchat.http.incoming import (
     Answers,
     Begun,
     NewMessage,
+    NothingNew,
     carry_out,
     messages_of,
     read_run,
@@ -45,6 +46,7 @@ from streamchat.wire.vercel import (
     frames,
     ui_message,
 )
+from streamchat.wire.vercel.chunks import finish_reason
 
 __all__ = ["ROUTES", "target_of"]
 
@@ -73,10 +75,31 @@ async def _post(call: Call) -> Response:
     body = await call.endpoints.read_json(call.request, VercelBody)
     try:
         return await _streaming(call, lambda: _begin(call, body, key or idempotency_key_of(body), target))
+    except NothingNew as over:
+        return _as_it_is(over, target)
     except (RunOver, ConversationBusy):
         if target != "v5" or body.conversation()[-1].role != "assistant":
             raise
         return _nothing_to_add(body)
+
+
+def _as_it_is(over: NothingNew, target: Target) -> Response:
+    """The end of an answer that is over, told to a page whose ``sendAutomaticallyWhen`` holds for it: a step
+    of its own, after which no tool's result comes last, so that the page asks no more."""
+    finish = {} if target == "v5" else {"finishReason": finish_reason("other")}
+    return _at_once(
+        [
+            {"type": "start", "messageId": over.message_id},
+            {"type": "start-step"},
+            {"type": "finish-step"},
+            # With metadata, for a step alone is not kept.
+            {"type": "finish", **finish, "messageMetadata": {"status": over.status}},
+        ]
+    )
+
+
+def _at_once(chunks: Sequence[Chunk]) -> Response:
+    return Response(200, frames(chunks) + DONE, [("content-type", MEDIA_TYPE), *STREAM_HEADERS, *HEADERS])
 
 
 def _nothing_to_add(body: VercelBody) -> Response:
@@ -93,7 +116,7 @@ def _nothing_to_add(body: VercelBody) -> Response:
         {"type": "finish-step"},
         {"type": "error", "errorText": "There is nothing to add to this answer. Resume to see all of it."},
     ]
-    return Response(200, frames(chunks) + DONE, [("content-type", MEDIA_TYPE), *STREAM_HEADERS, *HEADERS])
+    return _at_once(chunks)
 
 
 async def _begin(call: Call, body: VercelBody, key: str | None, target: Target) -> _Opening:
