@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser, SimpleUser
 from starlette.middleware.authentication import AuthenticationMiddleware
 
-from streamchat import Principal, ServiceLimits, StreamChat, owns
+from streamchat import Principal, ServiceLimits, StreamChat, ToolRegistry, owns
 from streamchat.adapters import asgi
 from streamchat.adapters import fastapi as adapter
 from streamchat.adapters.asgi import asgi_app
 from streamchat.client import StreamChatClient
-from streamchat.errors import StreamChatError
-from streamchat.http import CORS, HTTPError
+from streamchat.errors import InvalidInput, StreamChatError
+from streamchat.http import CORS, Endpoints, HTTPError
 from streamchat.http.bearer import Bearer
 from streamchat.testing import ScriptedModel, Stall, Step
 from tests.adapters.serving import fetch, request, serve
@@ -177,6 +177,27 @@ async def test_what_dependencies_of_the_application_refuse_can_be_read_by_pages_
                     assert answer.status == status
                     assert answer.headers.get("access-control-allow-origin") == shown
                     assert answer.headers["vary"] == "Origin"
+
+
+@pytest.mark.parametrize("make", [asgi_app, adapter.chat_router, Endpoints])
+async def test_what_cannot_say_who_asks_is_refused_where_the_endpoints_are_made(make: Any) -> None:
+    for given in ("ann", ToolRegistry(), Principal("ann")):
+        with pytest.raises(InvalidInput, match="give a function that returns a Principal") as caught:
+            make(make_chat(), principal=given)
+        assert caught.value.field == "principal"
+
+
+@pytest.mark.parametrize("who", ["ann", "", 5, {"id": "ann"}])
+async def test_a_function_that_returns_no_principal_is_a_500_that_the_log_explains(
+    who: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def answer(scope: Any) -> Any:
+        return who
+
+    async with serve(asgi_app(make_chat(), principal=answer)) as port:
+        status, body = await fetch(port, "GET", "/conversations")
+    assert (status, body["error"]["code"]) == (500, "internal_error")
+    assert f"the principal function returned {type(who).__name__}" in caplog.text
 
 
 async def test_no_token_and_a_bad_one_are_401_with_a_challenge(app_of: Any) -> None:

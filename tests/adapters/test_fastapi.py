@@ -144,6 +144,7 @@ async def test_a_principal_of_another_type_is_the_applications_mistake_and_said_
     ):
         assert c.status == 500
         assert b"Principal" not in await c.body()
+    assert "the principal function returned str" in caplog.text
 
 
 async def test_a_disconnect_is_noticed_while_the_stream_is_quiet_through_middleware() -> None:

@@ -100,6 +100,7 @@ async def test_the_time_to_shut_down_can_be_given() -> None:
         ([f"{APP}:own"], "give --principal MODULE:NAME"),
         ([f"{APP}:bare", "--prefix", "/chat"], "--prefix is for a StreamChat"),
         ([f"{APP}:app", "--principal", f"{APP}:user"], "--principal is for a StreamChat"),
+        ([f"{APP}:chat", "--principal", f"{APP}:URL"], f"--principal {APP}:URL is of type str: it must be a"),
         ([f"{APP}:chat", "--prefix", "chat"], "a path begins with a slash"),
         ([f"{APP}:chat", "--port", "70000"], "a port is a number"),
         ([f"{APP}:chat", "--shutdown", "-1"], "it must be 0 seconds or more"),

@@ -106,6 +106,11 @@ def _application(named: Any, arguments: argparse.Namespace) -> Any:
                 "given a request's ASGI scope and returns who asks"
             )
         principal = None if arguments.principal is None else load_name(arguments.principal)
+        if arguments.principal is not None and not callable(principal):
+            raise StreamChatError(
+                f"--principal {arguments.principal} is of type {type(principal).__name__}: it must be a "
+                "function that is given a request's ASGI scope and returns a Principal, or None for nobody"
+            )
         return asgi_app(named, principal=principal)
     if not _is_asgi(named):
         raise StreamChatError(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
+from streamchat.core.given import check_callable
 from streamchat.errors import StreamChatError
 from streamchat.http import (
     ag_ui,
@@ -37,9 +38,16 @@ from streamchat.service.chat import StreamChat
 from streamchat.service.hub import Subscription
 from streamchat.wire.native import NATIVE
 
-__all__ = ["Endpoints", "PrincipalFunction"]
+__all__ = ["Endpoints", "PrincipalFunction", "check_principal"]
 
 PrincipalFunction: TypeAlias = Callable[[Request], Awaitable[Principal | None] | Principal | None]
+
+
+def check_principal(principal: object) -> None:
+    """Raise `InvalidInput` for what cannot say who asks."""
+    check_callable(
+        "principal", principal, "a function that returns a Principal, or None for nobody", none=True
+    )
 
 
 class Endpoints:
@@ -49,7 +57,8 @@ class Endpoints:
     it is answered with 401, unless the service allows anonymous users. ``cors`` lets pages of other origins
     in. ``routes`` are served besides those of the package.
 
-    Raises `StreamChatError` where there is neither a ``principal`` function nor leave for anonymous users.
+    Raises `StreamChatError` where there is neither a ``principal`` function nor leave for anonymous users,
+    `InvalidInput` for a ``principal`` that cannot be called.
     """
 
     def __init__(
@@ -61,6 +70,7 @@ class Endpoints:
         cors: CORS | None = None,
         routes: Iterable[Route] = (),
     ) -> None:
+        check_principal(principal)
         if principal is None and not chat.allow_anonymous:
             raise StreamChatError(
                 "nobody could use these endpoints: pass principal=, a function that returns who is asking, "
@@ -169,6 +179,11 @@ class Endpoints:
         if self._principal is not None:
             answer = self._principal(request)
             principal = await answer if inspect.isawaitable(answer) else answer
+        if principal is not None and not isinstance(principal, Principal):
+            raise StreamChatError(
+                f"the principal function returned {type(principal).__name__}: "
+                f"return streamchat.Principal(id=…), or None for nobody"
+            )
         if principal is None and not self.chat.allow_anonymous:
             raise unauthenticated()
         if principal is not None and _ends_in(principal) <= 0:

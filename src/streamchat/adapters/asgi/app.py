@@ -11,6 +11,7 @@ from streamchat.adapters.asgi.responses import Receive, Scope, Send, StreamSende
 from streamchat.adapters.asgi.shutdown import draining_on_sigterm
 from streamchat.adapters.asgi.websocket import serve_websocket
 from streamchat.http import CORS, ByteStream, ClientGone, Endpoints, HTTPOptions, Request, Route
+from streamchat.http.endpoints import check_principal
 from streamchat.principal import Principal
 from streamchat.service.chat import StreamChat
 
@@ -40,9 +41,9 @@ def asgi_app(
     chat`` in its own lifespan).
 
     ``drain_on_sigterm`` sends subscribers away when the process is told to stop, without which some servers
-    wait for open streams for ever; it needs the lifespan, in the main thread. Raises `StreamChatError` where
-    nobody could use the endpoints.
+    wait for open streams for ever; it needs the lifespan, in the main thread. Raises as `Endpoints`.
     """
+    check_principal(principal)
     return ASGIApp(
         Endpoints(
             chat,

@@ -124,7 +124,12 @@ def payloads() -> Payloads:
 def endpoints() -> Endpoints:
     """Return the project's endpoints, made once. Raises ``ImproperlyConfigured``."""
     given = _setting()
-    principal = _imported("PRINCIPAL", given.get("PRINCIPAL", session_user))
+    principal = _imported("PRINCIPAL", given.get("PRINCIPAL") or session_user)
+    if not callable(principal):
+        raise ImproperlyConfigured(
+            f"STREAMCHAT['PRINCIPAL'] is {principal!r:.200}: it must be a function of the request that "
+            "returns a Principal, or None for nobody"
+        )
     cors = given.get("CORS")
     try:
         return Endpoints(

@@ -16,10 +16,9 @@ from starlette.responses import Response as StarletteResponse
 from streamchat.adapters.asgi.shutdown import draining_on_sigterm
 from streamchat.adapters.fastapi.responses import to_starlette
 from streamchat.adapters.fastapi.routes import at, request_below, route_class
-from streamchat.errors import StreamChatError
 from streamchat.http import CORS, ClientGone, Endpoints, HTTPOptions, Route
+from streamchat.http.endpoints import check_principal
 from streamchat.http.openapi import Operation, operation_id, operation_of
-from streamchat.principal import Principal
 from streamchat.service.chat import StreamChat
 
 __all__ = ["chat_router"]
@@ -47,9 +46,10 @@ def chat_router(
     wait for open streams for ever; it needs the application's lifespan, in the main thread.
 
     The service is opened by ``FastAPI(lifespan=chat.lifespan)``, or by ``async with chat`` in a lifespan of
-    the application's own; where neither is, by the first request. Raises `StreamChatError` where nobody could
-    use the endpoints.
+    the application's own; where neither is, by the first request. Raises as `Endpoints`.
     """
+    if not isinstance(principal, DependsParameter):
+        check_principal(principal)
     endpoints = Endpoints(
         chat,
         principal=None if principal is None else lambda request: request.native,
@@ -120,11 +120,6 @@ def _operation(
     endpoints: Endpoints, path: str, principal: Callable[..., Any] | DependsParameter | None
 ) -> Callable[..., Any]:
     async def answer(request: Request, given: StarletteResponse, who: Any) -> StarletteResponse:
-        if who is not None and not isinstance(who, Principal):
-            raise StreamChatError(
-                f"the principal dependency returned {type(who).__name__}: "
-                f"return streamchat.Principal(id=…), or None for nobody"
-            )
         ours = request_below(request, path)
         ours.native = who
         try:
