@@ -30,7 +30,7 @@ from streamchat.tools import Deferred
 from tests.buffers.backends import BACKENDS, Backend
 from tests.buffers.redis_backend import Valkey
 
-from .support import WatchedBuffer, drain, log_of
+from .support import Mortal, WatchedBuffer, drain, log_of
 
 pytestmark = pytest.mark.anyio
 
@@ -75,10 +75,8 @@ class Shop:
 
     def chat(self, buffer: Any, *steps: Any, **more: Any) -> StreamChat:
         more.setdefault("allow_anonymous", "authorize" not in more)
-        limits = ServiceLimits(look_every=0.05)
-        return StreamChat(
-            model=ScriptedModel([*steps, "Done."]), tools=self.tools, buffer=buffer, limits=limits, **more
-        )
+        more.setdefault("limits", ServiceLimits(look_every=0.05))
+        return StreamChat(model=ScriptedModel([*steps, "Done."]), tools=self.tools, buffer=buffer, **more)
 
 
 def asks(*calls: Call) -> Step:
@@ -258,6 +256,35 @@ async def test_what_nobody_decides_in_time_is_denied_by_the_stores_clock(buffer:
         assert [event.reason for event in log if event.type == "run_resumed"] == ["expired"]  # type: ignore[union-attr]
         with pytest.raises(RunOver):
             await chat.resolve_approval(run_id, "p", True)
+    assert shop.paid == []
+
+
+async def test_an_answer_after_its_time_is_refused_as_too_late_before_anybody_has_noted_the_expiry(
+    buffer: EventBuffer,
+) -> None:
+    shop, mortal = Shop(), Mortal(buffer)
+    watched = WatchedBuffer(cast(EventBuffer, mortal))
+    brief = {
+        "options": RunOptions(approval_timeout=0.2),
+        "limits": ServiceLimits(look_every=0.05, drain_seconds=0.0),
+    }
+
+    def die(batch: Sequence[NewEvent]) -> None:
+        mortal.dead = mortal.dead or any(event.type == "suspended" for event in batch)
+
+    watched.after = die
+    async with shop.chat(watched, asks(PAY), **brief) as chat:
+        run_id = (await chat.start(None, "pay")).run_id
+        async with shop.chat(WatchedBuffer(buffer), work=False) as door:
+            assert await suspended(door, run_id) == [("approval", "p")]
+            await asyncio.sleep(0.3)
+            for _ in range(2):
+                with pytest.raises(AnswerConflict, match="time to answer"):
+                    await door.resolve_approval(run_id, "p", True)
+    async with shop.chat(WatchedBuffer(buffer)) as chat:
+        assert await until_over(chat, run_id) == "success"
+        log = await log_of(chat, run_id)
+        assert [event.outcome for event in log if event.type == "tool_result"] == ["denied"]  # type: ignore[union-attr]
     assert shop.paid == []
 
 

@@ -144,13 +144,21 @@ class AnsweringVerbs:
         by = principal.id if principal is not None else None
         state = fold(await read_log(self.buffer, run.run_id))
         most = self.options.limits.max_tool_output_bytes
-        # Expiry is judged by the run, by the store's clock: ours may be an hour off.
         declared = RunTerms.of(run.request).client_tools
         tools = tools_of(self.model, with_client_tools(self.tools, declared))
-        check_answer(state, tools, Answer(kind, call_id, body, by), most=most)
+        answer = Answer(kind, call_id, body, by)
+        check_answer(state, tools, answer, most=most)
         posted = await self.buffer.post(run.run_id, Input(kind, call_id, body, by))
         if posted.new:
             supervisor.poke(run.run_id, run.principal)
+        # Whether it came in time is said by the store's clock, as it is to the run: ours may be an hour off.
+        came = posted.run.updated_at if posted.new else await self._came(run.run_id, answer)
+        check_answer(state, tools, answer, most=most, now=came)
+
+    async def _came(self, run_id: str, answer: Answer) -> int | None:
+        """When an answer came that the run has not taken yet; None for another."""
+        inputs = await self.buffer.inputs(run_id)
+        return next((i.at for i in inputs if (i.kind, i.key) == (answer.kind, answer.call_id)), None)
 
 
 def _bytes_of(text: str) -> bytes:
