@@ -181,9 +181,9 @@ async def test_what_dependencies_of_the_application_refuse_can_be_read_by_pages_
 
 @pytest.mark.parametrize("make", [asgi_app, adapter.chat_router, Endpoints])
 async def test_what_cannot_say_who_asks_is_refused_where_the_endpoints_are_made(make: Any) -> None:
-    for given in ("ann", ToolRegistry(), Principal("ann")):
+    for nobody in ("ann", ToolRegistry(), Principal("ann")):
         with pytest.raises(InvalidInput, match="give a function that returns a Principal") as caught:
-            make(make_chat(), principal=given)
+            make(make_chat(), principal=nobody)
         assert caught.value.field == "principal"
 
 
