@@ -344,6 +344,17 @@ def test_whoever_joins_in_mid_sentence_gets_the_beginning_and_goes_on() -> None:
     assert [message["content"] for message in client.messages] == ["Hello", "Hello"]
 
 
+def test_results_of_parallel_calls_come_as_they_arrive_and_later_in_the_order_of_the_calls() -> None:
+    calls = [ToolCallEvent(step=1, part=i, call_id=f"c{i}", name="send", arguments={}) for i in (0, 1)]
+    results = [ToolResult(step=1, call_id=f"c{i}", outcome="ok", output=f"r{i}") for i in (1, 0)]
+    log = start(*calls, ModelCompleted(step=1), *results, StepFinished(step=1))
+    live, late = told(log), AGUIClient([USER])
+    for said in encoder_of().rejoin(log):
+        late.take(said)
+    assert [message["content"] for message in live.messages[2:]] == ["r1", "r0"]
+    assert late.messages == [*live.messages[:2], *reversed(live.messages[2:])]
+
+
 def test_a_run_that_waits_for_a_job_alone_stays_open_and_can_be_ended_as_a_success() -> None:
     deferred = ToolResult(step=1, call_id="c1", outcome="deferred", job_id="run:c1")
     wait = Wait(kind="job", call_id="c1", job_id="run:c1")
