@@ -112,6 +112,19 @@ async def test_the_answer_alone_goes_to_standard_output() -> None:
         assert '[weather(city="Oslo"): ok after' in err
 
 
+async def test_a_server_without_streams_is_talked_to_all_the_same() -> None:
+    chat = StreamChat(
+        model=ScriptedModel(answer),
+        tools=make_tools(),
+        allow_anonymous=True,
+        limits=ServiceLimits(drain_seconds=0),
+        streaming=lambda principal: False,
+    )
+    async with serve(asgi_app(chat)) as port:
+        status, out, err = await run(f"http://127.0.0.1:{port}", "send", "--approve", "yes")
+        assert (status, out) == (0, "It is sent to ann.\n"), err
+
+
 async def test_lines_are_messages_of_one_conversation_and_answer_what_is_asked() -> None:
     async with server() as (url, _, _chat):
         status, out, err = await run(url, said="one\nsend it\nmaybe\nyes\ntwo\n")

@@ -9,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import anyio.to_thread
+import httpx2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from streamchat.client import (
 from streamchat.client.connection import Patience
 from streamchat.errors import InvalidInput, StreamChatError
 from streamchat.http import HTTPOptions
+from streamchat.http.errors import HTTPError
 from streamchat.testing import Call, ScriptedModel, Stall, Step
 from tests.adapters.serving import serve
 from tests.client.cutting import cutting
@@ -281,3 +283,63 @@ async def test_a_server_that_is_not_there_is_tried_until_patience_ends() -> None
     async with nowhere() as client:
         with pytest.raises(ServerUnreachable, match="Connect"):
             await client.status("x")
+
+
+# ------------------------------------------------------------------------------------------- without streams
+
+
+def no_streams(kind: str, model: ScriptedModel, **options: Any) -> Any:
+    """A server that streams for nobody: switched off, or unable to, as under WSGI."""
+    if kind == "off":
+        return make_app(model, streaming=lambda principal: False, **options)
+    app = make_app(model, **options)
+
+    async def refuse(call: Any) -> None:
+        raise HTTPError(501, "streaming_unavailable", "This server cannot stream.")
+
+    app.endpoints.refuse_streams = refuse
+    return app
+
+
+@pytest.mark.parametrize("kind", ["off", "unavailable"])
+async def test_without_streams_a_reply_is_waited_for_and_a_run_is_read_all_the_same(kind: str) -> None:
+    tools = ToolRegistry()
+
+    @tools.tool(requires_approval=True)
+    async def pay() -> str:
+        return "paid"
+
+    @tools.tool(client_side=True)
+    async def local() -> str:
+        raise NotImplementedError
+
+    def answer(request: Any) -> Step:
+        last = request.messages[-1]
+        return Step(calls=[Call(str(last.content))]) if last.role == "user" else Step(TEXT)
+
+    app = no_streams(kind, ScriptedModel(answer), tools=tools)
+    async with serve(app) as port:
+        async with StreamChatClient(
+            f"http://127.0.0.1:{port}", approve=lambda asked: True, tools={"local": lambda: "here"}
+        ) as client:
+            for message in ("pay", "local"):
+                reply = await client.reply(message)
+                assert reply["status"] == "success"
+                events = await collect(client.stream(reply["run_id"]))
+                assert text(events) == TEXT
+                assert await collect(client.stream(reply["run_id"], events[1].id)) == events[2:]
+                assert events[-1].id == reply["cursor"]
+            assert text(await collect(client.ask("pay"))) == TEXT
+            assert len((await client.conversations())["conversations"]) == 3
+        async with StreamChatClient(f"http://127.0.0.1:{port}") as client:
+            assert (await client.reply("pay"))["status"] == "suspended"
+
+
+async def test_a_reply_whose_answer_is_lost_is_asked_for_again_and_is_one_run() -> None:
+    app = no_streams("off", ScriptedModel.text(TEXT, repeat=True))
+    async with serve(app) as port, cutting(port, iter([None, 0, 90, None])) as (cut_port, _):
+        # One connection for each request, so that each has its cut.
+        http = httpx2.AsyncClient(limits=httpx2.Limits(max_keepalive_connections=0))
+        async with http, StreamChatClient(f"http://127.0.0.1:{cut_port}", http=http) as client:
+            assert (await client.reply("Hi"))["status"] == "success"
+            assert len((await client.conversations())["conversations"]) == 1

@@ -26,7 +26,8 @@ Approve: TypeAlias = Callable[[ApprovalRequested], bool | Awaitable[bool]]
 ClientTool: TypeAlias = Callable[..., Any]
 """A function for a tool that the client runs, called with the call's arguments; sync or async."""
 
-_REPLY = 3600.0
+_REPLY = 3600.0  # seconds for one request that waits for the end of a run
+_OVER = ("success", "error", "cancelled")
 
 
 class StreamChatClient:
@@ -83,18 +84,11 @@ class StreamChatClient:
         idempotency_key: str | None = None,
     ) -> Started:
         """Start a run and return its ids. Sent again after a lost answer, it still starts one run."""
-        body = {
-            "message": message if isinstance(message, str) else [dict(part) for part in message],
-            "conversation_id": conversation_id,
-            "metadata": metadata,
-            "system_message": system_message,
-        }
-        answer = await self._connection.ask(
-            "POST",
-            "/runs",
-            {name: value for name, value in body.items() if value is not None},
-            key=idempotency_key or uuid.uuid4().hex,
-        )
+        body = _asked(message, conversation_id, metadata, system_message)
+        return await self._start(body, idempotency_key or uuid.uuid4().hex)
+
+    async def _start(self, body: dict[str, Any], key: str) -> Started:
+        answer = await self._connection.ask("POST", "/runs", body, key=key)
         return Started(answer["run_id"], answer["message_id"], answer["conversation_id"])
 
     async def ask(self, message: Message, **options: Any) -> AsyncGenerator[StoredEvent | Reset, None]:
@@ -110,12 +104,20 @@ class StreamChatClient:
         """Yield a run's events behind the cursor ``after`` (exclusive; the ``id`` of an event), to its end.
 
         Each event comes once, over as many connections as it takes. A `Reset` replaces all that came before.
-        What waits for this client is answered on the way: tools of ``tools``, approvals by ``approve``.
+        What waits for this client is answered on the way: tools of ``tools``, approvals by ``approve``. Where
+        the server gives no streams (409 ``streaming_off``, 501), its log is asked for every few seconds.
         """
+        async with aclosing(self._read(run_id, after, polls=True)) as items:
+            async for item in items:
+                yield item
+
+    async def _read(
+        self, run_id: str, after: str | None, *, polls: bool
+    ) -> AsyncGenerator[StoredEvent | Reset, None]:
         asked: dict[str, ApprovalRequested] = {}
         calls: dict[str, ToolCallEvent] = {}
-        path, hurry = f"/runs/{quote(run_id, safe='')}/stream", Hurry()
-        async with aclosing(follow(self._connection, path, after, hurry)) as items:
+        hurry = Hurry()
+        async with aclosing(follow(self._connection, _run(run_id), after, hurry, polls=polls)) as items:
             async for item in items:
                 yield item
                 if not isinstance(item, StoredEvent):
@@ -163,14 +165,39 @@ class StreamChatClient:
         else:
             await self.submit_tool_result(run_id, call.call_id, output)
 
-    async def reply(self, message: Message, **options: Any) -> dict[str, Any]:
-        """`start` a run, wait for its end, and return `status`; one that waits for somebody else as it is."""
-        started = await self.start(message, **options)
-        async with aclosing(self.stream(started.run_id)) as events:
+    async def reply(
+        self,
+        message: Message,
+        *,
+        conversation_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        system_message: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> dict[str, Any]:
+        """`start` a run, wait for its end, and return `status`; one that waits for somebody else as it is.
+
+        Where the server gives no streams, it is waited for with ``POST /runs/reply``.
+        """
+        body = _asked(message, conversation_id, metadata, system_message)
+        key = idempotency_key or uuid.uuid4().hex
+        started = await self._start(body, key)
+        try:
+            await self._wait(started.run_id, polls=False)
+        except ClientError as error:
+            if not error.no_streams:
+                raise
+            # With the same key it is the same run.
+            status = await self._connection.ask("POST", "/runs/reply", body, key=key, timeout=_REPLY)
+            if status["status"] in _OVER or not (self._approve or self._tools):
+                return dict(status)
+            await self._wait(started.run_id, polls=True)
+        return await self.status(started.run_id)
+
+    async def _wait(self, run_id: str, *, polls: bool) -> None:
+        async with aclosing(self._read(run_id, None, polls=polls)) as events:
             async for event in events:
                 if event.type == "suspended" and not (self._approve or self._tools):
                     break
-        return await self.status(started.run_id)
 
     # Answering and stopping.
 
@@ -224,6 +251,21 @@ class StreamChatClient:
             "GET", "/conversations", params=_page(after, limit)
         )
         return answer
+
+
+def _asked(
+    message: Message,
+    conversation_id: str | None,
+    metadata: Mapping[str, Any] | None,
+    system_message: str | None,
+) -> dict[str, Any]:
+    body = {
+        "message": message if isinstance(message, str) else [dict(part) for part in message],
+        "conversation_id": conversation_id,
+        "metadata": metadata,
+        "system_message": system_message,
+    }
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def _run(run_id: str, *segments: str) -> str:

@@ -26,6 +26,11 @@ class ClientError(StreamChatError):
         where = f" (correlation id {self.correlation_id})" if self.correlation_id else ""
         super().__init__(f"the server answered {status} {self.code}: {detail.get('message', '')}{where}")
 
+    @property
+    def no_streams(self) -> bool:
+        """Whether the server gives this client no streams, or nobody."""
+        return self.code in ("streaming_off", "streaming_unavailable")
+
 
 class ServerUnreachable(StreamChatError):
     """The server could not be reached, or had no room, for longer than the client's ``patience``."""

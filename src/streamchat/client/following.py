@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import anyio
 import httpx2
 
 from streamchat import RunState, StoredEvent, parse_event
@@ -15,6 +17,8 @@ from streamchat.client.errors import ClientError
 from streamchat.core.sse import Frame, SSEDecoder
 
 __all__ = ["Hurry", "Reset", "follow"]
+
+_FIRST_POLL, _LONGEST_POLL = 0.1, 3.0  # seconds between two pages of a log that has nothing new
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +55,14 @@ class Hurry:
 
 
 async def follow(
-    connection: Connection, path: str, after: str | None, hurry: Hurry
+    connection: Connection, path: str, after: str | None, hurry: Hurry, *, polls: bool
 ) -> AsyncGenerator[StoredEvent | Reset, None]:
-    """Yield what stands behind the cursor ``after`` until the terminal event.
+    """Yield what stands behind the cursor ``after`` until the terminal event, of the run at ``path``.
 
     A connection that breaks, falls silent or is ended by the server (a restart, a deployment) is followed by
     another one, with the last id that was yielded. Raises `ClientError` where the server refuses,
-    `ServerUnreachable` when ``patience`` is over. Closing it closes the connection and nothing else.
+    `ServerUnreachable` when ``patience`` is over. With ``polls``, a server that gives no streams is asked for
+    the run's log instead. Closing it closes the connection and nothing else.
     """
     cursor, patience, refreshed = after, connection.patience(), False
     reading = _Reading()
@@ -65,7 +70,7 @@ async def follow(
         pause = 0.0
         reason: object = "the server ended the stream"
         try:
-            async with connection.stream(path, cursor) as response:
+            async with connection.stream(path + "/stream", cursor) as response:
                 if response is None:
                     return
                 refreshed = False
@@ -89,12 +94,44 @@ async def follow(
         except httpx2.TransportError as error:
             reason = repr(error)
         except ClientError as error:
+            if polls and error.no_streams:
+                async with aclosing(_poll(connection, path, cursor, hurry, error)) as items:
+                    async for item in items:
+                        yield item
+                return
             # A token that ran out while the answer was being written.
             if error.status != 401 or refreshed or not connection.can_refresh:
                 raise
             refreshed = True
             continue
         await patience.wait(reason, pause)
+
+
+async def _poll(
+    connection: Connection, path: str, cursor: str | None, hurry: Hurry, refused: ClientError
+) -> AsyncGenerator[StoredEvent, None]:
+    """Yield what is behind ``cursor``, from pages of the log; raises ``refused`` where it needs a reset."""
+    seq = (cursor or "").rpartition(".")[2]
+    after: int | None = int(seq) if seq.isdecimal() else 0
+    generation, reading, pause = "", _Reading(), _FIRST_POLL
+    while after is not None:
+        page = await connection.ask("GET", path + "/events", params={"after": after})
+        if page["first_seq"] > after + 1 or after > page["last_seq"]:
+            raise refused
+        if not generation and page["last_seq"]:
+            # Pages do not say it; the run's own cursor does, from the first event on.
+            generation = str((await connection.ask("GET", path))["cursor"]).partition(".")[0]
+        after = page["next"]
+        for fields in page["events"]:
+            hurry.taken()
+            item = reading.item(Frame("message", json.dumps(fields).encode(), f"{generation}.", None))
+            if isinstance(item, StoredEvent):
+                yield item
+        if page["events"] or hurry.taken():
+            pause = _FIRST_POLL
+        elif after is not None:
+            await anyio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_POLL)
 
 
 class _Reading:
