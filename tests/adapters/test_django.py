@@ -188,12 +188,16 @@ async def test_a_client_that_leaves_is_noticed_and_no_database_connection_is_hel
         stall.release()
 
 
-async def test_a_bare_generator_is_streamed_from_an_async_view(project: dict[str, str]) -> None:
-    async with site() as (port, _), request(port, "GET", "/bare/") as connection:
-        assert SSEDecoder().feed(await connection.body())[-1].event == "finalized"
+async def test_a_bare_generator_is_streamed_from_a_view(project: dict[str, str]) -> None:
+    async with site() as (port, _):
+        for path in ("/bare/", "/bare-sync/"):  # the view may be either; the server may not
+            async with request(port, "GET", path) as connection:
+                assert SSEDecoder().feed(await connection.body())[-1].event == "finalized"
 
 
-def test_under_wsgi_all_but_streams_works(project: dict[str, str]) -> None:
+def test_under_wsgi_all_but_streams_works(
+    project: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     from django.core.wsgi import get_wsgi_application
 
     from streamchat.adapters.django import conf
@@ -226,6 +230,13 @@ def test_under_wsgi_all_but_streams_works(project: dict[str, str]) -> None:
                 assert (status, answer["error"]["code"]) == (501, "streaming_unavailable")
             listed = await fetch(port, "GET", "/chat/conversations", **page)
             assert len(listed[1]["conversations"]) == 1
+            # wsgiref says that nothing is text/plain.
+            for task, status in (("cancel", 202), ("retry", 201)):
+                assert (await fetch(port, "POST", f"{run}/{task}", **page))[0] == status
+            for path in ("/bare/", "/bare-sync/"):
+                async with request(port, "GET", path) as connection:
+                    assert connection.status == 500
+                assert "ImproperlyConfigured: this server cannot stream (WSGI)" in capsys.readouterr().err
 
         asyncio.run(talk())
     finally:

@@ -22,13 +22,14 @@ async def bare(request: Any) -> Any:
     return event_response(orchestrate(ScriptedModel.text("Hi."), [{"role": "user", "content": "Hi"}]))
 
 
-def connections_open(request: Any) -> Any:
-    return JsonResponse({})
+def bare_sync(request: Any) -> Any:
+    return event_response(orchestrate(ScriptedModel.text("Hi."), [{"role": "user", "content": "Hi"}]))
 
 
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("token/", token),
     path("bare/", bare),
+    path("bare-sync/", bare_sync),
     path("chat/", include("streamchat.adapters.django.urls")),
 ]

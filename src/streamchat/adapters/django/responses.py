@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterable
-from typing import Any, Self
+from contextlib import suppress
+from typing import Any, NoReturn, Self
 
 from asgiref.sync import sync_to_async
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -46,7 +48,9 @@ class _Body:
     def __init__(self, stream: ByteStream, send_timeout: float) -> None:
         self._stream = stream
         self._send_timeout = send_timeout
-        self._loop = asyncio.get_running_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        with suppress(RuntimeError):  # a synchronous view's
+            self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
         self._writer: asyncio.Task[Any] | None = None
@@ -58,6 +62,7 @@ class _Body:
         self._disarm()
         if self._closing is not None:
             raise StopAsyncIteration
+        self._loop = loop = asyncio.get_running_loop()
         self._writer = _of_django(asyncio.current_task())
         try:
             block = await anext(self._stream)
@@ -65,7 +70,7 @@ class _Body:
             await self._stream.aclose()
             raise
         # While the block is being written nobody is here; only time can tell that it never is.
-        self._timer = self._loop.call_later(self._send_timeout, self._stuck)
+        self._timer = loop.call_later(self._send_timeout, self._stuck)
         return block
 
     async def aclose(self) -> None:
@@ -74,7 +79,9 @@ class _Body:
 
     def close(self) -> None:
         """Called by Django from any thread at the response's end, whether it was iterated or not."""
-        self._loop.call_soon_threadsafe(self._close)
+        if self._loop is not None:  # else it was never begun
+            with suppress(RuntimeError):  # under WSGI the view's loop ends with the view
+                self._loop.call_soon_threadsafe(self._close)
 
     def _disarm(self) -> None:
         timer, self._timer = self._timer, None
@@ -90,7 +97,18 @@ class _Body:
     def _close(self) -> None:
         self._disarm()
         if self._closing is None:
+            assert self._loop is not None
             self._closing = self._loop.create_task(self._stream.aclose(), name="streamchat close")
+
+
+class _StreamedResponse(StreamingHttpResponse):
+    """Refuses what iterates it synchronously: Django would read a stream to its end before it sends any."""
+
+    def __iter__(self) -> NoReturn:
+        raise ImproperlyConfigured(
+            "this server cannot stream (WSGI): serve the project's ASGI application with an ASGI server, or "
+            "read the events in the view and answer with the whole"
+        )
 
 
 def to_django(response: Response, options: HTTPOptions) -> HttpResponseBase:
@@ -103,7 +121,7 @@ def to_django(response: Response, options: HTTPOptions) -> HttpResponseBase:
         answer = HttpResponse(response.body, status=response.status, content_type=content_type)
     else:
         body = _Body(response.body, options.send_timeout)
-        answer = StreamingHttpResponse(body, status=response.status, content_type=content_type)
+        answer = _StreamedResponse(body, status=response.status, content_type=content_type)
     for name, value in headers.items():
         answer[name] = value
     return answer
@@ -112,10 +130,10 @@ def to_django(response: Response, options: HTTPOptions) -> HttpResponseBase:
 def event_response(
     events: AsyncIterable[StreamEvent], *, options: HTTPOptions | None = None
 ) -> HttpResponseBase:
-    """Stream a bare ``orchestrate(…)`` without service and buffer; return it from an async view (ASGI only).
+    """Stream a bare ``orchestrate(…)`` without service and buffer; return it from a view.
 
-    The generator is closed promptly when the client leaves; its failure is logged and ends the stream as an
-    ``error`` event.
+    It needs ASGI: under WSGI nothing is begun, and ``ImproperlyConfigured`` says so (500). The generator is
+    closed promptly when the client leaves; its failure is logged and ends the stream as an ``error`` event.
     """
     options = options or HTTPOptions()
     return to_django(bare_response(events, options=options), options)
