@@ -309,6 +309,16 @@ async def test_a_conversation_that_the_server_knows_goes_by_its_own_log(named: s
     assert [message.content for message in model.requests[1].messages] == ["One", "Yes.", "Two"]
 
 
+@pytest.mark.parametrize("name", ["team/42", ".", ".."])
+async def test_a_conversation_whose_id_cannot_stand_in_a_path_is_refused(name: str) -> None:
+    async with serving(ScriptedModel.text("Yes.", repeat=True)) as endpoints:
+        body = {"model": "scripted", "messages": [{"role": "user", "content": "Hi"}]}
+        headers = {"X-Conversation-Id": name}
+        answer = await ask(endpoints, "POST", "/v1/chat/completions", json=body, headers=headers)
+        assert (answer.status, answer.error["param"]) == (422, "conversation_id")
+        assert await endpoints.chat.conversations() == []
+
+
 SYSTEM: list[Any] = [{"role": "system", "content": "Obey."}, {"role": "user", "content": "Hi"}]
 
 

@@ -218,6 +218,8 @@ BAD_BODIES: list[tuple[bytes, str, str]] = [
     (b'{"message": "a", "mesage": "b"}', "invalid_input", "mesage"),
     (b'{"message": "a", "metadata": []}', "invalid_input", "metadata"),
     (b'{"message": "a", "conversation_id": ""}', "invalid_input", "conversation_id"),
+    (b'{"message": "a", "conversation_id": "team/42"}', "invalid_input", "conversation_id"),
+    (b'{"message": "a", "conversation_id": "."}', "invalid_input", "conversation_id"),
     (b'{"message": "a", "conversation_id": "\xc3\xa4"}', "invalid_input", "conversation_id"),
     (b'{"message": "a", "system_message": "obey"}', "invalid_input", "system_message"),
 ]

@@ -7,17 +7,22 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from streamchat import orchestrate
 from streamchat.buffers.base import MessageRecord
 from streamchat.core.fold import fold
 from streamchat.http import Endpoints, HTTPOptions, bare_response
+from streamchat.http.conversations import ROUTES as CONVERSATIONS
 from streamchat.http.errors import HTTPError
 from streamchat.http.incoming import NewMessage, Regenerate, Wanted, read_run
+from streamchat.http.routing import Router
+from streamchat.http.vercel import ROUTES
 from streamchat.http.vercel_input import VercelBody, VercelMessage, wanted_of
 from streamchat.http.vercel_options import VercelOptions
 from streamchat.models.base import ModelRequest
@@ -140,6 +145,8 @@ async def test_only_the_last_message_is_taken_and_history_is_the_servers_own() -
         {"id": "", "messages": [user("x")]},
         {"id": "ä", "messages": [user("x")]},
         {"id": "x" * 65, "messages": [user("x")]},
+        {"id": "team/42", "messages": [user("x")]},
+        {"id": "..", "messages": [user("x")]},
         {"id": CHAT, "messages": [{"role": "system", "parts": [{"type": "text", "text": "x"}]}]},
         {"id": CHAT, "messages": [{"role": "user", "parts": []}]},
         {"id": CHAT, "messages": [{"role": "user", "parts": [{"type": "text"}]}]},
@@ -166,6 +173,21 @@ async def test_what_cannot_be_taken_is_refused_and_nothing_is_stored(wrong: dict
         answer = await post(endpoints, wrong)
         assert answer.status == 422, answer.body
         assert await endpoints.chat.conversations() == []
+
+
+@given(st.text(st.sampled_from("./ -%?#\\~aZ0_"), min_size=1, max_size=8) | st.text(max_size=64))
+def test_a_chat_whose_id_is_taken_is_found_again_by_a_path(id: str) -> None:
+    try:
+        VercelBody(id=id, message=VercelMessage(role="user"))
+    except ValidationError:
+        assert "/" in id or id in ("", ".", "..") or not (id.isascii() and id.isprintable())
+        return
+    routes = [route for route in (*ROUTES, *CONVERSATIONS) if "{id}" in route.path]
+    for route in routes:
+        # As a client makes it, which resolves dots, and a server reads it.
+        url = urljoin("http://test/", route.path.replace("{id}", quote(id, safe="")))
+        found, segment = Router(routes).find(unquote(urlsplit(url).path))
+        assert (found[route.method], segment) == (route, id)
 
 
 @pytest.mark.anyio

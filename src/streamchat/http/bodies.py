@@ -25,6 +25,7 @@ from streamchat.http.requests import Request
 __all__ = [
     "ApprovalBody",
     "CancelBody",
+    "ConversationId",
     "JobBody",
     "RetryBody",
     "StartBody",
@@ -38,8 +39,10 @@ _URL = r"^(https?://|data:)"
 
 Url: TypeAlias = Annotated[str, StringConstraints(pattern=_URL)]
 Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+# It stands in a path as one segment: servers decode %2F before they are asked, clients resolve "." and "..".
+_PATH_SEGMENT = r"^([ -\-0-~][ -.0-~]*|\.[ -\-0-~][ -.0-~]*|\.\.[ -.0-~]+)$"
 ConversationId: TypeAlias = Annotated[
-    str, StringConstraints(min_length=1, max_length=64, pattern=r"^[ -~]*$")
+    str, StringConstraints(min_length=1, max_length=64, pattern=_PATH_SEGMENT)
 ]
 
 

@@ -215,7 +215,11 @@ def _read_json(text: str) -> Any:
 
 def _conversation_id(call: Call, body: ChatCompletionBody) -> str | None:
     header = call.request.headers.get(call.endpoints.options.openai.conversation_header.lower())
-    return header or body.conversation_id
+    named = header or body.conversation_id
+    if named is not None and ("/" in named or named in (".", "..")):  # as `ConversationId`
+        message = "A conversation's id stands in a path: it has no slash, and is neither . nor .. alone."
+        raise HTTPError(422, "invalid_input", message, field="conversation_id")
+    return named
 
 
 def _check_history(body: ChatCompletionBody, chat: StreamChat) -> None:
