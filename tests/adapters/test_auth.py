@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -283,6 +284,46 @@ async def test_of_claims_only_those_that_are_named_are_kept() -> None:
     nothing = await Bearer(verify).principal("Bearer good-ann")
     assert nothing is not None
     assert not nothing.claims
+
+
+@pytest.mark.parametrize("end", ["2000000000", "soon", "", True, [2e9], {}, math.nan, math.inf, 10**400])
+async def test_a_token_whose_end_is_no_number_is_refused_not_taken_for_one_without_end(
+    end: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "streamchat.http")
+    bearer = Bearer(lambda token: {"sub": "ann", "exp": end})
+    with pytest.raises(HTTPError) as caught:
+        await bearer.principal("Bearer x")
+    assert (caught.value.status, caught.value.code) == (401, "invalid_token")
+    assert f"its claim 'exp' is of type {type(end).__name__}, not a number" in caplog.text
+    assert "2000000000" not in caplog.text
+
+
+@pytest.mark.parametrize("end", [2_000_000_000, 2e9, None])
+async def test_a_token_ends_when_it_says_or_not_at_all(end: Any) -> None:
+    principal = await Bearer(lambda token: {"sub": "ann", "exp": end}).principal("Bearer x")
+    assert principal is not None
+    assert principal.expires_at == end
+
+
+async def test_a_whole_number_names_a_user_or_a_tenant_as_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "streamchat.http")
+
+    async def of(**claims: Any) -> Principal | None:
+        return await Bearer(lambda token: claims, tenant_claim="org").principal("Bearer x")
+
+    assert await of(sub=7, org=8) == Principal("7", "8")
+    assert await of(sub=0) == Principal("0")
+    for wrong in (True, 7.0, ["ann"], {"id": "ann"}):
+        for claims in ({"sub": wrong}, {"sub": "ann", "org": wrong}):
+            with pytest.raises(HTTPError) as caught:
+                await of(**claims)
+            assert caught.value.status == 401
+            assert f"is of type {type(wrong).__name__}, not text" in caplog.text
+    for nameless in ({"sub": ""}, {"sub": None}, {"iss": "x"}):
+        with pytest.raises(StreamChatError, match="have no 'sub' to name the user by") as failed:
+            await of(**nameless)
+        assert not isinstance(failed.value, HTTPError)
 
 
 @given(st.text(max_size=60) | st.from_regex(r"(?i)bearer ?[ -~]{0,20}", fullmatch=True))

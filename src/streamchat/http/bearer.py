@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, TypeAlias
@@ -31,7 +32,9 @@ class Bearer:
     ``verify(token)`` (async; or sync and called in a thread, as many fetch keys) returns the token's claims,
     a `Principal`, or None for a token that is no good; what it raises counts as that too if it is one of
     ``refused``, and anything else is a failure of ours (500). Of claims, ``id_claim`` becomes the id,
-    ``tenant_claim`` the tenant and ``exp`` the end; those named in ``keep`` are kept, and stored with runs.
+    ``tenant_claim`` the tenant (text; whole numbers become text) and ``exp`` the end, a number of seconds
+    since the epoch: a token whose claims are of other types is no good. Those named in ``keep`` are kept, and
+    stored with runs.
     """
 
     def __init__(
@@ -79,17 +82,47 @@ class Bearer:
             return None
 
     def _of_claims(self, claims: Mapping[str, Any]) -> Principal:
-        name = claims.get(self._id_claim)
-        if not isinstance(name, str) or not name:
+        name = _text(claims, self._id_claim)
+        if not name:
             raise StreamChatError(
                 f"the verified claims have no {self._id_claim!r} to name the user by: "
-                f"they have {', '.join(sorted(claims))}; pass id_claim="
+                f"they have {', '.join(sorted(map(str, claims)))}; pass id_claim="
             )
-        tenant = None if self._tenant_claim is None else claims.get(self._tenant_claim)
-        end = claims.get("exp")
         return Principal(
             name,
-            None if tenant is None else str(tenant),
+            None if self._tenant_claim is None else _text(claims, self._tenant_claim),
             {key: value for key, value in claims.items() if key in self._keep},
-            float(end) if isinstance(end, int | float) else None,
+            _end(claims),
         )
+
+
+def _text(claims: Mapping[str, Any], claim: str) -> str | None:
+    """Return a claim that is text, or a whole number as some issue them; None where it is not there."""
+    value = claims.get(claim)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is not None and not isinstance(value, str):
+        raise _refused(claim, value, "text or a whole number")
+    return value
+
+
+def _end(claims: Mapping[str, Any]) -> float | None:
+    """Return ``exp``, a NumericDate (RFC 7519, section 2). What is none must not make a token that never
+    ends."""
+    value = claims.get("exp")
+    if value is None:
+        return None
+    try:
+        end = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        end = math.nan
+    if not math.isfinite(end):
+        raise _refused("exp", value, "a number of seconds")
+    return end
+
+
+def _refused(claim: str, value: object, needed: str) -> HTTPError:
+    log.info(
+        "a bearer token was refused: its claim %r is of type %s, not %s", claim, type(value).__name__, needed
+    )
+    return invalid_token()
