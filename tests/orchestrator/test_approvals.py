@@ -330,6 +330,52 @@ async def test_a_call_that_cannot_run_is_asked_of_nobody():
     assert log.results()["p"].outcome == "error"
 
 
+def changed_bank() -> tuple[ToolRegistry, list[tuple[int, str]]]:
+    """The bank's tools of the next version, where to pay takes a currency."""
+    tools, paid = ToolRegistry(), list[tuple[int, str]]()
+
+    @tools.tool(requires_approval=True)
+    async def pay(amount: int, currency: str) -> str:
+        paid.append((amount, currency))
+        return "paid"
+
+    @tools.tool
+    async def look() -> str:
+        return "looked"
+
+    return tools, paid
+
+
+async def test_where_the_tool_has_changed_meanwhile_it_is_the_edited_arguments_that_are_judged():
+    desk = Bank().desk(calls(pay("p", 1)))
+    await desk.live()
+    desk.tools, paid = changed_bank()
+    desk.approve("p", arguments={"amount": 3, "currency": "EUR"})
+    await desk.live()
+    assert paid == [(3, "EUR")]
+    assert desk.told() == {"p": "paid"}
+    assert_whole(desk.events)
+
+
+async def test_where_the_tool_has_changed_a_decision_is_still_waited_for_and_then_judged():
+    desk = Bank().desk(calls(pay("p", 1), pay("q", 2), pay("r", 3)))
+    await desk.live()
+    desk.tools, paid = changed_bank()
+    desk.approve("p")
+    await desk.live()
+    assert desk.state.status == "suspended"
+    assert [wait.call_id for wait in desk.state.waits] == ["q", "r"]
+    desk.approve("q", arguments={"amount": 3, "currency": "EUR"})
+    desk.deny("r", "no")
+    await desk.live()
+    assert paid == [(3, "EUR")]
+    told = desk.told()
+    assert "currency" in told["p"]
+    assert told["q"] == "paid"
+    assert "did not allow" in told["r"]
+    assert_whole(desk.events)
+
+
 async def test_a_tool_that_is_gone_when_the_answer_comes_is_an_error_for_the_model():
     bank = Bank()
     desk = bank.desk(calls(pay("p")))

@@ -95,8 +95,11 @@ class StepCalls:
         events: list[StreamEvent] = []
         while self._waiting:
             call = self._waiting.pop(0)
-            settled = _settled(call, self._registry)
             tool = self._registry.get(call.name)
+            if self._comes_before_judgement(call, tool):
+                self._held[call.call_id] = call
+                continue
+            settled = _settled(call, self._registry)
             if settled is None and call.state == "running" and self._job_is_over(call):
                 settled = ToolOutcome("deferred")
             if settled is not None or tool is None:
@@ -107,6 +110,14 @@ class StepCalls:
                 self._tasks[call.call_id] = self._task(call, tool)
                 await _begun()
         return events
+
+    def _comes_before_judgement(self, call: ToolCallPart, tool: Tool | None) -> bool:
+        """Say whether an answer is to be taken before the call is looked at: the tool may have changed since
+        the call was made, and who decides on it may have edited the arguments."""
+        kind = awaited(call)
+        if kind == "approval" and tool is not None:
+            return True
+        return any((a.kind, a.call_id) == (kind, call.call_id) for a in self._context.inputs)
 
     def _task(self, call: ToolCallPart, tool: Tool) -> CallTask:
         return CallTask(
