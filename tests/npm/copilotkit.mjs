@@ -19,7 +19,38 @@ const runtime = new CopilotRuntime({ agents, runner: new InMemoryAgentRunner() }
 const server = createServer(createCopilotNodeListener({ runtime, basePath }));
 await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
 
+// One response can be cut off in mid-sentence: that of the runtime to the page ("/run"), or the server's ("/ag-ui").
+let cut = null;
+const plainFetch = globalThis.fetch;
+globalThis.fetch = async (url, init) => {
+  const response = await plainFetch(url, init);
+  if (cut === null || !String(url?.url ?? url).endsWith(cut.where)) return response;
+  const { shown } = cut;
+  cut = null;
+  const pieces = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let said = false;
+  const body = new ReadableStream(
+    {
+      async pull(controller) {
+        if (said) {
+          await until(shown, "the half to be shown");
+          await pieces.cancel();
+          return controller.error(new TypeError("network error"));
+        }
+        const { done, value } = await pieces.read();
+        if (done) return controller.close();
+        said = value.includes("TEXT_MESSAGE_CONTENT");
+        controller.enqueue(new TextEncoder().encode(value));
+      },
+    },
+    { highWaterMark: 0 },
+  );
+  return new Response(body, { status: response.status, headers: response.headers });
+};
+
 const handled = [];
+const located = [];
+const failures = [];
 const core = new CopilotKitCore({
   runtimeUrl: `http://127.0.0.1:${server.address().port}${basePath}`,
   tools: [
@@ -31,9 +62,19 @@ const core = new CopilotKitCore({
         return "painted";
       },
     },
+    {
+      name: "locate",
+      description: "The application's own, which the page carries out.",
+      handler: async (args) => {
+        located.push(args);
+        return { latitude: 1.5 };
+      },
+    },
   ],
 });
 await until(() => core.runtimeConnectionStatus === "connected", "the runtime");
+
+core.subscribe({ onError: ({ code, error }) => void failures.push({ code, message: String(error?.message ?? error) }) });
 
 function agentFor(scenario, threadId, had) {
   const agent = core.getAgent("default").clone();
@@ -54,7 +95,7 @@ async function run(agent) {
 }
 
 function state(agent, told) {
-  return { threadId: agent.threadId, messages: agent.messages, error: told.error ?? null, handled };
+  return { threadId: agent.threadId, messages: agent.messages, error: told.error ?? null, handled, located };
 }
 
 async function once(scenario) {
@@ -63,12 +104,27 @@ async function once(scenario) {
 }
 
 async function decide(payload) {
-  const agent = agentFor("approval", `copilotkit-approval-${payload.approved}`);
+  const agent = agentFor("approval", `copilotkit-approval-${Object.keys(payload).join("-")}`);
   await run(agent);
   const resume = agent.pendingInterrupts.map(({ id }) => ({ interruptId: id, status: "resolved", payload }));
   await agent.runAgent({ resume });
   return { ...state(agent, {}), asked: resume.length };
 }
+
+async function cutOff(where, comeBack) {
+  const name = `copilotkit-cut-${where.slice(1)}`;
+  const agent = agentFor(`hold:${name}:2`);
+  failures.length = 0;
+  cut = { where, shown: () => said(agent) !== "" };
+  await run(agent);
+  const half = said(agent);
+  const seen = [...failures];
+  await ask("POST", `/test/release/${name}`);
+  await comeBack(agent);
+  return { ...state(agent, {}), half, failures: seen };
+}
+
+const said = ({ messages }) => messages.map(({ role, content }) => (role === "assistant" ? content : "")).join("");
 
 const scenarios = {
   text: () => once("hello"),
@@ -81,6 +137,17 @@ const scenarios = {
   reset: () => once("reset:copilotkit"),
   approvalYes: () => decide({ approved: true }),
   approvalNo: () => decide({ approved: false, reason: "Not that one." }),
+  approvalEdited: () => decide({ approved: true, editedArgs: { path: "b.txt" } }),
+  pageTool: () => once("client-tool"),
+  errorBefore: () => once("error-before"),
+  async refused() {
+    failures.length = 0;
+    const agent = agentFor("", "copilotkit-refused", [{ id: "nothing", role: "user", content: "" }]);
+    const told = await run(agent);
+    return { ...state(agent, told), failures: [...failures] };
+  },
+  sameTab: () => cutOff("/run", (agent) => core.connectAgent({ agent })),
+  serverCut: () => cutOff("/ag-ui", (agent) => run(agent)),
   async twoTurns() {
     const agent = agentFor("hello", "copilotkit-two");
     await run(agent);
