@@ -679,6 +679,67 @@ async def test_a_retried_run_begins_where_the_first_one_did() -> None:
         assert fold(await log_of(chat, third.run_id)).text == "one|two|three "
 
 
+async def heard(chat: StreamChat, text: str, **how: Any) -> str:
+    """What the thread's state holds of the user's, and of its own, when it answers a message."""
+    reply = await chat.reply("talk", text, **how)
+    assert reply.status == "success"
+    return fold(await log_of(chat, reply.run_id)).text.strip()
+
+
+async def test_an_edited_message_forks_the_thread_where_its_branch_of_the_conversation_is() -> None:
+    async with StreamChat(model=from_langgraph(echo(InMemorySaver())), allow_anonymous=True) as chat:
+        for text in ("one", "two", "three"):
+            await heard(chat, text)
+        asked = {row.content: row for row in await chat.history("talk") if row.role == "user"}
+        ids = [row.message_id for row in asked.values()]
+        assert await heard(chat, "two, better", edits=ids[1]) == "one|two, better"
+        assert await heard(chat, "four") == "one|two, better|four"
+        assert await heard(chat, "One!", edits=ids[0]) == "One!"
+        assert await heard(chat, "Two!") == "One!|Two!"
+        # and the older branches can be gone on with
+        assert await heard(chat, "three, better", edits=ids[2]) == "one|two|three, better"
+        newest = (await chat.history("talk"))[-1].run_id
+        assert newest is not None
+        again = await chat.retry(newest)
+        await drain(chat, again.run_id)
+        assert fold(await log_of(chat, again.run_id)).text == "one|two|three, better "
+        assert await heard(chat, "five") == "one|two|three, better|five"
+
+
+async def test_a_turn_that_said_nothing_is_in_the_state_once() -> None:
+    entered, slow = asyncio.Event(), echo(None).nodes["echo"].bound
+
+    async def node(state: MessagesState) -> dict[str, Any]:
+        if state["messages"][-1].content == "slow":
+            entered.set()
+            await asyncio.sleep(3600)
+        said: dict[str, Any] = await slow.ainvoke(state)
+        return said
+
+    model = from_langgraph(line(("echo", node), saver=InMemorySaver()))
+    async with StreamChat(model=model, allow_anonymous=True, on_busy="enqueue") as chat:
+        assert await heard(chat, "one") == "one"
+        for _ in range(2):
+            entered.clear()
+            run = await chat.start("talk", "slow")
+            await entered.wait()
+            # This one never begins, so the state cannot have it.
+            waiting = await chat.start("talk", "queued")
+            await chat.cancel(waiting.run_id)
+            await chat.cancel(run.run_id)
+            await drain(chat, run.run_id)
+        assert await heard(chat, "three") == "one|slow|queued|slow|queued|three"
+        assert await heard(chat, "four") == "one|slow|queued|slow|queued|three|four"
+
+
+async def test_a_thread_that_conversations_share_is_gone_on_with() -> None:
+    model = from_langgraph(echo(InMemorySaver()), thread_id=lambda run: "ann")
+    async with StreamChat(model=model, allow_anonymous=True) as chat:
+        for conversation, text in (("a", "one"), ("b", "one|two"), ("a", "one|two|three")):
+            run = await chat.reply(conversation, text.rpartition("|")[2])
+            assert fold(await log_of(chat, run.run_id)).text.strip() == text
+
+
 @pytest.mark.parametrize("ending", ["cancelled", "denied", "agreed"])
 async def test_a_retry_of_a_step_or_of_an_interrupt_alone_is_refused(ending: str) -> None:
     """The steps before it are in the first run's checkpoints."""

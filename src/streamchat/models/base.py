@@ -73,7 +73,8 @@ class WorkflowProgress:
     """What a workflow is told beyond a model's request: whose run it is, and how far it has come.
 
     ``messages`` are those before the run; ``steps`` the run's own that stand, in order. ``open_step`` is the
-    one that must come again, because its content was withdrawn.
+    one that must come again, because its content was withdrawn. ``previous_runs`` are the ids of those whose
+    answers come before this run's, on its branch of the conversation, oldest first; None: not known.
     """
 
     messages: Sequence[ModelMessage] = ()
@@ -82,6 +83,7 @@ class WorkflowProgress:
     parent_run_id: str | None = None
     principal: Principal | None = None
     deps: Any = None
+    previous_runs: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

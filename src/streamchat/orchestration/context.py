@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
@@ -62,6 +62,8 @@ class RunContext(Generic[DepsT]):
     and write them together; whoever does not look at it is merely slower. A batch that holds a barrier
     (`streamchat.core.lifecycle.BARRIERS`) ends with one.
     """
+    previous_runs: Sequence[str] | None = None
+    """The runs whose answers come before this one in its conversation, oldest first; None: not known."""
     stopping: bool = field(default=False, init=False)
     stop_reason: str | None = field(default=None, init=False)
     stopped_by: str | None = field(default=None, init=False)

@@ -173,6 +173,7 @@ class WorkflowRunner(JudgedRun):
             steps=self._standing(state),
             open_step=NextStep(self._name) if self._is_open else None,
             parent_run_id=self.context.parent_run_id,
+            previous_runs=self.context.previous_runs,
             principal=self.context.principal,
             deps=self.context.deps,
         )

@@ -42,7 +42,8 @@ class RunRequest(BaseModel):
     seconds without readers it is cancelled (None: never). ``later`` stands for messages that are made when
     the run begins, from what its conversation holds by then and ``system_message``: runs before it were not
     over. ``client_tools`` are those that this run's client declared, and carries out. ``output_type`` names
-    the type that the answer is to have.
+    the type that the answer is to have. ``previous_runs`` are those whose answers come before this one
+    on its branch of the conversation, oldest first; None in what an older version stored.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -58,6 +59,7 @@ class RunRequest(BaseModel):
     later: bool = False
     system_message: str | None = None
     output_type: str | None = None
+    previous_runs: tuple[str, ...] | None = None
 
     def encode(self) -> bytes:
         """Return it as JSON."""

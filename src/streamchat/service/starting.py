@@ -141,15 +141,19 @@ class TurnMaker:
             raise StreamChatError(f"the message {request.user_message_id} that it answers is not stored")
         history = [*model_history(self._newest(path[:-1])), *model_history(path[-1:])]
         messages = await self._messages(context, request.system_message, history)
-        return request.model_copy(update={"messages": tuple(messages)})
+        return request.model_copy(
+            update={"messages": tuple(messages), "previous_runs": _runs_of(self._newest(path[:-1]))}
+        )
 
     async def _request(
         self, context: RunContext, turn: Turn, known: ConversationRecord | None, *, later: bool
     ) -> RunRequest:
         """What the model will be given: the system prompt, the conversation so far, and the new message."""
         history = list(turn.history)
+        path: list[MessageRecord] = []
         if known is not None:
-            history = model_history(await self._path(known, turn))
+            path = await self._path(known, turn)
+            history = model_history(path)
         parts = turn.parts
         only_text = len(parts) == 1 and parts[0]["type"] == "text"
         history.append(ModelMessage(role="user", content=parts[0]["text"] if only_text else parts))
@@ -166,6 +170,7 @@ class TurnMaker:
             previous_message_id=turn.leaf(known),
             client_tools=turn.client_tools,
             output_type=turn.output_type,
+            previous_runs=_runs_of(path),
         )
 
     async def _messages(
@@ -209,6 +214,10 @@ class TurnMaker:
             return self._instructions
         prompt = self._instructions(context)
         return await prompt if inspect.isawaitable(prompt) else prompt
+
+
+def _runs_of(path: Sequence[MessageRecord]) -> tuple[str, ...]:
+    return tuple(row.run_id for row in path if row.role == "assistant" and row.run_id is not None)
 
 
 def _first_messages(

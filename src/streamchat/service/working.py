@@ -169,6 +169,7 @@ class RunWorker:
                 deps = self._deps(context)
                 context.deps = await deps if inspect.isawaitable(deps) else deps
             request = await self._complete(context, request)
+            context.previous_runs = request.previous_runs
         context.interrupt = None
         return request
 

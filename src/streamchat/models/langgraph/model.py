@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -17,13 +18,14 @@ from streamchat.errors import InvalidInput, ModelError
 from streamchat.messages import ModelMessage
 from streamchat.models.asking import AskingModel, Decision, decisions
 from streamchat.models.base import ModelOutput, ModelRequest, WorkflowProgress
-from streamchat.models.langgraph.reading import Breakpoint, GraphReader, GraphStream, StateEvents
+from streamchat.models.langgraph.reading import Breakpoint, GraphReader, GraphStream, StateEvents, messages_in
 from streamchat.models.workflow import WorkflowRun, workflow_run
 
 __all__ = ["LangGraphModel", "from_langgraph"]
 
 Durability: TypeAlias = Literal["sync", "async", "exit"]
 _OWNER = "streamchat_run_id"
+_TALK = "streamchat_conversation_id"
 
 
 def from_langgraph(
@@ -86,6 +88,19 @@ def from_langgraph(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where a run begins: behind a checkpoint of its thread (None: there is none).
+
+    ``whole``: nothing of the conversation is in the state there. ``unknown``: how many of the user's messages
+    before the newest are not.
+    """
+
+    checkpoint: StateSnapshot | None
+    whole: bool = False
+    unknown: int = 0
+
+
 class LangGraphModel(AskingModel):
     """What `from_langgraph` returns: a `streamchat.models.base.WorkflowSource`, shared by all runs."""
 
@@ -145,7 +160,7 @@ class LangGraphModel(AskingModel):
         try:
             snapshot = await self._graph.aget_state(config) if self._saves else None
             if snapshot is None or not _belongs(snapshot, run.run_id):
-                stream = await self._begin(run, config, snapshot)
+                stream = await self._begin(run, progress, config, snapshot)
             else:
                 how = self._go_on(run, progress, snapshot)
                 if isinstance(how, Command) or how is None:
@@ -203,12 +218,16 @@ class LangGraphModel(AskingModel):
         merged = {
             **base,
             "configurable": {**base.get("configurable", {}), "thread_id": thread},
-            "metadata": {**base.get("metadata", {}), _OWNER: run.run_id},
+            "metadata": {**base.get("metadata", {}), _OWNER: run.run_id, _TALK: run.conversation_id},
         }
         return cast("RunnableConfig", merged)
 
     async def _begin(
-        self, run: WorkflowRun, config: RunnableConfig, snapshot: StateSnapshot | None
+        self,
+        run: WorkflowRun,
+        progress: WorkflowProgress,
+        config: RunnableConfig,
+        snapshot: StateSnapshot | None,
     ) -> GraphStream:
         if run.completed:
             raise ModelError(
@@ -216,22 +235,46 @@ class LangGraphModel(AskingModel):
                 f"{len(run.completed)} completed steps; retry the run from its beginning",
                 code="checkpoint_lost",
             )
-        new_thread = snapshot is None or not snapshot.metadata
-        if not new_thread and run.parent_run_id is not None:
-            config, new_thread = await self._fork(run.parent_run_id, config)
-        given = self._input(run) if self._input is not None else _input(run, whole=new_thread)
+        start = _Start(None, whole=True)
+        if snapshot is not None and snapshot.metadata:
+            start = await self._start(run, progress, config, snapshot)
+        if start.checkpoint is not None:
+            place = {**_place(config), **_place(start.checkpoint.config)}
+            config = cast("RunnableConfig", {**config, "configurable": place})
+        given = self._input(run) if self._input is not None else _input(run, start)
         return self._stream(run, config, given)
 
-    async def _fork(self, parent_run_id: str, config: RunnableConfig) -> tuple[RunnableConfig, bool]:
-        """Where a retried run begins: with the one that it retries; and whether the thread began there."""
+    async def _start(
+        self, run: WorkflowRun, progress: WorkflowProgress, config: RunnableConfig, newest: StateSnapshot
+    ) -> _Start:
+        """Where in a thread that there is a run begins: where its branch of the conversation has come to."""
+        if run.parent_run_id is not None:
+            first = await self._oldest(config, {_OWNER: run.parent_run_id})
+            if first is not None and (first.metadata or {}).get("source") == "input":
+                return _Start(first, whole=first.parent_config is None)
+        about: Mapping[str, Any] = newest.metadata or {}
+        previous = progress.previous_runs
+        elsewhere = about.get(_TALK) is None or about[_TALK] != run.conversation_id
+        if previous is None or elsewhere:
+            return _Start(
+                newest
+            )  # others write this thread, or an earlier version did: its newest state counts
+        for unknown, run_id in enumerate(reversed(previous)):
+            if about.get(_OWNER) == run_id:
+                return _Start(newest, unknown=unknown)
+            async for snapshot in self._graph.aget_state_history(
+                _thread(config), filter={_OWNER: run_id}, limit=1
+            ):
+                return _Start(snapshot, unknown=unknown)
+        # The state before a thread's first input is empty.
+        first = await self._oldest(config, {"source": "input", "step": -1})
+        return _Start(newest) if first is None else _Start(first, whole=True)
+
+    async def _oldest(self, config: RunnableConfig, about: dict[str, Any]) -> StateSnapshot | None:
         oldest: StateSnapshot | None = None
-        thread = cast("RunnableConfig", {"configurable": _place(config)})
-        async for snapshot in self._graph.aget_state_history(thread, filter={_OWNER: parent_run_id}):
+        async for snapshot in self._graph.aget_state_history(_thread(config), filter=about):
             oldest = snapshot
-        if oldest is None or (oldest.metadata or {}).get("source") != "input":
-            return config, False
-        place = {**_place(config), **_place(oldest.config)}
-        return cast("RunnableConfig", {**config, "configurable": place}), oldest.parent_config is None
+        return oldest
 
     def _stream(self, run: WorkflowRun, config: RunnableConfig, given: Any) -> GraphStream:
         modes = ["tasks", "updates", "messages", "custom"]
@@ -313,12 +356,27 @@ def _breakpoint_value(snapshot: StateSnapshot) -> dict[str, Any]:
     return {"question": f"Go on with {', '.join(snapshot.next)}?", "next": list(snapshot.next)}
 
 
-def _input(run: WorkflowRun, *, whole: bool) -> dict[str, Any]:
+def _thread(config: RunnableConfig) -> RunnableConfig:
+    return cast("RunnableConfig", {"configurable": _place(config)})
+
+
+def _input(run: WorkflowRun, start: _Start) -> dict[str, Any]:
     messages = list(run.messages)
-    if not whole:
+    if not start.whole:
         said = [i for i, message in enumerate(messages) if message.role in ("assistant", "tool")]
         messages = [m for m in messages[said[-1] + 1 if said else 0 :] if m.role == "user"]
+        # What was asked of runs that said nothing comes again, and the state has it, unless they never began.
+        known = _heard(start.checkpoint)
+        old, new = messages[: -1 - start.unknown], messages[-1 - start.unknown :]
+        messages = [m for m in old if m.content not in known] + new
     return {"messages": [_message(m, f"{run.run_id}:{i}") for i, m in enumerate(messages)]}
+
+
+def _heard(snapshot: StateSnapshot | None) -> list[Any]:
+    """What the user has said, as far as a state tells."""
+    return (
+        [m.content for m in messages_in(snapshot.values) if isinstance(m, HumanMessage)] if snapshot else []
+    )
 
 
 def _message(message: ModelMessage, message_id: str) -> BaseMessage:
