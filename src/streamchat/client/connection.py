@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import anyio
 import httpx2
 
-from streamchat.client.errors import ClientError, ServerUnreachable, refusal
+from streamchat.client.errors import ClientError, ServerUnreachable, refusal, unreadable
 from streamchat.errors import InvalidInput
 
 __all__ = ["Connection", "Headers", "Patience"]
@@ -46,7 +46,7 @@ class Patience:
         if self._since is None:
             self._since = now
         # All at once would be a storm on a server that has just come back.
-        pause = max(least, self._pause) * random.uniform(0.5, 1.5)
+        pause = max(least * random.uniform(1.0, 1.5), self._pause * random.uniform(0.5, 1.5))
         if now + pause - self._since > self._seconds:
             raise ServerUnreachable(
                 f"no answer for {now - self._since:.0f} s (patience={self._seconds:g}): {reason}"
@@ -142,6 +142,9 @@ class Connection:
             if response.status_code == 204:
                 yield None
             elif response.is_success:
+                kind = response.headers.get("content-type", "")
+                if kind.partition(";")[0].strip().lower() != "text/event-stream":
+                    raise unreadable(response.status_code, f"no stream of events came, but {kind!r:.100}")
                 yield response
             else:
                 failure = refusal(response.status_code, await response.aread())

@@ -7,7 +7,7 @@ from typing import Any
 
 from streamchat.errors import StreamChatError
 
-__all__ = ["ClientError", "ServerUnreachable", "refusal"]
+__all__ = ["ClientError", "ServerUnreachable", "refusal", "unreadable"]
 
 
 class ClientError(StreamChatError):
@@ -48,3 +48,9 @@ def refusal(status: int, body: bytes) -> ClientError:
         # Somebody on the way answered, or the URL is not that of a streamchat server.
         detail = {"message": body[:200].decode("utf-8", "replace")}
     return ClientError(status, detail)
+
+
+def unreadable(status: int, message: str) -> ClientError:
+    """Return the error for an answer that no streamchat server gives."""
+    advice = "is the URL that of a streamchat server, with its prefix?"
+    return ClientError(status, {"code": "unreadable_answer", "message": f"{message}; {advice}"})

@@ -18,6 +18,8 @@ from streamchat.core.sse import Frame, SSEDecoder
 
 __all__ = ["Hurry", "Reset", "follow"]
 
+# Seconds: a server sends a heartbeat 7.5 s after the last event, unless it is told otherwise.
+_HEARTBEAT, _LONGEST_RETRY = 5.0, 3600.0
 _FIRST_POLL, _LONGEST_POLL = 0.1, 3.0  # seconds between two pages of a log that has nothing new
 
 
@@ -69,26 +71,25 @@ async def follow(
     while True:
         pause = 0.0
         reason: object = "the server ended the stream"
+        alive = _Alive(cursor)
         try:
             async with connection.stream(path + "/stream", cursor) as response:
                 if response is None:
                     return
                 refreshed = False
-                patience.progress()  # it is there; a run that waits for a person may be quiet for days
-                decoder = SSEDecoder(last_event_id=cursor or "")
                 async for block in response.aiter_bytes():
-                    for frame in decoder.feed(block):
+                    for frame in alive.feed(block):
                         cursor = frame.id or cursor
                         item = reading.item(frame)
                         if item is not None:
                             hurry.taken()
+                            patience.progress()
                             yield item
                             if item.type == "finalized" or (isinstance(item, Reset) and item.state.over):
                                 return
                     # The priming frame has no data, but an id from which to go on.
-                    cursor = decoder.last_event_id or cursor
-                # (who waits for a person is asked to come back late; here that person has answered)
-                pause = 0.0 if hurry.taken() else (decoder.retry or 0) / 1000
+                    cursor = alive.last_event_id or cursor
+                alive.dismissed = alive.told > 1
         except NotNow as error:
             pause, reason = error.seconds, error.failure
         except httpx2.TransportError as error:
@@ -104,7 +105,48 @@ async def follow(
                 raise
             refreshed = True
             continue
-        await patience.wait(reason, pause)
+        if alive.well:
+            patience.progress()  # a run that waits for a person may be quiet for days
+        # (who waits for a person is asked to come back late; here that person has answered)
+        await patience.wait(reason, 0.0 if hurry.taken() else max(pause, alive.retry))
+
+
+class _Alive:
+    """What one connection brings besides events, and whether it is one that works where nothing happens.
+
+    One that opens and breaks at once is none, however often it is opened: it stays for a heartbeat, or the
+    server takes leave of it (``dismissed``: it says when to come back a second time, and ends it in order).
+    """
+
+    def __init__(self, cursor: str | None) -> None:
+        self._decoder = SSEDecoder(last_event_id=cursor or "")
+        self._since: float | None = None
+        self._last = 0.0
+        self.told = 0
+        self.retry = 0.0  # seconds
+        self.dismissed = False
+
+    def feed(self, block: bytes) -> list[Frame]:
+        """Return the frames that ``block`` completes."""
+        frames = self._decoder.feed(block)
+        self._last = anyio.current_time()
+        if self._since is None:
+            self._since = self._last
+        if self._decoder.retry is not None:
+            self.retry = min(self._decoder.retry / 1000, _LONGEST_RETRY)
+            self.told += 1
+            self._decoder.retry = None
+        return frames
+
+    @property
+    def last_event_id(self) -> str:
+        """Where to go on."""
+        return self._decoder.last_event_id
+
+    @property
+    def well(self) -> bool:
+        """Whether it worked."""
+        return self.dismissed or (self._since is not None and self._last - self._since >= _HEARTBEAT)
 
 
 async def _poll(
