@@ -315,7 +315,7 @@ async def test_a_conversation_whose_id_cannot_stand_in_a_path_is_refused(name: s
         body = {"model": "scripted", "messages": [{"role": "user", "content": "Hi"}]}
         headers = {"X-Conversation-Id": name}
         answer = await ask(endpoints, "POST", "/v1/chat/completions", json=body, headers=headers)
-        assert (answer.status, answer.error["param"]) == (422, "conversation_id")
+        assert (answer.status, answer.error["param"]) == (400, "conversation_id")
         assert await endpoints.chat.conversations() == []
 
 

@@ -226,6 +226,24 @@ def test_a_stored_message_is_what_its_stream_left_on_the_page(
     state = fold(log)
     message = json.loads(json.dumps(ui_message("m", "assistant", state.parts, target, dynamic=dynamic)))
     assert [part for part in map(_stored, message["parts"]) if part] == _as_json(expected(state, target))
+    left = Message(target).take(encode(log, target, dynamic=dynamic, hold_steps=True))
+    steps = [part for part in left.parts if part["type"] == "step-start"]
+    assert message["parts"][:1] == steps[:1] or not left.said
+    assert _errors(message["parts"]) == _errors(left.parts)
+
+
+def _errors(parts: list[Chunk]) -> dict[str, str]:
+    """What each call that failed says, but for those that a stream saw only in pieces."""
+    return {
+        part["toolCallId"]: part["errorText"]
+        for part in parts
+        if part.get("state") == "output-error" and part["errorText"] != "The call was never completed."
+    }
+
+
+def test_an_answer_of_nothing_is_stored_as_the_step_that_its_stream_left() -> None:
+    left = Message("v6").take(encode([*starts(), ModelCompleted(step=1), *ends()])).parts
+    assert left == ui_message("m", "assistant", [])["parts"] == [{"type": "step-start"}]
 
 
 def _as_json(parts: list[Any]) -> list[Any]:

@@ -21,7 +21,7 @@ from streamchat.events import (
 )
 from streamchat.wire.vercel.chunks import Chunk, Target, without_none
 
-__all__ = ["CallChunks"]
+__all__ = ["CallChunks", "error_text"]
 
 _OUTCOMES = {
     "denied": "The call was denied.",
@@ -29,6 +29,11 @@ _OUTCOMES = {
     "cancelled": "The call was cancelled.",
     "unknown": "Whether the tool has done its work is not known.",
 }
+
+
+def error_text(outcome: str, error: str | None) -> str:
+    """What a page is told of a call that came to no output."""
+    return error or _OUTCOMES.get(outcome, "The tool has failed.")
 
 
 @dataclass(slots=True)
@@ -176,7 +181,7 @@ class CallChunks:
             return [self._output(event.call_id, event.output, preliminary=event.outcome == "deferred")]
         if event.outcome == "denied" and self._call(event.call_id).asked and self._target != "v5":
             return [{"type": "tool-output-denied", "toolCallId": event.call_id}]
-        text = event.error or _OUTCOMES.get(event.outcome, "The tool has failed.")
+        text = error_text(event.outcome, event.error)
         return [self._of("tool-output-error", event.call_id, errorText=text)]
 
     def _output(self, call_id: str, output: Any, *, preliminary: bool) -> Chunk:

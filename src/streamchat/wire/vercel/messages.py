@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from streamchat.events import FileEvent, SourceEvent
 from streamchat.messages import ContentPart, FilePart, SourcePart, TextPart, ToolCallPart
+from streamchat.wire.vercel.calls import error_text
 from streamchat.wire.vercel.chunks import Chunk, Target, file_chunk, source_chunk, without_none
 
 __all__ = ["ui_message"]
@@ -77,7 +78,8 @@ def _assistants(
         else:
             kind = "reasoning" if part.type == "reasoning" else "text"
             parts.append({"type": kind, "text": part.text, "state": "done"})
-    return parts
+    # Nothing was said: what a page keeps of that is the step.
+    return parts or [{"type": "step-start"}]
 
 
 def _call(call: ToolCallPart, target: Target, dynamic: Collection[str] | bool) -> Chunk:
@@ -97,11 +99,13 @@ def _call(call: ToolCallPart, target: Target, dynamic: Collection[str] | bool) -
             return part | {"state": "output-available", "output": call.output}
         case "deferred":
             return part | {"state": "output-available", "output": call.output, "preliminary": True}
-        case "denied" if decided and target != "v5":
+        case "denied" if asked is not None and target != "v5":
+            # Nobody may have said no: the time for it ran out.
+            part["approval"]["approved"] = False
             return part | {"state": "output-denied"}
         case None if asked is not None and not decided and target != "v5":
             return part | {"state": "approval-requested"}
         case None:
             return part | {"state": "input-available"}
     part.pop("approval", None)
-    return part | {"state": "output-error", "errorText": call.error or f"The call came to: {call.outcome}."}
+    return part | {"state": "output-error", "errorText": error_text(call.outcome, call.error)}
