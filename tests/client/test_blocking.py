@@ -10,11 +10,11 @@ from typing import Any
 import anyio.to_thread
 import pytest
 
-from streamchat import ServiceLimits, StreamChat
+from streamchat import ServiceLimits, StreamChat, ToolRegistry
 from streamchat.adapters.asgi import asgi_app
 from streamchat.client import BlockingStreamChatClient
 from streamchat.errors import StreamChatError
-from streamchat.testing import ScriptedModel, Stall, Step
+from streamchat.testing import Call, ScriptedModel, Stall, Step
 from tests.adapters.serving import serve
 
 pytestmark = pytest.mark.anyio
@@ -125,3 +125,87 @@ async def test_a_client_is_entered_once() -> None:
             next(iter(client.ask("x")))
 
     await in_thread(program)
+
+
+def make_tools() -> ToolRegistry:
+    tools = ToolRegistry()
+
+    @tools.tool(requires_approval=True)
+    async def pay() -> str:
+        return "paid"
+
+    @tools.tool(client_side=True)
+    async def local() -> str:
+        raise NotImplementedError
+
+    return tools
+
+
+def calling(request: Any) -> Step:
+    """Call the tool that the user names, then tell what it said."""
+    last = request.messages[-1]
+    return Step(calls=[Call(str(last.content))]) if last.role == "user" else Step(str(last.content))
+
+
+async def test_functions_of_the_client_may_wait_and_use_the_client() -> None:
+    async with serve(make_app(ScriptedModel(calling), tools=make_tools())) as port:
+
+        def program() -> list[Any]:
+            elsewhere, said = threading.Event(), list[Any]()
+
+            def approve(asked: Any) -> bool:
+                assert elsewhere.wait(60), "the other thread's call waits for this one"
+                return True
+
+            def local() -> str:
+                return str(len(client.conversations()["conversations"]))
+
+            def headers() -> dict[str, str]:
+                return {"x-thread": str(threading.get_ident())}
+
+            def other() -> None:
+                client.conversations()
+                elsewhere.set()
+
+            with BlockingStreamChatClient(
+                f"http://127.0.0.1:{port}", approve=approve, tools={"local": local}, headers=headers
+            ) as client:
+                thread = threading.Thread(target=other)
+                for event in client.ask("pay"):
+                    if event.type == "approval_requested":
+                        thread.start()
+                thread.join()
+                said.append(event.type)
+                said.append(client.reply("local")["message"]["content"][-1]["text"])
+            return said
+
+        assert await in_thread(program) == ["finalized", "2"]
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, StopIteration, KeyError])
+async def test_what_approve_raises_is_raised_where_the_run_is_read(error: type[BaseException]) -> None:
+    async with serve(make_app(ScriptedModel(calling), tools=make_tools())) as port:
+
+        def program() -> str:
+            def approve(asked: Any) -> bool:
+                raise error("no")
+
+            with BlockingStreamChatClient(f"http://127.0.0.1:{port}", approve=approve) as client:
+                with pytest.raises(RuntimeError if error is StopIteration else error):
+                    list(client.ask("pay"))
+                return str(client.conversations()["conversations"][0]["id"])
+
+        assert await in_thread(program)
+
+
+async def test_an_async_function_that_waits_for_its_own_client_is_told() -> None:
+    async with serve(make_app(ScriptedModel(calling), tools=make_tools())) as port:
+
+        def program() -> str:
+            async def local() -> Any:
+                return client.conversations()
+
+            with BlockingStreamChatClient(f"http://127.0.0.1:{port}", tools={"local": local}) as client:
+                return str(client.reply("local")["message"]["content"][-1]["text"])
+
+        assert "cannot wait" in await in_thread(program)

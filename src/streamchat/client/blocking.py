@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -11,9 +11,9 @@ from typing import Any, Self
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from streamchat import Started, StoredEvent
-from streamchat.client.client import StreamChatClient
+from streamchat.client.client import ClientTool, StreamChatClient
 from streamchat.client.following import Reset
-from streamchat.client.threads import Reading, Works
+from streamchat.client.threads import Reading, Works, in_thread
 from streamchat.errors import StreamChatError
 
 __all__ = ["BlockingStreamChatClient"]
@@ -25,9 +25,17 @@ class BlockingStreamChatClient:
     A loop on a thread of its own does the work. May be used from several threads, and once: a client that
     was closed stays closed. Closing it (from any thread) ends what other threads wait for with a
     `StreamChatError`. Ctrl+C ends the waiting, and no run.
+
+    Functions that it is given (``tools``, ``approve``, ``headers``) run in threads of their own: they may
+    take their time, and call this client.
     """
 
     def __init__(self, url: str, **options: Any) -> None:
+        tools: Mapping[str, ClientTool] = options.get("tools") or {}
+        options["tools"] = {name: in_thread(function) for name, function in tools.items()}
+        for name in ("approve", "headers"):
+            if callable(options.get(name)):
+                options[name] = in_thread(options[name])
         self._client = StreamChatClient(url, **options)
         self._stack: ExitStack | None = None
         self._portal: BlockingPortal | None = None
@@ -119,9 +127,12 @@ class BlockingStreamChatClient:
                     if self._closed
                     else "the client is not open: use `with BlockingStreamChatClient(url) as client:`"
                 )
-            future = self._portal.start_task_soon(function)
+            future = self._portal.start_task_soon(_outcome, function)
         try:
-            return future.result()
+            result, error = future.result()
+            if error is not None:
+                raise error
+            return result
         finally:
             if not future.done():  # Ctrl+C
                 future.cancel()
@@ -135,3 +146,11 @@ class BlockingStreamChatClient:
             # (where the client was closed the reading was; and the collector may come along on the loop)
             with suppress(StreamChatError):
                 self._wait(reading.close)
+
+
+async def _outcome(function: Callable[[], Awaitable[Any]]) -> tuple[Any, BaseException | None]:
+    """What comes of it; what would end the loop (a tool that exits) is carried over to who waits."""
+    try:
+        return await function(), None
+    except (KeyboardInterrupt, SystemExit) as error:
+        return None, error

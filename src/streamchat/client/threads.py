@@ -1,15 +1,21 @@
-"""What a loop does for the threads that wait for it, and how all of it is ended."""
+"""What a loop does for the threads that wait for it, what they do for it, and how all of it is ended."""
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+import inspect
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Generic, TypeVar
+from concurrent.futures import Future
+from functools import wraps
+from typing import Any, Generic, TypeVar
 
 import anyio
 
 from streamchat.errors import StreamChatError
 
-__all__ = ["Reading", "Works"]
+__all__ = ["Reading", "Works", "in_thread"]
 
 R = TypeVar("R")
 
@@ -93,3 +99,31 @@ class Reading(Generic[R]):
             await self._work.stop()
         await self._events.aclose()
         self._works.readings.discard(self)
+
+
+def in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """Return ``function`` as one that the loop awaits while a thread of its own runs it.
+
+    What is awaitable of what it returns is awaited on the loop. A thread that nobody waits for any more runs
+    on, and keeps no program from ending: it may be waiting for a person.
+    """
+
+    @wraps(function)
+    async def call(*args: Any, **options: Any) -> Any:
+        outcome: Future[tuple[Any, BaseException | None]] = Future()
+        context = contextvars.copy_context()
+
+        def run() -> None:
+            try:
+                outcome.set_result((context.run(function, *args, **options), None))
+            except BaseException as error:
+                outcome.set_result((None, error))
+
+        outcome.set_running_or_notify_cancel()
+        threading.Thread(target=run, name=f"streamchat {call.__name__}", daemon=True).start()
+        result, error = await asyncio.wrap_future(outcome)
+        if error is not None:
+            raise error
+        return await result if inspect.isawaitable(result) else result
+
+    return call
