@@ -213,6 +213,21 @@ async def test_a_page_of_an_allowed_origin_may_resume_streams() -> None:
         assert answer.headers["vary"] == "Origin"
 
 
+async def test_a_page_with_openais_client_may_ask_with_the_headers_that_it_sends() -> None:
+    async with serving() as served:
+        endpoints = Endpoints(served.chat, cors=CORS([APP]))
+        sent = ["authorization", "content-type", "user-agent", "x-stainless-lang", "x-stainless-new-one"]
+        asked = {
+            "Origin": APP,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": ",".join([*sent, "x-secret", "x-stainless-a b"]),
+        }
+        preflight = await ask(endpoints, "OPTIONS", "/runs", headers=asked)
+        allowed = preflight.headers["access-control-allow-headers"].lower().split(", ")
+        assert set(sent) <= set(allowed)
+        assert not {"x-secret", "x-stainless-a b"} & set(allowed)
+
+
 async def test_a_page_of_any_other_origin_is_told_nothing() -> None:
     async with serving() as served:
         endpoints = Endpoints(served.chat, cors=CORS([APP]))

@@ -3,6 +3,7 @@ requests."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -18,10 +19,15 @@ _ALLOWED_HEADERS = (
     "Content-Type",
     "Idempotency-Key",
     "Last-Event-ID",
+    "OpenAI-Organization",
+    "OpenAI-Project",
+    "User-Agent",
     "X-AI-SDK-Version",
     "X-Client-Id",
     "X-Conversation-Id",
 )
+# What OpenAI's clients say of themselves, in more headers with each release.
+_STAINLESS = re.compile(r"x-stainless-[a-z0-9-]{1,64}")
 _EXPOSED_HEADERS = (
     "Allow, Content-Location, Idempotent-Replayed, Location, Retry-After, X-Conversation-Id, X-Request-Id, "
     "X-Run-Id, X-Should-Retry, X-Vercel-AI-UI-Message-Stream"
@@ -35,8 +41,8 @@ class CORS:
 
     ``origins`` are as browsers send them (``https://app.example``, no path), or ``"*"`` for all.
     ``credentials`` lets cookies through and needs named origins. ``headers`` are allowed besides those that
-    the endpoints know (``Last-Event-ID`` among them). ``max_age`` is how long a browser may keep a
-    preflight's answer, in seconds.
+    the endpoints know (``Last-Event-ID`` among them) and those that OpenAI's clients send
+    (``X-Stainless-*``). ``max_age`` is how long a browser may keep a preflight's answer, in seconds.
     """
 
     origins: Collection[str]
@@ -79,9 +85,11 @@ class CORS:
         """Return the further headers that answer a browser's question before the request itself."""
         if not self.allows(request.headers.get("origin", "")):
             return []
+        asked = request.headers.get("access-control-request-headers", "").lower()
+        told = [name for each in asked.split(",") if _STAINLESS.fullmatch(name := each.strip())]
         return [
             ("access-control-allow-methods", methods),
-            ("access-control-allow-headers", ", ".join((*_ALLOWED_HEADERS, *self.headers))),
+            ("access-control-allow-headers", ", ".join((*_ALLOWED_HEADERS, *self.headers, *told))),
             ("access-control-max-age", str(self.max_age)),
         ]
 
