@@ -119,7 +119,18 @@ async def test_the_same_again_is_202_another_409_and_what_was_never_asked_404() 
 @pytest.mark.parametrize(
     ("what", "body", "field"),
     [
-        ("approvals", {"call_id": "p", "approved": True, "arguments": {"amount": "lots"}}, "arguments"),
+        (
+            "approvals",
+            {"call_id": "p", "approved": True, "arguments": {"amount": "lots"}},
+            "arguments.amount",
+        ),
+        ("approvals", {"call_id": "p", "approved": True, "arguments": {}}, "arguments.amount"),
+        (
+            "approvals",
+            {"call_id": "p", "approved": True, "arguments": {"amount": 1, "tip": 2}},
+            "arguments.tip",
+        ),
+        ("approvals", {"call_id": "p", "approved": True, "arguments": []}, "arguments"),
         ("approvals", {"call_id": "p", "approved": "yes?"}, "approved"),
         ("approvals", {"call_id": "p", "approved": False, "arguments": {}}, "arguments"),
         *[("approvals", {"call_id": "p", "approved": wrong}, "approved") for wrong in NOT_TRUE_OR_FALSE],

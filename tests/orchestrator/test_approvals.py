@@ -126,7 +126,7 @@ async def test_edited_arguments_that_do_not_fit_are_refused_at_the_door():
     await desk.live()
     with pytest.raises(InvalidInput, match="amount") as caught:
         desk.approve("p", arguments={"amount": "lots"})
-    assert caught.value.field == "arguments"
+    assert caught.value.field == "arguments.amount"
 
 
 async def test_edited_arguments_that_got_past_the_door_are_told_to_the_model():

@@ -101,8 +101,9 @@ def check_answer(
     (`EventBuffer.post`).
 
     Raises `WaitNotFound` for what was never asked, `AnswerConflict` for a wait that ended without an answer
-    or whose time is over, and `InvalidInput` (with ``field``) for a body of another shape, for arguments that
-    do not fit the tool, and for a result that is not of the declared type or too large.
+    or whose time is over, and for a job's result where the call came to something else, and `InvalidInput`
+    (with ``field``) for a body of another shape, for arguments that do not fit the tool, and for a result
+    that is not of the declared type or too large.
     """
     call = next((call for call in state.calls if call.call_id == answer.call_id), None)
     tool = tools.get(call.name) if call is not None else None
@@ -110,7 +111,8 @@ def check_answer(
         raise WaitNotFound(
             f"run {state.run_id}: call {answer.call_id!r} never waited for an answer of kind {answer.kind!r}"
         )
-    if not state.over and _ended_unanswered(call, answer.kind):
+    written_off = answer.kind == "job_result" and call.state == "done" and call.job is None
+    if written_off or (not state.over and _ended_unanswered(call, answer.kind)):
         raise AnswerConflict(
             f"run {state.run_id}: call {call.call_id!r} no longer waits for an answer: "
             f"it came to {call.outcome!r}"
@@ -129,9 +131,12 @@ def _was_asked(call: ToolCallPart, kind: AnswerKind, tool: Tool | None) -> bool:
         return call.approval is not None
     if kind == "tool_result":
         return call.executed_by == "client" and call.problem is None
+    if call.job is not None:
+        return True
+    if call.state == "done":  # it may have begun a job before it came to something else
+        return call.attempts > 0 and (tool is None or tool.deferred)
     # A job may be over before the tool that began it has returned.
-    may_defer = call.state == "running" and tool is not None and tool.deferred
-    return call.job is not None or may_defer
+    return call.state == "running" and tool is not None and tool.deferred
 
 
 def _ended_unanswered(call: ToolCallPart, kind: AnswerKind) -> bool:
@@ -169,9 +174,9 @@ def _check_shape(answer: Answer) -> None:
 def _check_content(answer: Answer, tool: Tool | None, most: int | None) -> None:
     if answer.kind == "approval":
         arguments = answer.body.get("arguments")
-        wrong = tool.check(arguments) if tool is not None and arguments is not None else None
+        wrong = tool.misfit(arguments) if tool is not None and arguments is not None else None
         if wrong is not None:
-            raise InvalidInput(wrong, field="arguments")
+            raise InvalidInput(str(wrong), field=f"arguments.{wrong.field}" if wrong.field else "arguments")
         return
     try:
         _brought(answer.body, tool, most)

@@ -66,7 +66,9 @@ class ArgumentsValidator:
             given = drop_default_nulls(scrub(dict(arguments)), self.schema, self._defs)
             validated: dict[str, Any] = self._adapter.validate_json(encode_json(given), context=context)
         except ValidationError as error:
-            raise ArgumentsInvalid(self._explain(error.errors(include_url=False))) from error
+            found = error.errors(include_url=False)
+            field = ".".join(str(part) for part in found[0]["loc"])[:200] or None
+            raise ArgumentsInvalid(self._explain(found), field=field) from error
         except Exception as error:
             # A validator of the application's failed, or the nesting has no end: the run must not.
             logger.warning("the arguments of tool %s could not be checked", self._tool, exc_info=error)

@@ -128,10 +128,15 @@ class Tool:
 
     def check(self, arguments: Mapping[str, Any]) -> str | None:
         """Return what is wrong with the arguments, in words for the model; None if they fit."""
+        problem = self.misfit(arguments)
+        return None if problem is None else str(problem)
+
+    def misfit(self, arguments: Mapping[str, Any]) -> ArgumentsInvalid | None:
+        """Return what is wrong with the arguments; ``field`` of it is the first place, dotted, if any."""
         try:
             self._validator.validate(arguments)
         except ArgumentsInvalid as problem:
-            return str(problem)
+            return problem
         return None
 
     def validate(self, arguments: Mapping[str, Any], context: ToolContext[Any]) -> BoundArguments:

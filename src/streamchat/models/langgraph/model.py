@@ -238,7 +238,7 @@ class LangGraphModel(AskingModel):
         start = _Start(None, whole=True)
         if snapshot is not None and snapshot.metadata:
             start = await self._start(run, progress, config, snapshot)
-        if start.checkpoint is not None:
+        if start.checkpoint is not snapshot and start.checkpoint is not None:
             place = {**_place(config), **_place(start.checkpoint.config)}
             config = cast("RunnableConfig", {**config, "configurable": place})
         given = self._input(run) if self._input is not None else _input(run, start)
@@ -256,9 +256,8 @@ class LangGraphModel(AskingModel):
         previous = progress.previous_runs
         elsewhere = about.get(_TALK) is None or about[_TALK] != run.conversation_id
         if previous is None or elsewhere:
-            return _Start(
-                newest
-            )  # others write this thread, or an earlier version did: its newest state counts
+            # Others write this thread, or an earlier version did: its newest state counts.
+            return _Start(newest)
         for unknown, run_id in enumerate(reversed(previous)):
             if about.get(_OWNER) == run_id:
                 return _Start(newest, unknown=unknown)
