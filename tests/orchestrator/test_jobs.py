@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from streamchat.core.answers import Answer
-from streamchat.errors import InvalidInput, WaitNotFound
+from streamchat.errors import AnswerConflict, InvalidInput, WaitNotFound
 from streamchat.orchestration.answering import check_answer
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import RunOptions
@@ -290,6 +290,34 @@ async def test_the_door_takes_a_jobs_result_from_its_start_on():
         check_answer(desk.state, desk.tools, Answer("job_result", "render", {"output": "x"}))
     with pytest.raises(WaitNotFound):
         check_answer(desk.state, desk.tools, Answer("job_result", "look", {"output": 1}))
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["at-work", "over"])
+async def test_a_result_for_a_call_that_was_written_off_is_told_what_it_came_to(ends: bool):
+    desk = Studio().desk(calls("look", "render"))
+    await desk.live(lambda log: len(log.of("tool_started")) == 2)
+    if ends:
+        await desk.live()
+    else:
+        await desk.live(lambda log: len(log.of("tool_result")) == 2)
+    assert desk.state.over == ends
+    with pytest.raises(AnswerConflict, match="it came to 'unknown'"):
+        check_answer(desk.state, desk.tools, Answer("job_result", "render", {"output": 1}))
+    with pytest.raises(WaitNotFound):
+        check_answer(desk.state, desk.tools, Answer("job_result", "look", {"output": 1}))
+
+
+async def test_a_result_for_a_call_that_failed_before_it_had_a_job_is_told_so():
+    tools = ToolRegistry()
+
+    @tools.tool(deferred=True)
+    async def render() -> Deferred:
+        raise ValueError
+
+    desk = Desk(ScriptedModel([calls("render"), "Done."]), tools)
+    await desk.live()
+    with pytest.raises(AnswerConflict, match="it came to 'error'"):
+        check_answer(desk.state, desk.tools, Answer("job_result", "render", {"output": 1}))
 
 
 # Stopping.
