@@ -84,7 +84,8 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
     Raises `InvalidInput`, with ``field``, for an argument of another type than it says.
 
     Use it as an async context manager, or call `open` and `close`; both are idempotent. It works for one
-    event loop.
+    event loop, the one that it was opened in: another is refused with `StreamChatError`, as its tasks and
+    locks would never wake there.
     """
 
     def __init__(
@@ -170,6 +171,7 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
         self._allow_system_message = allow_system_message
         self._streaming = streaming
         self._supervisor: Supervisor | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # that of the supervisor's tasks
         self._presence = self._make_presence()
         self._housekeeper: Housekeeper | None = None
         self._closed = False
@@ -184,7 +186,9 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
         Raises `BufferUnavailable` with what to do.
         """
         async with self._opening:
+            self._check_loop()
             if self._supervisor is None:
+                self._loop = asyncio.get_running_loop()
                 await self.buffer.open()
                 lease_ttl = self._worker.driver_options.lease_ttl
                 self.hub.leaving = False
@@ -209,6 +213,7 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
     async def drain(self, seconds: float | None = None) -> None:
         """Take no more runs, let what runs finish for ``seconds`` (the limits' by default), hand over the
         rest, and send away who still reads."""
+        self._check_loop()
         if self._supervisor is not None:
             await self._supervisor.drain(self.limits.drain_seconds if seconds is None else seconds)
             self.hub.farewell()
@@ -216,6 +221,7 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
     async def close(self) -> None:
         """Drain, end all readers and close the buffer."""
         async with self._opening:
+            self._check_loop()
             if self._supervisor is None:
                 return
             self._closed = True
@@ -347,4 +353,15 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
             raise StreamChatError(
                 "StreamChat is not open: use `async with chat:`, the adapter's lifespan, or await chat.open()"
             )
+        self._check_loop()
         return self._supervisor
+
+    def _check_loop(self) -> None:
+        if self._supervisor is None or self._loop is asyncio.get_running_loop():
+            return
+        ended = self._loop is not None and self._loop.is_closed()
+        raise StreamChatError(
+            f"this StreamChat was opened in another event loop{', which has ended' if ended else ''}: one "
+            "works for one loop. Use it where it was opened, or close it there and open it here; in tests, "
+            "keep one loop for all requests (`with TestClient(app) as client:`), or make one for each loop"
+        )
