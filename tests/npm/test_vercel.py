@@ -34,6 +34,7 @@ NAMES = {
     "client-tool": "client-side tool",
     "second-turn": "a second turn",
     "open-again": "a chat opened again (`GET /vercel/{id}/messages`), and another turn",
+    "open-resume": "a chat opened again, resuming where its last message is the user's",
     "open-all": "a chat opened again, whatever its calls came to",
     "regenerate": "regenerate",
     "edit": "an edited message",
@@ -90,6 +91,7 @@ class Judge:
 
     def __init__(self, server: Backend, client: str, results: dict[str, Any]) -> None:
         self.server = server
+        self.client = client
         self.results = results
         self.major = int(package_versions()[client].partition(".")[0])
 
@@ -175,6 +177,18 @@ class Judge:
         assert (result["status"], result["roles"]) == ("ready", ["user", "assistant"] * 2)
         assert result["opened"]["id"] == result["was"]["id"]
         assert parts_of(result["opened"]) == parts_of(result["was"])
+        return YES
+
+    def _open_resume(self, result: dict[str, Any], state: RunState) -> str:
+        over = result["over"]
+        assert result["counts"] == [2, 1]
+        assert (over["roles"], over["requests"]) == (["user", "assistant"], [])
+        assert (result["status"], result["errors"], result["roles"]) == ("ready", [], ["user", "assistant"])
+        had, always = (parts_of(page["message"]) for page in (over, result["always"]))
+        if self.client == "ai-5.0.60":
+            assert [part for part in always if part[0] == "text"] == [p for p in had if p[0] == "text"] * 2
+            return "yes; resuming all the same puts the replay of an answer that has just ended behind it"
+        assert always == had
         return YES
 
     def _open_all(self, result: dict[str, Any], state: RunState) -> str:

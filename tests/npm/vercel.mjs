@@ -228,6 +228,29 @@ const scenarios = {
     return report(again, { was: made.chat.messages.at(-1), opened: body.messages.at(-1) });
   },
 
+  // The recipe for a page that opens: what is stored, and resuming where the last word is the user's.
+  async "open-resume"() {
+    const opened = async (id) => {
+      const { body } = await ask("GET", `/vercel/${id}/messages?target=v${major}`);
+      const made = page({ id, messages: body.messages });
+      const resuming = body.messages.at(-1).role === "user" ? made.chat.resumeStream() : undefined;
+      return { ...made, resuming, count: body.messages.length };
+    };
+    const over = await opened((await say("story")).id);
+    const always = page({ id: over.id, messages: over.chat.messages });
+    await always.chat.resumeStream();
+    await idle(always.chat);
+    const first = await held(2);
+    const { id, chat } = first;
+    await until(() => chat.messages.length > 1, "the answer");
+    const live = await opened(id);
+    await until(() => live.chat.messages.length > 1, "the replay");
+    await first.release();
+    await Promise.all([live.resuming, first.sending]);
+    await idle(live.chat);
+    return report(live, { over: report(over), always: report(always), counts: [over.count, live.count] });
+  },
+
   async regenerate() {
     const made = await say("text");
     const before = made.chat.messages.at(-1).id;
