@@ -27,6 +27,8 @@ ClientTool: TypeAlias = Callable[..., Any]
 """A function for a tool that the client runs, called with the call's arguments; sync or async."""
 
 _REPLY = 3600.0  # seconds for one request that waits for the end of a run
+_STARTED = ("run_id", "message_id", "conversation_id")
+_STATUS = ("run_id", "conversation_id", "status", "waits", "cursor")
 _OVER = ("success", "error", "cancelled")
 
 
@@ -36,7 +38,8 @@ class StreamChatClient:
     ``headers`` are sent with each request: a mapping, or a function (sync or async) that is called for each
     connection, and once more after a 401, so that a token can be renewed. ``client_id`` names this client for
     presence. ``patience`` is how many seconds a piece of work may go without any progress while connections
-    are tried again, with growing pauses. ``http`` is an `httpx2.AsyncClient` of the caller's.
+    are tried again, with growing pauses. ``http`` is an `httpx2.AsyncClient` of the caller's: each
+    stream takes one of its connections, so that its limit must be above the number of streams at once.
 
     ``tools`` are functions by name, for tools that run in the client; ``approve`` answers approvals. Without
     them, a run that waits goes on when somebody else answers.
@@ -88,7 +91,7 @@ class StreamChatClient:
         return await self._start(body, idempotency_key or uuid.uuid4().hex)
 
     async def _start(self, body: dict[str, Any], key: str) -> Started:
-        answer = await self._connection.ask("POST", "/runs", body, key=key)
+        answer = await self._connection.ask("POST", "/runs", body, key=key, needs=_STARTED)
         return Started(answer["run_id"], answer["message_id"], answer["conversation_id"])
 
     async def ask(self, message: Message, **options: Any) -> AsyncGenerator[StoredEvent | Reset, None]:
@@ -187,7 +190,9 @@ class StreamChatClient:
             if not error.no_streams:
                 raise
             # With the same key it is the same run.
-            status = await self._connection.ask("POST", "/runs/reply", body, key=key, timeout=_REPLY)
+            status = await self._connection.ask(
+                "POST", "/runs/reply", body, key=key, timeout=_REPLY, needs=_STATUS
+            )
             if status["status"] in _OVER or not (self._approve or self._tools):
                 return dict(status)
             await self._wait(started.run_id, polls=True)
@@ -234,7 +239,7 @@ class StreamChatClient:
 
     async def status(self, run_id: str) -> dict[str, Any]:
         """Return what the run amounts to, as ``GET /runs/{id}`` tells it."""
-        answer: dict[str, Any] = await self._connection.ask("GET", _run(run_id))
+        answer: dict[str, Any] = await self._connection.ask("GET", _run(run_id), needs=_STATUS)
         return answer
 
     async def messages(
@@ -242,13 +247,15 @@ class StreamChatClient:
     ) -> dict[str, Any]:
         """Return a page of a conversation: ``messages``, and ``next`` for the next page's ``after``."""
         path = f"/conversations/{quote(conversation_id, safe='')}/messages"
-        answer: dict[str, Any] = await self._connection.ask("GET", path, params=_page(after, limit))
+        answer: dict[str, Any] = await self._connection.ask(
+            "GET", path, params=_page(after, limit), needs=("messages", "next")
+        )
         return answer
 
     async def conversations(self, *, after: str | None = None, limit: int = 50) -> dict[str, Any]:
         """Return a page of this user's conversations: ``conversations``, and ``next``."""
         answer: dict[str, Any] = await self._connection.ask(
-            "GET", "/conversations", params=_page(after, limit)
+            "GET", "/conversations", params=_page(after, limit), needs=("conversations", "next")
         )
         return answer
 

@@ -6,7 +6,9 @@ httpx2 is what openai brings along, so this extra adds nothing where a model is 
 from __future__ import annotations
 
 import inspect
+import json
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -15,7 +17,7 @@ import anyio
 import httpx2
 
 from streamchat.client.errors import ClientError, ServerUnreachable, refusal, unreadable
-from streamchat.errors import InvalidInput
+from streamchat.errors import InvalidInput, StreamChatError
 
 __all__ = ["Connection", "Headers", "Patience"]
 
@@ -25,6 +27,9 @@ Headers: TypeAlias = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaita
 _NOT_NOW = {408, 425, 429, 500, 502, 503, 504}
 # A stream has a heartbeat every 15 s; one that is silent for three of them is dead.
 _SILENCE = 50.0
+# What a header is made of (RFC 9110, sections 5.1 and 5.5).
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 20.0
 
 
@@ -71,15 +76,24 @@ class Connection:
                 f"{url!r} is no URL of a server: it begins with http:// or https://", field="url"
             )
         try:
-            httpx2.URL(url)
-        except httpx2.InvalidURL as error:
+            host = httpx2.URL(url).host
+        except (httpx2.InvalidURL, ValueError) as error:
             raise InvalidInput(f"{url!r} is no URL of a server: {error}", field="url") from error
+        if not host:
+            raise InvalidInput(f"{url!r} is no URL of a server: it names no host", field="url")
+        if not patience >= 0:
+            raise InvalidInput(f"patience={patience!r}: give seconds, 0 or more", field="patience")
+        # At once, not at the first request.
+        sendable({} if headers is None or callable(headers) else headers)
+        sendable({} if client_id is None else {"x-client-id": client_id})
         self._url = url.rstrip("/")
         self._headers = headers
         self._client_id = client_id
         self._patience = patience
         self._own = http is None
-        self._http = http or httpx2.AsyncClient(timeout=httpx2.Timeout(10.0, read=_SILENCE))
+        # Many streams must leave room for what cancels and answers them.
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
+        self._http = http or httpx2.AsyncClient(timeout=httpx2.Timeout(10.0, read=_SILENCE), limits=limits)
 
     async def close(self) -> None:
         """Close the connections, unless the HTTP client is the caller's."""
@@ -99,34 +113,59 @@ class Connection:
         params: Mapping[str, Any] | None = None,
         key: str | None = None,
         timeout: float | None = None,
+        needs: tuple[str, ...] = (),
     ) -> Any:
         """Return a request's JSON answer (None without one); asked again until there is one.
 
-        All that is asked here may be asked twice: it is idempotent by itself, or by ``key``. Raises
-        `ClientError`, `ServerUnreachable`.
+        All that is asked here may be asked twice: it is idempotent by itself, or by ``key``. ``timeout`` is
+        how many seconds the server may think; ``needs`` is what the answer must hold. Raises `ClientError`,
+        `ServerUnreachable`, and `InvalidInput` for what cannot be sent.
         """
-        patience, refreshed = self.patience(), False
+        patience, refreshed, content = self.patience(), False, _encoded(body)
+        more = {} if body is None else {"content-type": "application/json"}
+        if key is not None:
+            more["idempotency-key"] = key
+        wait = httpx2.USE_CLIENT_DEFAULT if timeout is None else self._timeout(timeout)
         while True:
-            headers = await self._who()
-            if key is not None:
-                headers["idempotency-key"] = key
-            wait = httpx2.USE_CLIENT_DEFAULT if timeout is None else httpx2.Timeout(10.0, read=timeout)
+            headers = sendable({**await self._who(), **more})
             try:
-                answer = await self._http.request(
-                    method, self._url + path, json=body, params=params, headers=headers, timeout=wait
-                )
+                async with self._open(
+                    method, path, content=content, params=params, headers=headers, timeout=wait
+                ) as answer:
+                    try:
+                        said = await answer.aread()
+                    except httpx2.DecodingError as error:
+                        raise unreadable(answer.status_code, f"its body cannot be read ({error})") from error
             except httpx2.TransportError as error:
                 await patience.wait(repr(error))
                 continue
             if answer.is_success:
-                return answer.json() if answer.content else None
+                return _decoded(answer.status_code, said, needs)
             if answer.status_code == 401 and callable(self._headers) and not refreshed:
                 refreshed = True
                 continue
-            failure = refusal(answer.status_code, answer.content)
+            failure = refusal(answer.status_code, said)
             if answer.status_code not in _NOT_NOW:
                 raise failure
             await patience.wait(failure, _retry_after(answer))
+
+    @asynccontextmanager
+    async def _open(self, method: str, path: str, **options: Any) -> AsyncIterator[httpx2.Response]:
+        """Send a request; raises `StreamChatError` for what is neither an answer nor a broken connection."""
+        if self._http.is_closed:
+            raise StreamChatError("the client was closed")
+        try:
+            async with self._http.stream(method, self._url + path, **options) as response:
+                yield response
+        except httpx2.TransportError:
+            raise
+        except httpx2.RequestError as error:  # (a caller's client may follow redirects, without end)
+            raise unreadable(200, f"the answer cannot be read ({error})") from error
+
+    def _timeout(self, read: float) -> httpx2.Timeout:
+        """The timeouts of the HTTP client, with another one for reading."""
+        given = self._http.timeout
+        return httpx2.Timeout(connect=given.connect, read=read, write=given.write, pool=given.pool)
 
     @asynccontextmanager
     async def stream(self, path: str, cursor: str | None) -> AsyncIterator[httpx2.Response | None]:
@@ -138,7 +177,9 @@ class Connection:
         headers = {**await self._who(), "accept": "text/event-stream"}
         if cursor:
             headers["last-event-id"] = cursor
-        async with self._http.stream("GET", self._url + path, headers=headers) as response:
+        async with self._open(
+            "GET", path, headers=sendable(headers), timeout=self._timeout(_SILENCE)
+        ) as response:
             if response.status_code == 204:
                 yield None
             elif response.is_success:
@@ -172,6 +213,43 @@ class NotNow(Exception):
         super().__init__(str(failure))
         self.failure = failure
         self.seconds = seconds
+
+
+def sendable(headers: Mapping[Any, Any]) -> dict[bytes, bytes]:
+    """Return headers as they are sent; raises `InvalidInput` for one that HTTP cannot carry.
+
+    Its value is not told: it may be a secret. RFC 9110, section 5.
+    """
+    sent = {}
+    for name, value in headers.items():
+        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+            raise InvalidInput(f"{name!r} cannot be the name of a header", field="headers")
+        if not (isinstance(value, str) and _VALUE.fullmatch(value)):
+            raise InvalidInput(
+                f"the header {name!r} has a value that cannot be sent: give text of Latin-1 without control "
+                "characters",
+                field="headers",
+            )
+        sent[name.lower().encode()] = value.strip().encode("latin-1")
+    return sent
+
+
+def _encoded(body: Any) -> bytes | None:
+    try:
+        return None if body is None else json.dumps(body, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"what is to be sent is no JSON: {error}") from error
+
+
+def _decoded(status: int, body: bytes, needs: tuple[str, ...]) -> Any:
+    try:
+        answer = json.loads(body) if body else None
+    except (ValueError, RecursionError) as error:
+        text = body[:100].decode("utf-8", "replace")
+        raise unreadable(status, f"the answer is no JSON, but {text!r}") from error
+    if needs and not (isinstance(answer, dict) and all(name in answer for name in needs)):
+        raise unreadable(status, f"the answer has not all of {', '.join(needs)}")
+    return answer
 
 
 def _retry_after(response: httpx2.Response) -> float:

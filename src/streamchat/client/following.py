@@ -20,6 +20,7 @@ __all__ = ["Hurry", "Reset", "follow"]
 
 # Seconds: a server sends a heartbeat 7.5 s after the last event, unless it is told otherwise.
 _HEARTBEAT, _LONGEST_RETRY = 5.0, 3600.0
+_PAGE = ("events", "next", "first_seq", "last_seq")
 _FIRST_POLL, _LONGEST_POLL = 0.1, 3.0  # seconds between two pages of a log that has nothing new
 
 
@@ -157,12 +158,14 @@ async def _poll(
     after: int | None = int(seq) if seq.isdecimal() else 0
     generation, reading, pause = "", _Reading(), _FIRST_POLL
     while after is not None:
-        page = await connection.ask("GET", path + "/events", params={"after": after})
+        page = await connection.ask("GET", path + "/events", params={"after": after}, needs=_PAGE)
         if page["first_seq"] > after + 1 or after > page["last_seq"]:
             raise refused
         if not generation and page["last_seq"]:
             # Pages do not say it; the run's own cursor does, from the first event on.
-            generation = str((await connection.ask("GET", path))["cursor"]).partition(".")[0]
+            generation = str((await connection.ask("GET", path, needs=("cursor",)))["cursor"]).partition(".")[
+                0
+            ]
         after = page["next"]
         for fields in page["events"]:
             hurry.taken()
