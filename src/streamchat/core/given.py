@@ -4,13 +4,21 @@ received and what to give."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Collection, Set
+from typing import Any, TypeAlias, cast
 
 from streamchat.errors import InvalidInput
 from streamchat.events import dump_json
 
-__all__ = ["Refuse", "check_callable", "check_flag", "check_instance", "check_json", "check_number"]
+__all__ = [
+    "Refuse",
+    "check_callable",
+    "check_flag",
+    "check_instance",
+    "check_json",
+    "check_names",
+    "check_number",
+]
 
 Refuse: TypeAlias = Callable[..., InvalidInput]
 """Makes the error of a text and a ``field``."""
@@ -65,6 +73,13 @@ def check_instance(
 def check_flag(field: str, value: object, *, error: Refuse = InvalidInput) -> None:
     """Raise for what is neither True nor False."""
     check_instance(field, value, bool, "True or False", error=error)
+
+
+def check_names(field: str, value: object, give: str, *, error: Refuse = InvalidInput) -> None:
+    """Raise for what is no list, tuple or set of text (text alone is none)."""
+    check_instance(field, value, (list, tuple, Set), give, error=error)
+    for each in cast("Collection[object]", value):
+        check_instance(field, each, str, give, error=error)
 
 
 def check_callable(

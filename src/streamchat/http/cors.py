@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from streamchat.core.given import check_flag, check_names, check_number
 from streamchat.errors import InvalidInput
 from streamchat.http.errors import HTTPError
 from streamchat.http.requests import Request, Response
@@ -43,6 +44,8 @@ class CORS:
     ``credentials`` lets cookies through and needs named origins. ``headers`` are allowed besides those that
     the endpoints know (``Last-Event-ID`` among them) and those that OpenAI's clients send
     (``X-Stainless-*``). ``max_age`` is how long a browser may keep a preflight's answer, in seconds.
+
+    Raises `InvalidInput`, with ``field``, for values of other types than these.
     """
 
     origins: Collection[str]
@@ -51,10 +54,15 @@ class CORS:
     max_age: int = 600
 
     def __post_init__(self) -> None:
+        if self.origins != "*":
+            check_names("origins", self.origins, "a list of origins, or '*'")
+        check_flag("credentials", self.credentials)
+        check_names("headers", self.headers, "a list of names")
+        check_number("max_age", self.max_age, least=0, whole=True)
         if self.credentials and self.allows_all:
-            raise InvalidInput("CORS(origins='*', credentials=True): browsers refuse this; name the origins")
-        if isinstance(self.origins, str) and not self.allows_all:
-            raise InvalidInput(f"CORS(origins={self.origins!r}): give a list of origins, or '*'")
+            raise InvalidInput(
+                "CORS(origins='*', credentials=True): browsers refuse this; name the origins", field="origins"
+            )
 
     @property
     def allows_all(self) -> bool:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
-from streamchat.core.given import check_callable
+from streamchat.core.given import check_callable, check_instance
 from streamchat.errors import StreamChatError
 from streamchat.http import (
     ag_ui,
@@ -58,7 +58,7 @@ class Endpoints:
     in. ``routes`` are served besides those of the package.
 
     Raises `StreamChatError` where there is neither a ``principal`` function nor leave for anonymous users,
-    `InvalidInput` for a ``principal`` that cannot be called.
+    `InvalidInput`, with ``field``, for a ``principal`` that cannot be called and for others than these types.
     """
 
     def __init__(
@@ -71,6 +71,8 @@ class Endpoints:
         routes: Iterable[Route] = (),
     ) -> None:
         check_principal(principal)
+        check_instance("options", options, HTTPOptions, "HTTPOptions(…)", none=True)
+        check_instance("cors", cors, CORS, "CORS(…)", none=True)
         if principal is None and not chat.allow_anonymous:
             raise StreamChatError(
                 "nobody could use these endpoints: pass principal=, a function that returns who is asking, "

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from streamchat.core.given import check_instance, check_number
 from streamchat.http.ag_ui_options import AGUIOptions
 from streamchat.http.errors import HTTPError
 from streamchat.http.openai_options import OpenAIOptions
@@ -36,6 +37,8 @@ class HTTPOptions:
     ``max_streams_per_principal`` bound what is open at once in this process (None: no bound). ``max_page`` is
     the largest ``limit`` of a list. ``openai`` is about ``/v1`` (`OpenAIOptions`), ``ag_ui`` about ``/ag-ui``
     (`AGUIOptions`), ``vercel`` about ``/vercel`` (`VercelOptions`).
+
+    Raises `InvalidInput`, with ``field``, for what is none of these.
     """
 
     heartbeat: float = 15.0
@@ -53,6 +56,20 @@ class HTTPOptions:
     openai: OpenAIOptions = field(default_factory=OpenAIOptions)
     ag_ui: AGUIOptions = field(default_factory=AGUIOptions)
     vercel: VercelOptions = field(default_factory=VercelOptions)
+
+    def __post_init__(self) -> None:
+        for name in ("heartbeat", "send_timeout", "body_timeout"):
+            check_number(name, getattr(self, name), above=0)
+        for name in ("retry", "suspended_retry"):  # clients are told them
+            check_number(name, getattr(self, name), least=0, finite=True)
+        check_number("suspended_linger", self.suspended_linger, least=0)
+        check_number("stream_lifetime", self.stream_lifetime, above=0, none=True)
+        check_number("padding", self.padding, least=0, whole=True)
+        check_number("max_page", self.max_page, least=1, whole=True)
+        for name in ("max_body_bytes", "max_streams", "max_streams_per_principal"):
+            check_number(name, getattr(self, name), least=0, whole=True, none=True)
+        for name, kind in (("openai", OpenAIOptions), ("ag_ui", AGUIOptions), ("vercel", VercelOptions)):
+            check_instance(name, getattr(self, name), kind, f"{kind.__name__}(…)")
 
 
 async def read_body(request: Request, most: int, seconds: float) -> bytes:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from streamchat.core.given import check_flag, check_instance, check_names
 from streamchat.errors import InvalidInput
+from streamchat.service.presence import grace_of
 from streamchat.wire.openai_answer import SEPARATOR
 
 __all__ = ["OpenAIOptions"]
@@ -26,6 +28,8 @@ class OpenAIOptions:
     ``reasoning_field`` is the field of a delta in which reasoning goes out (None: it does not),
     ``separator`` what stands between the texts of two steps. ``on_disconnect`` takes the place of the
     service's own policy (None) for runs begun here: ``continue``, ``cancel``, or seconds.
+
+    Raises `InvalidInput`, with ``field``, for what is none of these.
     """
 
     models: Sequence[str] = ()
@@ -38,8 +42,20 @@ class OpenAIOptions:
     on_disconnect: Literal["continue", "cancel"] | float | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.models, str):
-            raise InvalidInput(f"models={self.models!r}: give a list of names", field="models")
+        check_instance("models", self.models, (list, tuple), "a list of names")
+        check_names("models", self.models, "a list of names")
+        check_flag("client_tools", self.client_tools)
+        if self.system_messages not in ("refuse", "drop"):
+            raise InvalidInput(
+                f"system_messages={self.system_messages!r:.100} must be 'refuse' or 'drop'",
+                field="system_messages",
+            )
+        check_instance("conversation_header", self.conversation_header, str, "a header's name")
+        check_flag("hold_steps", self.hold_steps)
+        check_instance("reasoning_field", self.reasoning_field, str, "a field's name, or None", none=True)
+        check_instance("separator", self.separator, str, "text")
+        if self.on_disconnect is not None:
+            grace_of(self.on_disconnect)
         if self.reasoning_field in ("role", "content", "refusal", "tool_calls", "annotations"):
             raise InvalidInput(
                 f"reasoning_field={self.reasoning_field!r} is a field of the protocol's own; "
