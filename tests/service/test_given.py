@@ -13,7 +13,8 @@ from streamchat.buffers import buffer_for
 from streamchat.buffers.memory import MemoryEventBuffer
 from streamchat.buffers.redis import RedisEventBuffer
 from streamchat.buffers.sql import SQLEventBuffer
-from streamchat.errors import ConversationNotFound, InvalidInput, RunNotFound
+from streamchat.core.cursor import parse_cursor
+from streamchat.errors import ConversationNotFound, CursorInvalid, InvalidInput, RunNotFound
 from streamchat.models.fallback import FallbackModel
 from streamchat.models.openai_chat import OpenAIChatModel
 from streamchat.models.retry import RetryPolicy
@@ -239,6 +240,24 @@ async def test_a_start_of_what_cannot_be_meant_writes_nothing(backend: str) -> N
             await chat.cancel("r", reason=5)  # type: ignore[arg-type]
         with pytest.raises(InvalidInput):
             await chat.retry("r", idempotency_key=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("backend", ["memory:", "sqlite://"])
+async def test_where_to_read_on_is_a_cursor_as_text_or_the_number_of_an_event(backend: str) -> None:
+    async with service(buffer=buffer_for(backend)) as chat:
+        run_id = (await chat.reply(None, "Hi")).run_id
+        for wrong in (5, b"a.5", True, ["a.5"]):
+            with pytest.raises(InvalidInput) as refusal:
+                await chat.attach(run_id, wrong)  # type: ignore[arg-type]
+            assert refusal.value.field == "after"
+            with pytest.raises(CursorInvalid):
+                parse_cursor(wrong)  # type: ignore[arg-type]
+        for field, given in (("after", "5"), ("after", -1), ("after", 1.5), ("limit", "5"), ("limit", 0)):
+            page: dict[str, Any] = {field: given}
+            with pytest.raises(InvalidInput) as refusal:
+                await chat.events(run_id, **page)
+            assert refusal.value.field == field
 
 
 @pytest.mark.anyio

@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
+from streamchat.core.given import check_instance
 from streamchat.errors import CursorInvalid
 
 __all__ = [
@@ -75,6 +76,9 @@ def parse_cursor(text: str) -> Cursor:
     The generation is 1 to 64 of lowercase ASCII letters, digits, ``-`` and ``_``; the seq is decimal without
     leading zeros, at most 2**53. Raises `CursorInvalid` for anything else, surrounding blanks included.
     """
+    check_instance(
+        "last_event_id", text, str, "a cursor as text: the id of the last event", error=CursorInvalid
+    )
     match = _CURSOR.fullmatch(text)
     if match is None or int(match[2]) > MAX_SEQ:
         shown = text if len(text) <= 80 else text[:80] + "…"

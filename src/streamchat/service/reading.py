@@ -6,6 +6,7 @@ from streamchat.buffers.base import ConversationRecord, EventBuffer, MessageReco
 from streamchat.buffers.shared import now_ms
 from streamchat.core.cursor import parse_cursor
 from streamchat.core.fold import Folder
+from streamchat.core.given import check_instance, check_number
 from streamchat.errors import ConversationNotFound
 from streamchat.orchestration.structured import newest_output
 from streamchat.principal import Principal
@@ -49,10 +50,11 @@ class ReadingVerbs:
         """Read a run from the cursor ``after`` (exclusive; None is the start); see `Attachment` for how.
 
         Until it is over or left, `presence` tells of it, under ``client_id``. Using it raises
-        `CursorInvalid`, `RunNotFound` (also for another's run), `BufferUnavailable`.
+        `InvalidInput`, `CursorInvalid`, `RunNotFound` (also for another's run), `BufferUnavailable`.
         """
 
         async def subscribe() -> Subscription:
+            check_instance("after", after, str, "the id of the last event, as text", none=True)
             cursor = None if after is None else parse_cursor(after)
             run = await self._gate.run(run_id, principal, "read")
             subscription = await self.hub.subscribe(run_id, cursor)
@@ -90,8 +92,13 @@ class ReadingVerbs:
     async def events(
         self, run_id: str, principal: Principal | None = None, *, after: int = 0, limit: int = 100
     ) -> Page:
-        """Return a page of the log: events with seq above ``after``. Raises `RunNotFound`."""
+        """Return a page of the log: events with seq above ``after``, at most ``limit`` of them (1 or more).
+
+        Raises `RunNotFound`, `InvalidInput`.
+        """
         await self._gate.run(run_id, principal, "read")
+        check_number("after", after, least=0, whole=True)
+        check_number("limit", limit, least=1, whole=True)
         return await self.buffer.read(run_id, after, limit)
 
     async def history(
