@@ -189,12 +189,41 @@ async def test_headers_and_a_token_are_sent() -> None:
         (["http://nowhere:port", "hello"], "is no URL of a server"),
         (["http://127.0.0.1:9", "hello", "--patience", "0"], "no answer for 0 s"),
         (["http://127.0.0.1:9", "hello", "--header", "nothing"], "give a name and a value"),
+        (["http://127.0.0.1:9", "hello", "--header", "bad name: x"], "'bad name' cannot be the name"),
+        (
+            ["http://127.0.0.1:9", "hello", "--header", "x: \N{SNOWMAN}"],
+            "'x' has a value that cannot be sent",
+        ),
+        (["http://127.0.0.1:9", "hello", "--patience", "nan"], "patience=nan"),
+        (["http://127.0.0.1:9", "hello", "--patience", "-1"], "patience=-1"),
     ],
 )
 async def test_what_cannot_be_asked_is_told_in_one_sentence(arguments: list[str], told: str) -> None:
     status, out, err = await run(*arguments)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert told in err
+
+
+async def test_a_token_that_cannot_be_sent_is_told_and_not_shown() -> None:
+    status, out, err = await run("http://127.0.0.1:9", "hello", STREAMCHAT_TOKEN="secret\N{SNOWMAN}")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "'authorization' has a value that cannot be sent" in err
+    assert "secret" not in err
+
+
+@pytest.mark.parametrize("code", [200, 404])
+@pytest.mark.parametrize("arguments", [["hello"], ["--run", "x"]])
+async def test_a_server_of_pages_is_told_in_one_sentence(code: int, arguments: list[str]) -> None:
+    async def pages(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-type", b"text/html")]
+        await send({"type": "http.response.start", "status": code, "headers": headers})
+        await send({"type": "http.response.body", "body": b"<html>\n <b>Welcome\x1b[2J</b>\n</html>\n"})
+
+    async with serve(pages, lifespan="off") as port:
+        status, out, err = await run(f"http://127.0.0.1:{port}", *arguments)
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert f"the server answered {code}" in err
+        assert "\x1b" not in err
 
 
 async def test_a_refusal_ends_one_question_but_not_a_conversation() -> None:

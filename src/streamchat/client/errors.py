@@ -46,7 +46,8 @@ def refusal(status: int, body: bytes) -> ClientError:
         detail = None
     if not isinstance(detail, dict):
         # Somebody on the way answered, or the URL is not that of a streamchat server.
-        detail = {"message": body[:200].decode("utf-8", "replace")}
+        words = " ".join(body[:400].decode("utf-8", "replace").split())[:200]
+        detail = {"message": "".join(each for each in words if each.isprintable())}
     return ClientError(status, detail)
 
 
