@@ -171,11 +171,13 @@ async def test_functions_of_the_client_may_wait_and_use_the_client() -> None:
                 f"http://127.0.0.1:{port}", approve=approve, tools={"local": local}, headers=headers
             ) as client:
                 thread = threading.Thread(target=other)
+                types = []
                 for event in client.ask("pay"):
+                    types.append(event.type)
                     if event.type == "approval_requested":
                         thread.start()
                 thread.join()
-                said.append(event.type)
+                said.append(types[-1])
                 said.append(client.reply("local")["message"]["content"][-1]["text"])
             return said
 

@@ -358,6 +358,7 @@ async def test_the_result_of_a_call_that_had_begun_says_that_its_effect_is_not_k
         lets_go.set()
     error, words = told_when_cancelled(log)
     assert error == (CANCELLED if ends else STILL_RUNNING)
+    assert error is not None
     assert error in words
     assert "Do not repeat it" in words
     with anyio.fail_after(10):

@@ -111,7 +111,8 @@ def _application(named: Any, arguments: argparse.Namespace) -> Any:
                 f"--principal {arguments.principal} is of type {type(principal).__name__}: it must be a "
                 "function that is given a request's ASGI scope and returns a Principal, or None for nobody"
             )
-        return asgi_app(named, principal=principal)
+        function: Any = principal
+        return asgi_app(named, principal=function)
     if not _is_asgi(named):
         raise StreamChatError(
             f"{name} is of type {type(named).__name__}: it must be a StreamChat or an ASGI application, "

@@ -130,11 +130,12 @@ def endpoints() -> Endpoints:
             f"STREAMCHAT['PRINCIPAL'] is {principal!r:.200}: it must be a function of the request that "
             "returns a Principal, or None for nobody"
         )
+    function: Any = principal
     cors = given.get("CORS")
     try:
         return Endpoints(
             chat(),
-            principal=lambda request: principal(request.native),
+            principal=lambda request: function(request.native),
             options=HTTPOptions(**given.get("HTTP", {})),
             cors=None if cors is None else CORS(**cors),
         )

@@ -252,7 +252,7 @@ class LangGraphModel(AskingModel):
             first = await self._oldest(config, {_OWNER: run.parent_run_id})
             if first is not None and (first.metadata or {}).get("source") == "input":
                 return _Start(first, whole=first.parent_config is None)
-        about: Mapping[str, Any] = newest.metadata or {}
+        about: dict[str, Any] = {**(newest.metadata or {})}
         previous = progress.previous_runs
         elsewhere = about.get(_TALK) is None or about[_TALK] != run.conversation_id
         if previous is None or elsewhere:
