@@ -14,8 +14,7 @@ ARGS   ?=
 CODE   := src tests $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py examples/*.py))))
 # Tests that start no process and no server, a few seconds each.
 FAST   := $(addprefix tests/,core tools wire orchestrator/test_loop.py project/test_modules.py project/test_repository.py)
-# More than two cores can run: much of the time goes by waiting for servers and processes.
-PYTEST ?= $(BIN)/python -m pytest -n 4
+PYTEST ?= $(BIN)/python -m pytest
 
 CONTENT := $(firstword $(shell { cat pyproject.toml; echo $(EXTRAS); } | cksum))
 HAVE     = $(VENV)/.have
@@ -84,10 +83,11 @@ imports: $(DEV)
 	$(BIN)/lint-imports --no-logo --no-cache
 
 test: lint types imports
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -n 4 -m "not slow" $(ARGS)
 
+# Two workers here, where processes are killed and frozen by the dozen; four above, where most of the time is waiting.
 test-all: $(DEV)
-	HYPOTHESIS_PROFILE=long $(PYTEST) -m "slow or hypothesis" --timeout 900 $(ARGS)
+	HYPOTHESIS_PROFILE=long $(PYTEST) -n 2 -m "slow or hypothesis" --timeout 900 $(ARGS)
 
 # What failed last, once more and alone: processes that are killed and servers that die can starve beside others. A
 # defect fails again.
