@@ -155,6 +155,7 @@ def test_killed_in_mid_answer_and_started_again_the_demo_finishes_what_it_began(
     assert state.text.count("I am a scripted provider") == 1
 
 
+@pytest.mark.slow
 def test_killed_while_an_idempotent_tool_ran_the_demo_started_again_repeats_the_call(
     start_demo: Start,
 ) -> None:

@@ -14,8 +14,14 @@ from benchmarks.measure import TINY, Row, Samples
 from benchmarks.report import as_json, as_page, as_text
 from tests.project.support import ROOT
 
+AT_ONCE = {"in-process", "accumulate", "append"}
+"""Those that start no other process; the rest is for `make test-all`."""
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in AT_ONCE else [pytest.mark.slow]) for name in BENCHMARKS]
+)
+@pytest.mark.timeout(130)
 def test_a_benchmark_runs(name: str) -> None:
     # In a process of its own: it moves the collector's generations about, and wants no debugging of the loop.
     code = f"""
@@ -26,7 +32,7 @@ rows = _run(benchmark, TINY, loop)
 assert rows and all(row.value > 0 for row in rows if "more subscriber" not in row.name), rows
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
 
