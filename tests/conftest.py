@@ -27,7 +27,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Derandomized, so that a change is judged by itself. The long run searches, except under CI, where what luck
 # finds would fall on whoever comes next.
 _COMMON = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("short", _COMMON, max_examples=40, derandomize=True)
+settings.register_profile("short", _COMMON, max_examples=60, derandomize=True)
 settings.register_profile(
     "long", _COMMON, max_examples=500, print_blob=True, derandomize=bool(os.environ.get("CI"))
 )
