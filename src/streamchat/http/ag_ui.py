@@ -36,8 +36,9 @@ from streamchat.http.ag_ui_input import (
     user_content_of,
     verdict,
 )
-from streamchat.http.ag_ui_stream import AGUIStream, EncodedResponse, Enqueued
+from streamchat.http.ag_ui_stream import EncodedResponse, Enqueued
 from streamchat.http.ag_ui_thread import Thread
+from streamchat.http.answer_stream import AnswerStream
 from streamchat.http.incoming import messages_of, read_run
 from streamchat.http.requests import Response
 from streamchat.http.routing import Call, Route
@@ -114,7 +115,7 @@ async def _stream(call: Call, body: RunAgentInput, let_go: Callable[[], None], l
     if joined.enqueued:
         # What is said before its turn comes is not stored yet.
         subscription = cast(Subscription, Enqueued(subscription, request.look_again))
-    stream = AGUIStream(
+    stream = AnswerStream(
         subscription,
         EncodedResponse(encoder),
         call.endpoints.options,

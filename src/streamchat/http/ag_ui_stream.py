@@ -6,13 +6,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from streamchat.events import StoredEvent
-from streamchat.http.answer_stream import AnswerStream, ResponseEncoder
-from streamchat.http.limits import HTTPOptions
 from streamchat.service.hub import HistoryReset, Subscription
 from streamchat.wire.ag_ui import AGUIWire, ag_ui_frame
 from streamchat.wire.openai_answer import Failure
 
-__all__ = ["AGUIStream", "EncodedResponse", "Enqueued"]
+__all__ = ["EncodedResponse", "Enqueued"]
 
 
 class EncodedResponse(AGUIWire):
@@ -26,30 +24,6 @@ class EncodedResponse(AGUIWire):
         else:
             said = encoder.break_off(failure.code, failure.message, retryable=True)
         return b"".join(map(ag_ui_frame, said))
-
-
-class AGUIStream(AnswerStream):
-    """An `AnswerStream` that begins with what is known already."""
-
-    def __init__(
-        self,
-        subscription: Subscription,
-        encoder: ResponseEncoder,
-        options: HTTPOptions,
-        draining: Callable[[], bool],
-        let_go: Callable[[], None],
-        lifetime: float,
-        *,
-        first: bytes,
-    ) -> None:
-        super().__init__(subscription, encoder, options, draining, let_go, lifetime)
-        self._first = first
-
-    async def __anext__(self) -> bytes:
-        if self._first:
-            first, self._first = self._first, b""
-            return first
-        return await super().__anext__()
 
 
 class Enqueued:

@@ -63,7 +63,8 @@ class AnswerStream:
 
     It ends with the answer; with an error where the run stays suspended for longer than
     ``options.suspended_linger`` on what this client cannot answer, when the service drains, after
-    ``lifetime`` seconds, and when the store fails. Comments keep it open while nothing comes.
+    ``lifetime`` seconds, and when the store fails. Comments keep it open while nothing comes. ``first`` is
+    what is known already, and goes out before anything is read.
     """
 
     def __init__(
@@ -74,7 +75,10 @@ class AnswerStream:
         draining: Callable[[], bool],
         let_go: Callable[[], None],
         lifetime: float = math.inf,
+        *,
+        first: bytes = b"",
     ) -> None:
+        self._first = first
         self._subscription = subscription
         self._encoder = encoder
         self._options = options
@@ -87,6 +91,9 @@ class AnswerStream:
         return self
 
     async def __anext__(self) -> bytes:
+        if self._first:
+            first, self._first = self._first, b""
+            return first
         while not self._encoder.finished:
             try:
                 piece = await self._next()

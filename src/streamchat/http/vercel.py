@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from streamchat.errors import ConversationBusy, ConversationNotFound, InvalidInput, RunNotFound, RunOver
 from streamchat.events import TERMINAL, ApprovalRequested, StoredEvent, Suspended, ToolCallEvent
@@ -312,20 +312,6 @@ class _Response:
         return self._wire.close() if encoder.suspended and encoder.answerable else b""
 
 
-class _Stream(AnswerStream):
-    """An `AnswerStream` that begins with what is known already."""
-
-    def __init__(self, *args: Any, first: bytes) -> None:
-        super().__init__(*args)
-        self._first = first
-
-    async def __anext__(self) -> bytes:
-        if self._first:
-            first, self._first = self._first, b""
-            return first
-        return await super().__anext__()
-
-
 async def _streaming(call: Call, opening: Callable[[], Awaitable[_Opening]]) -> Response:
     endpoints = call.endpoints
     chat = endpoints.chat
@@ -339,7 +325,7 @@ async def _streaming(call: Call, opening: Callable[[], Awaitable[_Opening]]) -> 
         let_go()
         raise
     response = _Response(opened.wire)
-    stream = _Stream(
+    stream = AnswerStream(
         subscription,
         response,
         endpoints.options,

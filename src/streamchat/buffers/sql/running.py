@@ -23,9 +23,14 @@ from streamchat.buffers.shared import encode_body, event_bytes, owner_and_tenant
 from streamchat.buffers.sql.schema import Schema
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.buffers.transactional.appending import event_rows, judge
-from streamchat.buffers.transactional.records import encode_claims, encode_text, run_record
+from streamchat.buffers.transactional.records import (
+    claim_of,
+    encode_claims,
+    encode_text,
+    longest_waiting,
+    run_record,
+)
 from streamchat.core.append_rule import (
-    claimable_since,
     decide_entrance,
     decide_post,
     idempotency_slot,
@@ -223,16 +228,7 @@ def claim(tx: Tx, worker: str, ttl: float, run_id: str | None, log_versions: Col
     _begin_segment(tx, row.run_id, row.fence + 1, generation, row.head_seq + 1)
     record = get_run(tx, row.run_id)
     assert record is not None
-    lease = Lease(
-        run_id=record.run_id,
-        worker=worker,
-        generation=generation,
-        fence=record.fence,
-        head_seq=record.head_seq,
-        expires_at=record.lease_until or 0,
-        inputs=row.posted > row.consumed,
-    )
-    return Claim(lease, record, row.status)
+    return claim_of(record, row)
 
 
 def _waiting_longest(tx: Tx, run_id: str | None, log_versions: Collection[int]) -> Any:
@@ -240,19 +236,11 @@ def _waiting_longest(tx: Tx, run_id: str | None, log_versions: Collection[int]) 
 
     A row that somebody has locked is passed over, unless just that one is meant: it is waited for.
     """
-    best: tuple[int, int] | None = None
-    found: Any = None
-    for query in _candidates(tx, run_id, log_versions):
-        row = tx.connection.execute(query.with_for_update(skip_locked=run_id is None)).first()
-        if row is None:
-            continue
-        ready, lease_until = row.ready_at, row.lease_until
-        since = claimable_since(
-            row.status, queued_at=ready, lease_until=lease_until, wake_at=ready, now=tx.now
-        )
-        if since is not None and (best is None or (since, row.number) < best):
-            best, found = (since, row.number), row
-    return found
+    rows = (
+        tx.connection.execute(query.with_for_update(skip_locked=run_id is None)).first()
+        for query in _candidates(tx, run_id, log_versions)
+    )
+    return longest_waiting(rows, tx.now)
 
 
 def _candidates(tx: Tx, run_id: str | None, log_versions: Collection[int]) -> Iterator[Select[Any]]:

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, cast
 
-from streamchat.buffers.base import ConversationRecord, Input, InputKind, MessageRecord, RunRecord
+from streamchat.buffers.base import (
+    Claim,
+    ConversationRecord,
+    Input,
+    InputKind,
+    Lease,
+    MessageRecord,
+    RunRecord,
+)
 from streamchat.buffers.codec import Payloads
 from streamchat.buffers.shared import input_id
 from streamchat.buffers.transactional.hot import PageRows
-from streamchat.core.append_rule import canonical_body, is_enqueued
+from streamchat.core.append_rule import canonical_body, claimable_since, is_enqueued
 from streamchat.core.cursor import owner_of
 from streamchat.events import StoredEvent
 from streamchat.principal import Principal
 
 __all__ = [
+    "claim_of",
     "conversation_record",
     "encode_claims",
     "encode_text",
+    "longest_waiting",
     "message_record",
     "posted_input",
     "run_record",
@@ -55,6 +66,34 @@ def run_record(payloads: Payloads, row: Any) -> RunRecord:
         updated_at=row.updated_at,
         enqueued=is_enqueued(row.status, queued_at=row.ready_at),
     )
+
+
+def claim_of(record: RunRecord, row: Any) -> Claim:
+    """Return the claim of a run that is ``record`` now; ``row`` is what it was before."""
+    lease = Lease(
+        run_id=record.run_id,
+        worker=record.owner or "",
+        generation=record.generation,
+        fence=record.fence,
+        head_seq=record.head_seq,
+        expires_at=record.lease_until or 0,
+        inputs=row.posted > row.consumed,
+    )
+    return Claim(lease, record, row.status)
+
+
+def longest_waiting(rows: Iterable[Any], now: int) -> Any:
+    """Return the row of the run to take next, None if none can be taken; ``rows`` may hold None."""
+    best: tuple[int, int] | None = None
+    found: Any = None
+    for row in rows:
+        if row is None:
+            continue
+        ready, lease_until = row.ready_at, row.lease_until
+        since = claimable_since(row.status, queued_at=ready, lease_until=lease_until, wake_at=ready, now=now)
+        if since is not None and (best is None or (since, row.number) < best):
+            best, found = (since, row.number), row
+    return found
 
 
 def encode_claims(payloads: Payloads, principal: Principal | None) -> bytes | None:
