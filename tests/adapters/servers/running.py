@@ -44,12 +44,7 @@ SERVERS = {
     ),
     "daphne": "daphne {app} --bind 127.0.0.1 --port {port} --root-path {prefix} --verbosity 0",
 }
-COMBINATIONS = [
-    (adapter, server)
-    for server in SERVERS
-    for adapter in ADAPTERS
-    if (adapter, server) != ("fastapi", "daphne")  # nobody's choice
-]
+COMBINATIONS = [(adapter, server) for server in SERVERS for adapter in ADAPTERS]
 
 
 @dataclass
