@@ -16,6 +16,12 @@ from streamchat.testing import ScriptedModel
 LIMITS = ServiceLimits(max_attachments=2, max_attachment_bytes=30)
 
 
+@pytest.fixture
+def buffer(any_store: EventBuffer) -> EventBuffer:
+    """One of each sort: what is counted, kept and taken over is the store's doing."""
+    return any_store
+
+
 def data(size: int) -> str:
     return base64.b64encode(b"x" * size).decode()
 

@@ -18,6 +18,12 @@ from .support import WatchedBuffer, log_of
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def buffer(any_store: EventBuffer) -> EventBuffer:
+    """One of each sort: what is counted, kept and taken over is the store's doing."""
+    return any_store
+
+
 def service(buffer: EventBuffer, model: ScriptedModel, **more: Any) -> StreamChat:
     watched: Any = WatchedBuffer(buffer)
     return StreamChat(model=model, buffer=watched, allow_anonymous=True, **more)

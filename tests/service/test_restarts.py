@@ -7,128 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import pytest
-from openai import AsyncOpenAI
 
-from streamchat import (
-    EventBuffer,
-    RunOptions,
-    ServiceLimits,
-    StreamChat,
-    ToolContext,
-    ToolRegistry,
-    check_log,
-    fold,
-)
-from streamchat.buffers.shared import now_ms
-from streamchat.models import OpenAIChatModel
-from streamchat.service.status import RunStatus, Started
-from streamchat.testing import Call, Reply, ScriptedProvider, Step
-from streamchat.tools import Deferred
-from tests.buffers.backends import BACKENDS, Backend
-from tests.buffers.redis_backend import Redis
+from streamchat import StreamChat, check_log, fold
+from streamchat.service.status import Started
+from streamchat.testing import Call, Reply, Step
 
-from .support import Mortal, drain, log_of
+from .support import drain, log_of
+from .world import World, called
 
 pytestmark = pytest.mark.anyio
-
-
-class World:
-    """A store, a provider, and one process after the other."""
-
-    def __init__(self, backend: Backend, store: EventBuffer, provider: ScriptedProvider, client: AsyncOpenAI):
-        self.backend = backend
-        self.store = store
-        self.provider = provider
-        self.client = client
-        self.effects: Counter[str] = Counter()
-        self.open_ones = AsyncExitStack()
-
-    async def process(self) -> StreamChat:
-        """Begin a process, with its own way to the store where the store can be shared."""
-        store = self.store
-        if self.backend.shares:
-            store = await self.open_ones.enter_async_context(self.backend.open(store))
-        mortal: Any = Mortal(store)
-        chat = StreamChat(
-            model=OpenAIChatModel(self.client, "scripted"),
-            tools=self.tools(),
-            buffer=mortal,
-            allow_anonymous=True,
-            on_busy="enqueue",
-            options=RunOptions(tool_timeout=5.0, grace=0.1),
-            limits=ServiceLimits(look_every=0.05, drain_seconds=0.0),
-            lease_ttl=0.5,
-        )
-        return await chat.open()
-
-    async def end(self, chat: StreamChat, *, killed: bool) -> None:
-        chat.buffer.dead = killed  # type: ignore[attr-defined]
-        await chat.close()
-
-    def tools(self) -> ToolRegistry:
-        tools = ToolRegistry()
-
-        @tools.tool(requires_approval=True)
-        async def pay(amount: int, ctx: ToolContext) -> str:
-            self.effects[ctx.idempotency_key] += 1
-            return f"paid {amount}"
-
-        @tools.tool(client_side=True)
-        def locate() -> str:
-            raise AssertionError
-
-        @tools.tool(deferred=True)
-        async def render(ctx: ToolContext) -> Deferred:
-            self.effects[ctx.idempotency_key] += 1
-            return Deferred("Rendering.")
-
-        @tools.tool
-        async def note(ctx: ToolContext) -> str:
-            self.effects[ctx.idempotency_key] += 1
-            return "noted"
-
-        return tools
-
-
-@pytest.fixture(
-    params=[
-        "memory",
-        "sqlite",
-        "postgresql",
-        pytest.param("mariadb", marks=pytest.mark.slow),
-        pytest.param("redis", marks=pytest.mark.slow),
-    ]
-)
-async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    kind: type[Backend] = {**BACKENDS, "redis": Redis}[request.param]
-    backend = kind(tmp_path, request.getfixturevalue(kind.service) if kind.service else "")
-    backend.clock = now_ms if request.param == "memory" else None
-    async with backend.open() as store, ScriptedProvider() as provider, provider.client() as client:
-        made = World(backend, store, provider, client)
-        async with made.open_ones:
-            yield made
-        provider.assert_used_up()
-        assert all(count == 1 for count in made.effects.values())
-
-
-async def suspended(chat: StreamChat, run_id: str) -> RunStatus:
-    while (await chat.buffer.get(run_id)).status != "suspended":
-        await asyncio.sleep(0.01)
-    return await chat.status(run_id)
-
-
-async def called(world: World, chat: StreamChat, call: Call) -> tuple[Started, str]:
-    """Begin a run whose one call waits for somebody; return the call's id too."""
-    world.provider.add(Step("Let me see. ", calls=[call]), "Done.")
-    started = await chat.start("c", "Go on")
-    (wait,) = (await suspended(chat, started.run_id)).state.waits
-    return started, wait.call_id
 
 
 async def an_approval(world: World, chat: StreamChat) -> tuple[Started, GoOn]:
