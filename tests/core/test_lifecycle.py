@@ -375,6 +375,11 @@ RULES: dict[str, tuple[list[StreamEvent], StreamEvent, str]] = {
         suspended("tool_result"),
         "call 'a' does not wait for 'tool_result'",
     ),
+    "a run does not wait for what its provider executes": (
+        with_call(executed_by="provider"),
+        suspended("tool_result"),
+        "call 'a' does not wait for 'tool_result'",
+    ),
     "success is success": ([STARTED, MESSAGE], Finalized(status="error"), "this ending is 'success'"),
     "an error is an error": ([STARTED, ERROR, MESSAGE], SUCCESS, "the status of this ending is 'error'"),
     "a cancelled run is cancelled": (

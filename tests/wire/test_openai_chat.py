@@ -14,11 +14,14 @@ from openai import APIError, OpenAI
 
 from streamchat.core.fold import RunState, fold
 from streamchat.events import (
+    ApprovalRequested,
+    ApprovalResolved,
     ErrorEvent,
     Finalized,
     FinishedPart,
     MessageCompleted,
     ModelCompleted,
+    RunResumed,
     RunStarted,
     SourceEvent,
     StepReset,
@@ -377,6 +380,23 @@ def test_a_wait_that_this_client_cannot_end_leaves_the_stream_open() -> None:
     got = read_stream(encoder(tools=("weather",)).encode(log))
     assert got.finish_reason == "tool_calls"
     assert got.calls == [{"id": "run1:c", "name": "weather", "arguments": '{"city":"Rome"}'}]
+
+
+def test_a_call_is_passed_on_with_the_arguments_that_were_approved() -> None:
+    asked: dict[str, Any] = {"step": 1, "approval_id": "a", "call_id": "c"}
+    log: list[StreamEvent] = [
+        STARTED,
+        StepStarted(step=1),
+        ToolCallEvent(step=1, part=0, call_id="c", name="weather", arguments={"n": 1}, executed_by="client"),
+        ModelCompleted(step=1, call_ids=("c",)),
+        ApprovalRequested(**asked, name="weather", arguments={"n": 1}),
+        Suspended(waits=(Wait(kind="approval", call_id="c", approval_id="a"),)),
+        RunResumed(reason="approval"),
+        ApprovalResolved(**asked, approved=True, arguments={"n": 2}),
+        Suspended(waits=(Wait(kind="tool_result", call_id="c"),)),
+    ]
+    (call,) = read_stream(encoder(tools=("weather",)).encode(log)).calls
+    assert call["arguments"] == '{"n":2}'
 
 
 def test_an_error_is_told_in_the_protocols_shape_and_nothing_comes_after_it() -> None:

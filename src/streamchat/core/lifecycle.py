@@ -178,7 +178,7 @@ def call_event(event: _CallEvent) -> str:
 @dataclass(slots=True)
 class _Call:
     step: int
-    place: Literal["here", "elsewhere", "nowhere"]
+    place: Literal["server", "client", "provider", "nowhere"]
     """Where it is executed; with a problem, nowhere."""
     phase: CallPhase = "called"
 
@@ -271,8 +271,8 @@ class Lifecycle:
 
     def _on_tool_call(self, event: ToolCallEvent) -> None:
         self._take_call_part(event)
-        here: Literal["here", "elsewhere"] = "here" if event.executed_by == "server" else "elsewhere"
-        self._calls[event.call_id] = _Call(self.step, here if event.problem is None else "nowhere")
+        place = event.executed_by if event.problem is None else "nowhere"
+        self._calls[event.call_id] = _Call(self.step, place)
 
     def _on_model_completed(self, event: ModelCompleted) -> None:
         calls = [call_id for call_id, call in self._calls.items() if call.step == self.step]
@@ -307,7 +307,7 @@ class Lifecycle:
 
     def _on_tool_started(self, event: ToolStarted) -> None:
         call, after = self._look_ahead(event)
-        if call.place != "here":
+        if call.place != "server":
             raise self._illegal(event, "the call has a problem, or is executed elsewhere")
         call.phase = after
 
@@ -315,7 +315,9 @@ class Lifecycle:
         call, after = self._look_ahead(event)
         if self.phase == "model" and event.outcome != "cancelled":
             raise self._illegal(event, "before model_completed a call can only be cancelled")
-        may_have_run = call.phase == "started" or (call.phase == "called" and call.place == "elsewhere")
+        may_have_run = call.phase == "started" or (
+            call.phase == "called" and call.place in ("client", "provider")
+        )
         if not may_have_run and event.outcome not in _NOT_RUN:
             raise self._illegal(event, f"a call that never ran has no outcome {event.outcome!r}")
         call.phase = after
@@ -347,9 +349,9 @@ class Lifecycle:
 
 _WAITS = frozenset(
     {
-        *(("approval", "approval", place) for place in ("here", "elsewhere", "nowhere")),
-        ("tool_result", "called", "elsewhere"),
-        ("job", "deferred", "here"),
+        *(("approval", "approval", place) for place in ("server", "client", "provider", "nowhere")),
+        ("tool_result", "called", "client"),
+        ("job", "deferred", "server"),
     }
 )
 """What a call may wait for: the kind of the wait, the call's phase, and where it is executed."""

@@ -222,7 +222,8 @@ class CallWalk:
             return Wait(kind="approval", call_id=call_id, approval_id=call.approval_id)
         if phase == "deferred":
             return Wait(kind="job", call_id=call_id, job_id=f"run:{call_id}", expires_at=1_700_000_000_000)
-        return Wait(kind="tool_result", call_id=call_id) if phase == "called" and call.elsewhere else None
+        asked = phase == "called" and call.elsewhere and call.event.executed_by == "client"
+        return Wait(kind="tool_result", call_id=call_id) if asked else None
 
     def _suspend(self, waits: list[Wait]) -> None:
         self._waits = tuple(waits if self._as_written else waits[: 1 + self._choices.below(len(waits))])

@@ -17,6 +17,7 @@ from typing import Any
 from streamchat.core.jsontext import decode_json, encode_json
 from streamchat.core.state import RunState
 from streamchat.events import (
+    ApprovalResolved,
     Cancelled,
     ErrorEvent,
     Finalized,
@@ -284,6 +285,12 @@ class Answer:
             self._calls[event.call_id] = event
         return []
 
+    def _approval_resolved(self, event: ApprovalResolved) -> list[Said]:
+        call = self._calls.get(event.call_id)
+        if call is not None and event.arguments is not None:
+            self._calls[event.call_id] = call.model_copy(update={"arguments": event.arguments})
+        return []
+
     def _tool_result(self, event: ToolResult) -> list[Said]:
         self._calls.pop(event.call_id, None)
         return []
@@ -347,6 +354,7 @@ _HANDLERS: dict[str, Callable[[Answer, Any], list[Said]]] = {
     "tool_call": Answer._tool_call,
     "model_completed": Answer._model_completed,
     "step_reset": Answer._step_reset,
+    "approval_resolved": Answer._approval_resolved,
     "tool_result": Answer._tool_result,
     "suspended": Answer._suspended,
     "error": Answer._error,
