@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import subprocess
 import sys
@@ -162,6 +163,23 @@ async def test_a_call_that_is_cancelled_costs_no_connection(postgres: PostgreSQL
     await until(lambda: pool.checkedout() <= 1)
     assert await bench.texts(lease.run_id) == ["a"]
     assert len(made) <= 8 - 2
+
+
+async def test_a_read_whose_reader_has_left_fails_in_silence(server: PostgresServer) -> None:
+    heard: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+    async with buffer_over(server.url, create_tables=True) as bench:
+        lease = await bench.held()
+        await asyncio.to_thread(server.kill)
+        reading = asyncio.ensure_future(bench.buffer.read(lease.run_id))
+        while not inside(bench)._reads:
+            await asyncio.sleep(0)
+        reading.cancel()
+        await until(lambda: not inside(bench)._reads)
+        await asyncio.to_thread(server.start)
+    del reading
+    gc.collect()
+    assert heard == []
 
 
 # ------------------------------------------------------------------------------------------ opening, badly

@@ -153,9 +153,12 @@ async def test_what_does_not_fit_is_422_with_the_field(what: str, body: Any, fie
 
 async def test_a_retry_takes_the_number_of_a_step_and_nothing_like_one() -> None:
     async with waiting() as (endpoints, run_id):
-        for wrong in ("1", True, 1.0, [1]):
+        for wrong in ("1", True, 1.5, [1]):
             answer = await ask(endpoints, "POST", f"/runs/{run_id}/retry", json={"from_step": wrong})
             assert (answer.status, answer.error["field"]) == (422, "from_step")
+        for written in (1, 1.0):  # one number in JSON, and in the schema's words
+            answer = await ask(endpoints, "POST", f"/runs/{run_id}/retry", json={"from_step": written})
+            assert (answer.status, answer.error["code"]) == (409, "not_retryable")
 
 
 def models_in(kind: Any, found: dict[type[BaseModel], None]) -> dict[type[BaseModel], None]:

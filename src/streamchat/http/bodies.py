@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar, cast
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -44,6 +45,14 @@ _PATH_SEGMENT = r"^([ -\-0-~][ -.0-~]*|\.[ -\-0-~][ -.0-~]*|\.\.[ -.0-~]+)$"
 ConversationId: TypeAlias = Annotated[
     str, StringConstraints(min_length=1, max_length=64, pattern=_PATH_SEGMENT)
 ]
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
+"""A whole number however it is written: in JSON, and by its schemas, 3.0 is one."""
 
 
 class _Body(BaseModel):
@@ -161,7 +170,7 @@ class CancelBody(_Body):
 class RetryBody(_Body):
     """What of a run is done anew: all of it, the steps from one on, or one call alone."""
 
-    from_step: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    from_step: Annotated[Whole, Field(ge=1, le=1_000_000)] | None = None
     call_id: Name | None = None
 
 

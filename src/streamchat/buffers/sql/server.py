@@ -141,8 +141,13 @@ class ServerBackend:
         in the midst of an answer is lost."""
         task = asyncio.create_task(self._read_twice(attempt), name="streamchat-sql-read")
         self._reads.add(task)
-        task.add_done_callback(self._reads.discard)
+        task.add_done_callback(self._read)
         return await asyncio.shield(task)
+
+    def _read(self, task: asyncio.Task[Any]) -> None:
+        self._reads.discard(task)
+        if not task.cancelled():
+            task.exception()  # of which nobody needs to hear where the caller was cancelled
 
     async def _read_twice(self, attempt: Callable[[], Awaitable[R]]) -> R:
         """Read, and once more where the server turns out to have closed the connection meanwhile."""
