@@ -11,11 +11,13 @@ from typing import Any, cast
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from streamchat.core.sse import SSEDecoder
 from streamchat.testing import Stall
 from tests.adapters.django_project.ready import make_ready
 from tests.adapters.serving import Connection, fetch, read_until, request, serve
+from tests.http.test_websocket import opened
 
 pytest.importorskip("django")
 pytestmark = pytest.mark.anyio
@@ -48,7 +50,7 @@ def project() -> Iterator[dict[str, str]]:
 
 
 @asynccontextmanager
-async def site() -> AsyncIterator[tuple[int, Stall]]:
+async def site(wrapped: Any = lambda application: application) -> AsyncIterator[tuple[int, Stall]]:
     """The project on a server, with a service of its own, as Django's ASGI knows no lifespan."""
     from django.core.asgi import get_asgi_application
 
@@ -58,7 +60,7 @@ async def site() -> AsyncIterator[tuple[int, Stall]]:
     chat.stall = Stall()
     conf.chat.cache_clear()
     conf.endpoints.cache_clear()
-    async with serve(get_asgi_application(), lifespan="off") as port:
+    async with serve(wrapped(get_asgi_application()), lifespan="off") as port:
         try:
             yield port, chat.stall
         finally:
@@ -282,3 +284,75 @@ async def test_a_jobs_worker_needs_no_csrf_token_but_the_jobs_secret(project: di
         assert answer["error"]["code"] == "job_not_found", "our answer, not Django's page"
         async with request(port, "POST", "/chat/runs", {"message": "Hi"}) as refused:
             assert refused.status == 403
+
+
+def with_websocket(application: Any) -> Any:
+    from streamchat.adapters.django.websocket import with_websocket
+
+    return with_websocket(application)
+
+
+async def refused(port: int, path: str = "/chat/ws", **options: Any) -> int:
+    with pytest.raises(InvalidStatus) as refusal:
+        async with opened(port, path, **options):
+            pass
+    return int(refusal.value.response.status_code)
+
+
+async def test_a_websocket_is_served_to_the_sessions_user(project: dict[str, str]) -> None:
+    async with site(with_websocket) as (port, stall):
+        stall.release()
+        ann, bob = ({"Cookie": project[name]} for name in ("ann", "bob"))
+        here = f"http://127.0.0.1:{port}"
+        async with opened(port, "/chat/ws", additional_headers=ann, origin=here) as socket:
+            await socket.say("start", message="Hi")
+            run_id = (await socket.until(type="started"))["run_id"]
+            await socket.until(type="end", reason="finished")
+            assert socket.state(run_id).text == "Hello there."
+        async with opened(port, "/chat/ws", additional_headers=bob) as socket:
+            await socket.say("attach", run_id=run_id)
+            assert (await socket.until(type="error"))["error"]["code"] == "run_not_found"
+        # What is no WebSocket goes to the project as before.
+        assert (await fetch(port, "GET", f"/chat/runs/{run_id}", **ann))[0] == 200
+        assert (await fetch(port, "GET", "/chat/ws", **ann))[0] == 404
+
+
+async def test_a_handshake_that_the_project_or_the_endpoints_refuse_opens_nothing(
+    project: dict[str, str],
+) -> None:
+    from django.conf import settings
+    from django.test import override_settings
+
+    middleware = "tests.adapters.django_project.middleware.Sluice"
+    with override_settings(MIDDLEWARE=[*settings.MIDDLEWARE, middleware]):
+        async with site(with_websocket) as (port, _):
+            ann = {"Cookie": project["ann"]}
+            assert await refused(port) == 401
+            assert await refused(port, additional_headers=ann, origin="https://evil.example") == 403
+            for path in ("/chat/wss", "/chat/runs/ws", "/nothing/ws", "/admin/ws"):
+                assert await refused(port, path, additional_headers=ann) in (403, 404)
+            # A middleware of the project's own stands in front, as of any request.
+            assert await refused(port, additional_headers={**ann, "X-Sluice": "shut"}) == 418
+            assert await refused(port, additional_headers={**ann, "X-Sluice": "elsewhere"}) == 403
+
+
+async def test_a_websocket_ends_with_its_client_and_runs_go_on(project: dict[str, str]) -> None:
+    from streamchat.adapters.django import conf
+
+    async with site(with_websocket) as (port, stall):
+        ann = {"Cookie": project["ann"]}
+        async with opened(port, "/chat/ws", additional_headers=ann) as socket:
+            await socket.say("start", message="Hi")
+            run_id = (await socket.until(type="started"))["run_id"]
+            await stall.reached()
+            await socket.until_event(run_id, "text_delta")
+            assert conf.endpoints().open_streams == 1
+        while conf.endpoints().open_streams:
+            await asyncio.sleep(0.001)
+        stall.release()
+        async with opened(port, "/chat/ws", additional_headers=ann) as again:
+            again.events = socket.events
+            await again.say("attach", run_id=run_id, last_event_id=list(socket.events[run_id])[-1])
+            await again.until(type="end", reason="finished")
+            assert again.twice == 0
+            assert again.state(run_id).text == "Hello there."

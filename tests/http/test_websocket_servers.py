@@ -1,4 +1,4 @@
-"""``/ws`` under each server that the documentation names: start, cancel, come back, and leave."""
+"""``/ws`` of each adapter under each server: start, cancel, come back, and leave."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidHandshake
 
-from tests.adapters.servers.running import SERVERS, served
+from tests.adapters.servers.running import COMBINATIONS, served
 from tests.http.test_websocket import Socket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.timeout(120)]
 
 
-@pytest.mark.parametrize("server", SERVERS)
-async def test_a_websocket_under_a_server(server: str) -> None:
-    async with served("asgi", server) as on:
+@pytest.mark.parametrize(("adapter", "server"), COMBINATIONS)
+async def test_a_websocket_of_an_adapter_under_a_server(adapter: str, server: str) -> None:
+    async with served(adapter, server) as on:
         url = f"ws://127.0.0.1:{on.port}{on.base}/ws"
         async with connect(url, proxy=None) as connection:
             socket = Socket(connection)

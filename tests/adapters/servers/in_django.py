@@ -29,6 +29,7 @@ from django.urls import include, path
 
 from streamchat.adapters.asgi import with_lifespan
 from streamchat.adapters.django import conf
+from streamchat.adapters.django.websocket import with_websocket
 
 
 def nobody(request: Any) -> None:
@@ -37,5 +38,5 @@ def nobody(request: Any) -> None:
 
 urlpatterns = [path("chat/", include("streamchat.adapters.django.urls"))]
 chat = conf.chat()
-app = Door(with_lifespan(get_asgi_application(), chat, drain_on_sigterm=True))
+app = Door(with_lifespan(with_websocket(get_asgi_application()), chat, drain_on_sigterm=True))
 drain_under_daphne(chat)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from streamchat.adapters.asgi.responses import Receive, Scope, Send, StreamSender, begin
 from streamchat.adapters.asgi.shutdown import draining_on_sigterm
-from streamchat.adapters.asgi.websocket import serve_websocket
+from streamchat.adapters.asgi.websocket import admit_at_path, serve_websocket
 from streamchat.http import CORS, ByteStream, ClientGone, Endpoints, HTTPOptions, Request, Route
 from streamchat.http.endpoints import check_principal
 from streamchat.principal import Principal
@@ -77,7 +77,7 @@ class ASGIApp:
             await _lifespan(self.endpoints.chat, receive, send, self._drain_on_sigterm)
         elif scope["type"] == "websocket":
             request = request_from_scope(scope, receive)
-            await serve_websocket(self.endpoints, request, receive, send)
+            await serve_websocket(admit_at_path(self.endpoints, request), scope, receive, send)
         else:
             raise RuntimeError(f"ASGI scope type {scope['type']!r} is not served here")
 

@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from contextlib import suppress
-from typing import Any
+from typing import TypeAlias
 
-from streamchat.adapters.asgi.responses import Message, Receive, Send
+from streamchat.adapters.asgi.responses import Message, Receive, Scope, Send
 from streamchat.http import ClientGone, Endpoints, Request, Response
+from streamchat.http.errors import error_response, not_found
+from streamchat.http.routing import Call
 from streamchat.http.websocket import WebSocketSession, admit
 
-__all__ = ["serve_websocket"]
+__all__ = ["PATH", "Admitted", "admit_at_path", "serve_websocket"]
 
-_PATH = "/ws"
+PATH = "/ws"
+Admitted: TypeAlias = tuple[Call, float] | Response
+"""Who it is, and for how many seconds; or the answer that refuses."""
 _REFUSED = 1008
 
 
-async def serve_websocket(endpoints: Endpoints, request: Request, receive: Receive, send: Send) -> None:
-    """Serve one connection; ``request`` is its handshake, not yet answered.
+async def admit_at_path(endpoints: Endpoints, request: Request) -> Admitted:
+    """Judge a handshake as `admit` does, and that it asks for ``/ws``."""
+    if request.path != PATH:
+        return error_response(not_found(), f"WebSocket {request.path!r:.200}")
+    return await admit(endpoints, request)
+
+
+async def serve_websocket(admitted: Awaitable[Admitted], scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve one connection; ``admitted`` judges its handshake, which is not yet answered.
 
     What is refused gets the answer that HTTP would get, where the server can send one before it accepts
     (the ASGI extension ``websocket.http.response``); else the handshake fails with the server's own 403.
     """
+    judged = await admitted
     if (await receive())["type"] != "websocket.connect":
         return
-    if request.path != _PATH:
-        await send({"type": "websocket.close", "code": _REFUSED})
-        return
-    admitted = await admit(endpoints, request)
-    if isinstance(admitted, Response):
-        await _refuse(admitted, request.native, send)
+    if isinstance(judged, Response):
+        await _refuse(judged, scope, send)
         return
     try:
         await send({"type": "websocket.accept"})
     except OSError:
         return  # it left before it was let in
-    await WebSocketSession(admitted[0], _ASGIConnection(receive, send), admitted[1]).run()
+    await WebSocketSession(judged[0], _ASGIConnection(receive, send), judged[1]).run()
 
 
-async def _refuse(response: Response, scope: Any, send: Send) -> None:
+async def _refuse(response: Response, scope: Scope, send: Send) -> None:
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close", "code": _REFUSED})
         return

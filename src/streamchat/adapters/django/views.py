@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from django.contrib.auth import decorators
 from django.core.handlers.asgi import ASGIRequest
 from django.db import transaction
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
+from streamchat.adapters.asgi.websocket import admit_at_path
 from streamchat.adapters.django import conf
 from streamchat.adapters.django.hosting import Host
 from streamchat.adapters.django.responses import release_connections, to_django
+from streamchat.adapters.django.websocket import Handshake, handshake_of
 from streamchat.http import ClientGone, Endpoints, HTTPError, Request, Response
 from streamchat.http.errors import error_response
 from streamchat.http.openapi import operation_of
@@ -54,6 +57,9 @@ async def _body(request: HttpRequest) -> AsyncIterator[bytes]:
 
 async def _answer(request: HttpRequest, path: str) -> HttpResponseBase:
     endpoints = conf.endpoints()
+    handshake = handshake_of(request)
+    if handshake is not None:
+        return await _judge(handshake, endpoints, request, path)
     try:
         response = await endpoints.handle(_request(request, path))
     except ClientGone:
@@ -61,6 +67,15 @@ async def _answer(request: HttpRequest, path: str) -> HttpResponseBase:
     if not isinstance(response.body, bytes):
         await release_connections()
     return to_django(response, endpoints.options)
+
+
+async def _judge(
+    handshake: Handshake, endpoints: Endpoints, request: HttpRequest, path: str
+) -> HttpResponseBase:
+    """Let a WebSocket in, or answer why not; the session itself runs outside of Django."""
+    asked = replace(_request(request, path), method="WEBSOCKET")
+    handshake.admitted = await admit_at_path(endpoints, asked)
+    return HttpResponse(status=204)
 
 
 @functools.cache

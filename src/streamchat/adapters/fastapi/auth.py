@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from typing import Annotated, Any, TypeAlias
 
-from fastapi import Depends, HTTPException, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Depends, HTTPException
+from fastapi.requests import HTTPConnection
+from fastapi.security import HTTPBearer
 
 from streamchat.adapters.asgi import auth
 from streamchat.http import HTTPError
@@ -18,8 +19,15 @@ __all__ = ["PrincipalDependency", "Refused", "bearer_principal", "session_princi
 
 PrincipalDependency: TypeAlias = Callable[..., Awaitable[Principal | None]]
 
-# Only so that the OpenAPI document shows where the token goes.
-_scheme = HTTPBearer(auto_error=False)
+
+class _Shown(HTTPBearer):
+    """Only so that the OpenAPI document shows where the token goes; FastAPI's own asks no WebSocket."""
+
+    async def __call__(self, connection: HTTPConnection) -> None:
+        """Leave the header to whoever judges it."""
+
+
+_scheme = _Shown(scheme_name="HTTPBearer", auto_error=False)
 
 
 class Refused(HTTPException):
@@ -48,10 +56,10 @@ def bearer_principal(
     )
 
     async def principal(
-        request: Request, shown: Annotated[HTTPAuthorizationCredentials | None, Depends(_scheme)]
+        connection: HTTPConnection, shown: Annotated[None, Depends(_scheme)]
     ) -> Principal | None:
         try:
-            return await of_scope(request.scope)
+            return await of_scope(connection.scope)
         except HTTPError as error:
             raise Refused(error) from error
 
@@ -75,7 +83,7 @@ def user_principal(identify: Callable[[Any], Any] | None = None) -> PrincipalDep
 
 
 def _of(of_scope: auth.ScopePrincipal) -> PrincipalDependency:
-    async def principal(request: Request) -> Principal | None:
-        return await of_scope(request.scope)
+    async def principal(connection: HTTPConnection) -> Principal | None:
+        return await of_scope(connection.scope)
 
     return principal

@@ -18,7 +18,14 @@ from streamchat.adapters.asgi import event_response as asgi_event_response
 from streamchat.events import StreamEvent
 from streamchat.http import HTTPOptions, Response
 
-__all__ = ["StreamedResponse", "event_response", "to_starlette"]
+__all__ = ["StreamedResponse", "event_response", "let_go", "to_starlette"]
+
+
+async def let_go(scope: Scope) -> None:
+    """End what the dependencies of a connection hold by ``yield``, which FastAPI would at its very end."""
+    held = scope.get("fastapi_inner_astack")
+    if isinstance(held, AsyncExitStack):
+        await held.aclose()
 
 
 class StreamedResponse(StarletteResponse):
@@ -44,10 +51,8 @@ class StreamedResponse(StarletteResponse):
         response.headers = [
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in self.raw_headers
         ]
-        held = scope.get("fastapi_inner_astack")
         try:
-            if isinstance(held, AsyncExitStack):
-                await held.aclose()
+            await let_go(scope)
         except BaseException:
             if not isinstance(response.body, bytes):
                 await response.body.aclose()

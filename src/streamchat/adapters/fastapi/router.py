@@ -16,6 +16,7 @@ from starlette.responses import Response as StarletteResponse
 from streamchat.adapters.asgi.shutdown import draining_on_sigterm
 from streamchat.adapters.fastapi.responses import to_starlette
 from streamchat.adapters.fastapi.routes import at, request_below, route_class
+from streamchat.adapters.fastapi.websocket import add_websocket
 from streamchat.http import CORS, ClientGone, Endpoints, HTTPOptions, Route
 from streamchat.http.endpoints import check_principal
 from streamchat.http.openapi import Operation, operation_id, operation_of
@@ -39,7 +40,8 @@ def chat_router(
     ``principal`` is a dependency like any other (with parameters and dependencies of its own, ``yield``,
     overridden in tests): it returns a `Principal`, or None, which is answered with 401 unless the service
     allows anonymous users; an ``HTTPException`` of its own goes through (with ``cors``, pages can read it).
-    What it holds by ``yield`` is let go before a stream begins. ``router`` is passed on to
+    What it holds by ``yield`` is let go before a stream begins. For ``/ws`` it takes ``HTTPConnection`` in
+    place of ``Request``, or handshakes are answered with 500 and the log says so. ``router`` is passed on to
     `fastapi.APIRouter` (``dependencies``, ``tags``, ``include_in_schema``, …).
 
     ``drain_on_sigterm`` sends subscribers away when the process is told to stop, without which some servers
@@ -65,6 +67,7 @@ def chat_router(
     for route in endpoints.routes:
         if route.path != "/openapi.json":  # the application's own document has them all
             _add(api, endpoints, route, principal)
+    add_websocket(api, endpoints, _dependency(principal))
     if cors is not None:
         for path in dict.fromkeys(route.path for route in endpoints.routes):
             api.add_api_route(
@@ -83,6 +86,13 @@ def _draining(
                 yield state
 
     return lifespan
+
+
+def _dependency(principal: Callable[..., Any] | DependsParameter | None) -> DependsParameter | None:
+    if principal is None or isinstance(principal, DependsParameter):
+        return principal
+    found: DependsParameter = Depends(principal)
+    return found
 
 
 def _add(
@@ -131,13 +141,13 @@ def _operation(
         translated.raw_headers.extend(given.raw_headers)
         return translated
 
-    if principal is None:
+    dependency = _dependency(principal)
+    if dependency is None:
 
         async def anonymous(request: Request, response: StarletteResponse) -> StarletteResponse:
             return await answer(request, response, None)
 
         return at(path, anonymous)
-    dependency = principal if isinstance(principal, DependsParameter) else Depends(principal)
 
     async def known(
         request: Request, response: StarletteResponse, who: Any = dependency

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from fastapi import Request
+from fastapi import Request, WebSocket
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.responses import Response as StarletteResponse
@@ -34,7 +34,7 @@ def at(path: str, endpoint: F) -> F:
     return endpoint
 
 
-def request_below(request: Request, path: str) -> OurRequest:
+def request_below(request: Request | WebSocket, path: str) -> OurRequest:
     """Translate a request; below the prefixes of the application and its routers is the ``path`` that the
     endpoints know."""
     ours = request_from_scope(request.scope, request.receive)
