@@ -266,6 +266,20 @@ async def test_whoever_has_part_of_the_answer_and_asks_for_nothing_new_gets_the_
         assert texts(quiet) == texts(late)
 
 
+async def test_whoever_has_part_of_an_answer_that_has_failed_meanwhile_is_told_that_it_has() -> None:
+    model = ScriptedModel([Step("Hello there", error="bad_request", error_after=1)])
+    async with serving(model) as endpoints:
+        client, _ = await post(endpoints, body(user()))
+        # Its connection broke before the end, and this is another run to it.
+        late, _ = await post(endpoints, body(*client.messages, run="r2"))
+        assert late.error is not None
+        assert late.error["code"] == "bad_request"
+        assert texts(late) == texts(client)
+        # Who merely opens the thread is shown it.
+        opened, _ = await post(endpoints, body(run="r3"))
+        assert opened.finished["outcome"] == {"type": "success"}
+
+
 async def test_a_message_that_was_answered_is_answered_anew_when_it_is_sent_as_another_run() -> None:
     async with serving(ScriptedModel(["One.", "Two."])) as endpoints:
         first, _ = await post(endpoints, body(user()))

@@ -89,36 +89,32 @@ async function pageTool(scenario, content, parameters) {
 
 // Being cut off.
 
-/** A fetch whose first response ends in a network failure after `frames` frames; `seen` says how many came. */
+/** A fetch of which one response ends in a network failure, when `frames` frames have come of all; `seen` says whether it did. */
 function cutting(frames, seen) {
-  let first = true;
+  let left = frames;
   return async (url, init) => {
     const response = await fetch(url, init);
-    if (!first) return response;
-    first = false;
-    const reader = response.body.getReader();
-    const decoder = new TextDecoder();
-    const encoder = new TextEncoder();
+    if (seen.cut || !response.ok) return response;
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
-    let passed = 0;
     const body = new ReadableStream({
       async pull(controller) {
         for (;;) {
-          const end = text.indexOf("\n\n");
-          if (passed >= frames) {
+          if (left === 0) {
             seen.cut = true;
             await reader.cancel();
             return controller.error(new TypeError("network error"));
           }
+          const end = text.indexOf("\n\n");
           if (end >= 0) {
-            passed += 1;
-            controller.enqueue(encoder.encode(text.slice(0, end + 2)));
+            left -= 1;
+            controller.enqueue(new TextEncoder().encode(text.slice(0, end + 2)));
             text = text.slice(end + 2);
             return;
           }
           const { done, value } = await reader.read();
           if (done) return controller.close();
-          text += decoder.decode(value, { stream: true });
+          text += value;
         }
       },
     });
@@ -126,32 +122,48 @@ function cutting(frames, seen) {
   };
 }
 
-/** Cut a scenario off after each number of frames, come back by `comeBack`, and tell what the page has then. */
+/** What the page answers with to what a run waits for: the next run's parameters, or null where it waits for nothing. */
+function answersOf(agent, told) {
+  const resume = agent.pendingInterrupts.map(({ id }) => ({ interruptId: id, status: "resolved", payload: { approved: true } }));
+  if (resume.length > 0) return { resume };
+  const results = new Set(agent.messages.filter(({ role }) => role === "tool").map(({ toolCallId }) => toolCallId));
+  const calls = agent.messages.flatMap(({ toolCalls }) => toolCalls ?? []).filter(({ id }) => !results.has(id));
+  if (told.error || calls.length === 0) return null;
+  for (const { id } of calls) agent.addMessage({ id: `result-${id}`, role: "tool", toolCallId: id, content: '{"latitude":1.5}' });
+  return {};
+}
+
+/** Cut a scenario, of one run or several, off after each number of frames, come back by `comeBack`, and tell what the page has then. */
 async function cutEverywhere(scenario, comeBack, every) {
   const ends = [];
   for (let frames = 0; ; frames += every) {
     const seen = { cut: false };
     // (a scenario that fails once does so for each name)
-    const agent = agentFor(scenario.replace("*", `${config.prefix}-${comeBack.name}-${frames}`), { fetch: cutting(frames, seen) });
-    const runId = `run-${agent.threadId}`;
-    let told = await run(agent, { runId });
-    let last = agent;
-    if (seen.cut) ({ agent: last, told } = await comeBack(agent, runId));
-    ends.push({ frames, cut: seen.cut, ...state(last, told), types: [] });
+    let agent = agentFor(scenario.replace("*", `${config.prefix}-${comeBack.name}-${frames}`), { fetch: cutting(frames, seen) });
+    const first = `run-${agent.threadId}`;
+    let cameBack = false;
+    let told = {};
+    for (let asked = { runId: first }, runs = 1; asked !== null; asked = answersOf(agent, told), runs += 1) {
+      asked.runId ??= `${first}-${runs}`;
+      told = await run(agent, asked);
+      if (seen.cut && !cameBack) ({ agent, told } = await comeBack(agent, asked, first));
+      cameBack = seen.cut;
+    }
+    ends.push({ frames, cut: seen.cut, ...state(agent, told), types: [] });
     if (!seen.cut) return ends;
   }
 }
 
-async function sameTab(agent, runId) {
-  return { agent, told: await run(agent, { runId }) };
+async function sameTab(agent, asked) {
+  return { agent, told: await run(agent, asked) };
 }
 
-async function sameTabNewRun(agent) {
-  return { agent, told: await run(agent) };
+async function sameTabNewRun(agent, asked) {
+  return { agent, told: await run(agent, { ...asked, runId: undefined }) };
 }
 
-async function reloaded(agent, runId) {
-  // The page has kept nothing but what the user wrote.
+async function reloaded(agent, asked, runId) {
+  // The page has kept nothing but what the user wrote, and as which run.
   const other = agentFor("", { threadId: agent.threadId, had: agent.messages.filter(({ role }) => role === "user") });
   return { agent: other, told: await run(other, { runId }) };
 }
@@ -202,6 +214,18 @@ const scenarios = {
     await ask("POST", `/runs/${runId}/cancel`);
     const told = await running;
     return state(agent, { ...told, runId });
+  },
+  async leaves() {
+    const name = `${config.prefix}-leaves`;
+    const agent = agentFor(`hold:${name}:2`);
+    const running = run(agent);
+    await ask("GET", `/test/reached/${name}`);
+    await until(() => agent.messages.at(-1).role === "assistant" && agent.messages.at(-1).content, "the half to be shown");
+    agent.abortRun();
+    const left = await running;
+    const half = agent.messages.at(-1).content;
+    await ask("POST", `/test/release/${name}`);
+    return { ...state(agent, await run(agent)), half, left: left.types.at(-1) };
   },
   async busy() {
     const name = `${config.prefix}-busy`;

@@ -37,11 +37,13 @@ ROWS = {
     "declaredTool": "client-side tool that the client declares",
     "twoTurns": "a second turn",
     "cancel": "cancel",
+    "leaves": "the client leaves (`abortRun`)",
     "busy": "server error before the stream",
     "errorBefore": "model error before the first token",
     "errorMid": "model error in mid-stream",
     "reset": "retraction",
 }
+_CUT = ["reasoning", "parallel", "tool-error", "approval", "client-tool", "error-mid", "reset:*"]
 _BACK = {
     "sameTab": "cut off, same tab, same `runId`",
     "sameTabNewRun": "cut off, same tab, another `runId`",
@@ -106,6 +108,7 @@ async def test_every_scenario_comes_to_what_the_log_says(package: str) -> None:
     assert got["cancel"]["types"][-1] == "RUN_FINISHED"
     assert got["cancel"]["outcome"] == ("cancelled" if package == "@ag-ui/client" else "success")
     cells = dict.fromkeys(ROWS.values(), YES)
+    cells[ROWS["leaves"]] = "the run goes on (`on_disconnect`); asked again, the whole answer is there"
     if package != "@ag-ui/client":
         cells[ROWS["cancel"]] = "yes, as a normal end"
     tell("ag-ui", name_of(package), cells)
@@ -131,6 +134,7 @@ def check_outcomes(got: dict[str, Any]) -> None:
     assert all(got[name]["interrupts"] == 0 for name in ROWS)
     assert said(got["pageTool"], "tool") == '{"latitude":1.5}'
     assert said(got["declaredTool"], "tool") == "painted"
+    assert (got["leaves"]["half"], said(got["leaves"])) == ("Hello, wörld.", HELLO)
     assert got["busy"]["rejected"]["status"] == 409
     assert got["errorMid"]["error"]["metadata"]["streamchat"]["phase"] == "model"
     assert said(got["reset"]) == HELLO
@@ -143,7 +147,8 @@ async def come_back(package: str, every: int, cut: list[str]) -> dict[str, Any]:
         for name in _BACK:
             assert "failed" not in got[name], got[name]
             for end in got[name]:
-                assert end["outcome"] == "success", end
+                assert end["outcome"] == ("error" if end["scenario"] == "error-mid" else "success"), end
+                assert (end["interrupts"], end["rejected"]) == (0, None), end
                 await same(server, end)
     return got
 
@@ -158,6 +163,6 @@ async def test_a_client_that_is_cut_off_has_the_whole_answer_when_it_comes_back(
 async def test_a_client_that_is_cut_off_after_any_frame_has_the_whole_answer_when_it_comes_back(
     package: str,
 ) -> None:
-    got = await come_back(package, 1, ["reasoning", "parallel", "reset:*"])
-    assert all(len(ends) > 30 for ends in got.values())
+    got = await come_back(package, 1, _CUT)
+    assert all(len(ends) > 100 for ends in got.values())
     tell("ag-ui", name_of(package), dict.fromkeys(_BACK.values(), YES))

@@ -241,10 +241,10 @@ class _Request:
         return None if run_id is None else await self._chat.buffer.get(run_id)
 
     def _is_about(self, run: RunRecord) -> bool:
-        """Whether the request brings, perhaps once more, what a call of ``run`` came to."""
+        """Whether what the client has ends with a message of ``run``, or with what a call of it came to."""
         last = self._body.messages[-1] if self._body.messages else None
-        called = last.tool_call_id if last is not None and last.role == "tool" else None
-        return called is not None and called.startswith(Ids(run.message_id).call(""))
+        named = () if last is None else (last.id, last.tool_call_id or "")
+        return any(name.startswith(Ids(run.message_id).call("")) for name in named)
 
     async def _rejoin(self, run: RunRecord) -> _Joined:
         known = await read_run(self._chat, run.run_id, self._principal)
