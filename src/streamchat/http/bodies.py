@@ -48,11 +48,8 @@ ConversationId: TypeAlias = Annotated[
 
 
 def _whole(value: Any) -> Any:
+    """Take a whole number however it is written: in JSON, and by its schemas, 3.0 is one."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
-"""A whole number however it is written: in JSON, and by its schemas, 3.0 is one."""
 
 
 class _Body(BaseModel):
@@ -170,7 +167,7 @@ class CancelBody(_Body):
 class RetryBody(_Body):
     """What of a run is done anew: all of it, the steps from one on, or one call alone."""
 
-    from_step: Annotated[Whole, Field(ge=1, le=1_000_000)] | None = None
+    from_step: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)] | None = None
     call_id: Name | None = None
 
 
