@@ -72,6 +72,10 @@ async def _world(request: pytest.FixtureRequest, directory: Path, clock: object)
     async with backend.open() as store, ScriptedProvider() as provider, provider.client() as client:
         made = World(backend, store, provider, client)
         async with made.open_ones:
-            yield made
+            try:
+                yield made
+            finally:
+                for chat in made.alive:  # where a test failed
+                    await chat.close()
         provider.assert_used_up()
         assert all(count == 1 for count in made.effects.values())

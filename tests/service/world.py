@@ -48,6 +48,7 @@ class World:
         self.client = client
         self.effects: Counter[str] = Counter()
         self.open_ones = AsyncExitStack()
+        self.alive: list[StreamChat] = []
 
     async def process(self, **more: Any) -> StreamChat:
         """Begin a process, with its own way to the store where the store can be shared.
@@ -72,11 +73,13 @@ class World:
             lease_ttl=0.5,
             **given,
         )
+        self.alive.append(chat)
         return await chat.open()
 
     async def end(self, chat: StreamChat, *, killed: bool) -> None:
         chat.buffer.dead = killed  # type: ignore[attr-defined]
         await chat.close()
+        self.alive.remove(chat)
 
     def tools(self) -> ToolRegistry:
         tools = ToolRegistry()
