@@ -479,6 +479,37 @@ async def test_what_was_said_cannot_be_taken_back_but_the_run_goes_on() -> None:
         assert (await say("reset:b")).choices[0].message.content == HELLO
 
 
+async def test_who_asks_again_after_something_was_withdrawn_is_told_what_stands() -> None:
+    async with scenarios({"client_tools": True}) as (server, say):
+        key = {"Idempotency-Key": "again"}
+        stream = await say("reset:again", stream=True, extra_headers=key)
+        told = await read(stream)
+        assert told.error is not None
+        assert told.error.code == "step_reset"
+        await final(server, stream.run_id)
+        again = await say("reset:again", stream=True, extra_headers=key)
+        told = await read(again)
+        assert (told.text, told.finish, told.error) == (HELLO, "stop", None)
+        assert again.run_id == stream.run_id
+
+
+async def test_results_that_are_brought_again_are_answered_with_what_stands() -> None:
+    steps: list[Step | str] = [
+        Step("Let me ask.", calls=[Call("where", {"n": 1})]),
+        Step("Half of ", error="stream_error", error_after=2),
+        "Here.",
+    ]
+    async with own_tools(ScriptedModel(steps)) as (_, client):
+        create = client.chat.completions.create
+        first = await create(model="agent", messages=HI, tools=[LOCATE])
+        messages = asked(HI, first, ["here"])
+        told = await read(await create(model="agent", messages=messages, tools=[LOCATE], stream=True))
+        assert told.error is not None
+        assert told.error.code == "step_reset"
+        told = await read(await create(model="agent", messages=messages, tools=[LOCATE], stream=True))
+        assert (told.text, told.finish, told.error) == ("Here.", "stop", None)
+
+
 async def test_with_steps_held_nothing_needs_to_be_taken_back() -> None:
     async with scenarios({"hold_steps": True}) as (_, say):
         told = await read(await say("reset:a", stream=True))

@@ -65,6 +65,17 @@ async function results(after) {
   return { first, ...(await after({ messages, tools })) };
 }
 
+/** Somebody decides elsewhere while the stream is open. */
+const approval = async (decision) => ({
+  stream: await read(user("approval"), {}, client, async (got) => {
+    let run;
+    do {
+      run = (await ask("GET", `/runs/${got.runId}`)).body;
+    } while (run.status !== "suspended");
+    await ask("POST", `/runs/${got.runId}/approvals`, { call_id: run.waits[0].call_id, ...decision });
+  }),
+});
+
 /** A fetch whose response body fails after `frames` frames, as a connection that drops does. */
 const cutAfter = (frames, seen) => async (url, init) => {
   const response = await fetch(url, init);
@@ -73,8 +84,10 @@ const cutAfter = (frames, seen) => async (url, init) => {
   const cut = new TransformStream({
     transform(chunk, control) {
       for (const frame of new TextDecoder().decode(chunk).split(/(?<=\n\n)/)) {
-        if (left-- <= 0) return control.error(new TypeError("fetch failed"));
-        seen.frames += 1;
+        if (left-- <= 0) {
+          seen.cut = true;
+          return control.error(new TypeError("fetch failed"));
+        }
         control.enqueue(new TextEncoder().encode(frame));
       }
     },
@@ -99,15 +112,9 @@ const scenarios = {
       messages.at(-1).tool_call_id = "call_1";
       return { stream: await read({ messages }), whole: await whole({ messages }) };
     }),
-  approval: async () => ({
-    stream: await read(user("approval"), {}, client, async (got) => {
-      let run;
-      do {
-        run = (await ask("GET", `/runs/${got.runId}`)).body;
-      } while (run.status !== "suspended");
-      await ask("POST", `/runs/${got.runId}/approvals`, { call_id: run.waits[0].call_id, approved: true });
-    }),
-  }),
+  approvalYes: () => approval({ approved: true }),
+  approvalNo: () => approval({ approved: false, reason: "Not that one." }),
+  approvalEdited: () => approval({ approved: true, arguments: { path: "b.txt" } }),
   cancel: async () => ({
     stream: await read(user("hold:cancel"), {}, client, async (got) => {
       await ask("GET", "/test/reached/cancel");
@@ -146,13 +153,20 @@ const scenarios = {
   refused: async () => whole({ model: "other", ...user("hello") }),
   comesBack: async () => {
     const ends = [];
-    for (let frames = 0; ; frames += config.every ?? 1) {
-      const headers = { "Idempotency-Key": `js-${frames}` };
-      const seen = { frames: 0 };
-      const cut = await read(user("parallel"), { headers }, make({ fetch: cutAfter(frames, seen) }));
-      if (cut.error === null) return ends;
-      ends.push(await read(user("parallel"), { headers }));
+    for (const scenario of config.cut ?? ["parallel"]) {
+      for (let frames = 0, cut = true; cut; frames += config.every ?? 1) {
+        const name = `js-${scenario}-${frames}`.replaceAll("*", "x");
+        const headers = { "Idempotency-Key": name };
+        const request = scenario === "client-tool" ? await results(({ messages }) => ({ messages, tools })) : user(scenario.replace("*", name));
+        delete request.first;
+        const seen = { cut: false };
+        const half = await read(request, { headers }, make({ fetch: cutAfter(frames, seen) }));
+        cut = seen.cut;
+        // (where something was withdrawn that had been said, the response ends by itself)
+        if (cut || half.error?.code === "step_reset") ends.push({ scenario, frames, ...(await read(request, { headers })) });
+      }
     }
+    return ends;
   },
 };
 

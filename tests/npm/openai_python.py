@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import httpx2
@@ -11,7 +11,7 @@ from openai import AsyncOpenAI
 
 from tests.npm.backend import Backend
 
-__all__ = ["run_scenarios"]
+__all__ = ["come_back", "run_scenarios"]
 
 _TOOLS: Any = [
     {"type": "function", "function": {"name": "locate", "parameters": {"type": "object", "properties": {}}}}
@@ -44,15 +44,16 @@ def _user(text: str) -> dict[str, Any]:
 
 
 class _CutOff(httpx2.AsyncBaseTransport):
-    """A connection that breaks after so many frames of a response."""
+    """A connection that breaks after so many frames of a response; ``cut`` says that it did."""
 
     def __init__(self, frames: int) -> None:
+        self.cut = False
         self._below = httpx2.AsyncHTTPTransport()
         self._frames = frames
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await self._below.handle_async_request(request)
-        response.stream = _Cut(response.stream, self._frames)
+        response.stream = _Cut(response.stream, self._frames, self)
         return response
 
     async def aclose(self) -> None:
@@ -60,15 +61,17 @@ class _CutOff(httpx2.AsyncBaseTransport):
 
 
 class _Cut(httpx2.AsyncByteStream):
-    def __init__(self, stream: Any, frames: int) -> None:
+    def __init__(self, stream: Any, frames: int, whose: _CutOff) -> None:
         self._stream = stream
         self._left = frames
+        self._whose = whose
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for block in self._stream:
             for frame in block.split(b"\n\n"):
                 if frame:
                     if not self._left:
+                        self._whose.cut = True
                         raise httpx2.ReadError("the connection broke")
                     self._left -= 1
                     yield frame + b"\n\n"
@@ -126,30 +129,30 @@ class _Scenarios:
     async def both(self, text: str) -> dict[str, Any]:
         return {"stream": await self.read(**_user(text)), "whole": await self.whole(**_user(text))}
 
-    async def answered(self, forge: bool) -> dict[str, Any]:
+    async def results(self, call_id: str | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the client is asked for, and the request that brings it (under another id, if given one)."""
         first = await self.whole(**_user("client-tool"), tools=_TOOLS)
         messages = [*_user("client-tool")["messages"], first["message"]]
         messages += [
-            {
-                "role": "tool",
-                "tool_call_id": "call_1" if forge else call["id"],
-                "content": '{"latitude":1.5}',
-            }
+            {"role": "tool", "tool_call_id": call_id or call["id"], "content": '{"latitude":1.5}'}
             for call in first["calls"]
         ]
-        stream = await self.read(messages=messages, tools=_TOOLS)
-        return {"first": first, "stream": stream, "whole": await self.whole(messages=messages, tools=_TOOLS)}
+        return first, {"messages": messages, "tools": _TOOLS}
 
-    async def approval(self) -> dict[str, Any]:
-        async def approve(got: dict[str, Any], _: Any) -> None:
+    async def answered(self, call_id: str | None = None) -> dict[str, Any]:
+        first, request = await self.results(call_id)
+        return {"first": first, "stream": await self.read(**request), "whole": await self.whole(**request)}
+
+    async def approval(self, approved: bool, **decision: Any) -> dict[str, Any]:
+        async def decide(got: dict[str, Any], _: Any) -> None:
             chat = self.server.chat
             async for event in chat.attach(got["runId"]):
                 if event.type == "suspended":
                     break
             (wait,) = (await chat.status(got["runId"])).state.waits
-            await chat.resolve_approval(got["runId"], wait.call_id, True)
+            await chat.resolve_approval(got["runId"], wait.call_id, approved, **decision)
 
-        return {"stream": await self.read(when_begun=approve, **_user("approval"))}
+        return {"stream": await self.read(when_begun=decide, **_user("approval"))}
 
     async def cancel(self) -> dict[str, Any]:
         async def cancel(got: dict[str, Any], _: Any) -> None:
@@ -183,17 +186,32 @@ class _Scenarios:
         first = await self.whole(**_user("hello"), extra_headers=headers)
         return {"first": first, "stream": await self.read(**_user("hello"), extra_headers=headers)}
 
-    async def comes_back(self, every: int) -> list[dict[str, Any]]:
+    async def comes_back(self, every: int, cut: Sequence[str]) -> list[dict[str, Any]]:
         ends = []
-        for frames in range(0, 1000, every):
-            headers = {"Idempotency-Key": f"py-{frames}"}
-            transport = httpx2.AsyncClient(transport=_CutOff(frames))
-            async with self.client.with_options(http_client=transport) as breaking:
-                cut = await self.read(breaking, **_user("parallel"), extra_headers=headers)
-            if cut["error"] is None:
-                break
-            ends.append(await self.read(**_user("parallel"), extra_headers=headers))
+        for scenario in cut:
+            for frames in range(0, 1000, every):
+                name = f"py-{scenario}-{frames}".replace("*", "x")
+                request = _user(scenario.replace("*", name))
+                if scenario == "client-tool":
+                    _, request = await self.results()
+                request["extra_headers"] = {"Idempotency-Key": name}
+                breaking = _CutOff(frames)
+                transport = httpx2.AsyncClient(transport=breaking)
+                async with self.client.with_options(http_client=transport) as client:
+                    half = await self.read(client, **request)
+                # Where something was withdrawn that had been said, the response ends by itself.
+                if breaking.cut or (half["error"] or {}).get("code") == "step_reset":
+                    end = await self.read(**request)
+                    ends.append({"scenario": scenario, "frames": frames, **end})
+                if not breaking.cut:
+                    break
         return ends
+
+
+async def come_back(server: Backend, cut: Sequence[str]) -> list[dict[str, Any]]:
+    """Cut each scenario off after each frame, ask again, and tell what came."""
+    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="key", max_retries=0) as client:
+        return await _Scenarios(server, client).comes_back(1, cut)
 
 
 async def run_scenarios(server: Backend, *, every: int) -> dict[str, Any]:
@@ -212,9 +230,11 @@ async def run_scenarios(server: Backend, *, every: int) -> dict[str, Any]:
             "errorMid": "error-mid",
         }
         got: dict[str, Any] = {name: await run.both(text) for name, text in plain.items()}
-        got["clientTool"] = await run.answered(forge=False)
-        got["forgedResult"] = await run.answered(forge=True)
-        got["approval"] = await run.approval()
+        got["clientTool"] = await run.answered()
+        got["forgedResult"] = await run.answered("call_1")
+        got["approvalYes"] = await run.approval(True)
+        got["approvalNo"] = await run.approval(False, reason="Not that one.")
+        got["approvalEdited"] = await run.approval(True, arguments={"path": "b.txt"})
         got["cancel"] = await run.cancel()
         got["leaves"] = await run.leaves()
         got["busy"] = await run.busy()
@@ -223,5 +243,5 @@ async def run_scenarios(server: Backend, *, every: int) -> dict[str, Any]:
             "stream": await run.read(**_user("reset:py")),
             "whole": await run.whole(**_user("reset:py-whole")),
         }
-        got["comesBack"] = await run.comes_back(every)
+        got["comesBack"] = await run.comes_back(every, ["parallel"])
     return got

@@ -10,7 +10,7 @@ import pytest
 from streamchat.http import HTTPOptions, OpenAIOptions
 from tests.npm.backend import HELLO, Backend, backend
 from tests.npm.matrix import YES, tell
-from tests.npm.openai_python import run_scenarios
+from tests.npm.openai_python import come_back, run_scenarios
 from tests.npm.support import package_versions, run_node
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
@@ -25,7 +25,9 @@ ROWS = {
     "unknownTool": "a tool that is not there",
     "invalidJson": "arguments that are not JSON",
     "progress": "tool progress",
-    "approval": "approval",
+    "approvalYes": "approval: yes",
+    "approvalNo": "approval: no",
+    "approvalEdited": "approval: edited",
     "clientTool": "client-side tool that the client declares",
     "forgedResult": "a result that was never asked for",
     "twoTurns": "a second turn",
@@ -37,14 +39,16 @@ ROWS = {
     "reset": "retraction",
     "comesBack": "cut off, asked again",
 }
+_DECIDED = "the stream stays open; somebody decides by `POST /runs/{id}/approvals`"
 INSTEAD = {
     "progress": "nothing is shown; comments keep the connection",
-    "approval": "the stream stays open; somebody decides by `POST /runs/{id}/approvals`",
+    **dict.fromkeys(("approvalYes", "approvalNo", "approvalEdited"), _DECIDED),
     "forgedResult": "refused, 400 `unknown_tool_call`",
     "cancel": "an error, `run_cancelled`, after the text so far",
     "leaves": "the run goes on (`on_disconnect`)",
-    "reset": "an error, `step_reset`; the whole answer where it is not streamed, or with `hold_steps`",
-    "comesBack": "the same run from its beginning, with an `Idempotency-Key`",
+    "reset": "an error, `step_reset`; the whole answer when asked again with an `Idempotency-Key`, "
+    "in one piece, or with `hold_steps`",
+    "comesBack": "the same run from its beginning, with an `Idempotency-Key`; results of tools need none",
 }
 
 
@@ -80,7 +84,15 @@ async def check(server: Backend, got: dict[str, Any]) -> None:
             await same(server, got[name][kind])
     assert got["text"]["stream"]["text"] == HELLO
     assert got["reasoning"]["whole"]["reasoning"].startswith("Two and two")
-    await same(server, got["approval"]["stream"])
+    outcomes = []
+    for name in ("approvalYes", "approvalNo", "approvalEdited"):
+        (call,) = (await same(server, got[name]["stream"])).calls
+        outcomes.append((call.outcome, call.output, call.error))
+    assert outcomes == [
+        ("ok", "deleted a.txt", None),
+        ("denied", None, "Not that one."),
+        ("ok", "deleted b.txt", None),
+    ]
     for name in ("errorBefore", "errorMid"):
         stream, whole = got[name]["stream"], got[name]["whole"]
         state = await of_log(server, stream["runId"])
@@ -98,8 +110,19 @@ async def check(server: Backend, got: dict[str, Any]) -> None:
     assert got["reset"]["stream"]["error"]["code"] == "step_reset"
     assert (await of_log(server, got["reset"]["stream"]["runId"])).text == HELLO
     assert got["reset"]["whole"]["text"] == HELLO
-    for end in got["comesBack"]:
-        await same(server, end)
+    await check_ends(server, got["comesBack"])
+
+
+async def check_ends(server: Backend, ends: list[dict[str, Any]]) -> None:
+    """Who was cut off and has asked again has the answer, and how it ended."""
+    for end in ends:
+        if end["scenario"] == "error-mid":
+            state = await of_log(server, end["runId"])
+            assert (end["text"], end["error"]["code"]) == (state.text, state.error.code), end
+        elif end["scenario"] == "client-tool":
+            assert (end["text"], end["finish"], end["error"]) == ("That is it.", "stop", None), end
+        else:
+            await same(server, end)
 
 
 async def check_tools(server: Backend, got: dict[str, Any]) -> None:
@@ -142,10 +165,28 @@ async def test_pythons_client_is_told_what_the_log_says() -> None:
     )
 
 
+_CUT = ["reasoning", "parallel", "tool-error", "client-tool", "error-mid", "reset:*"]
+
+
 @pytest.mark.slow
 async def test_npms_client_that_is_cut_off_after_any_frame_gets_the_whole_answer_when_it_asks_again() -> None:
     async with backend(OPTIONS) as server:
-        got = await run_node("openai.mjs", url=server.url, scenarios=["comesBack"], every=1)
-        assert len(got["comesBack"]) > 4
-        for end in got["comesBack"]:
-            await same(server, end)
+        got = await run_node("openai.mjs", url=server.url, scenarios=["comesBack"], every=1, cut=_CUT)
+        await check_ends(server, got["comesBack"])
+    check_cuts(got["comesBack"])
+
+
+@pytest.mark.slow
+async def test_pythons_client_that_is_cut_off_after_any_frame_gets_the_whole_answer_too() -> None:
+    async with backend(OPTIONS) as server:
+        ends = await come_back(server, _CUT)
+        await check_ends(server, ends)
+    check_cuts(ends)
+
+
+def check_cuts(ends: list[dict[str, Any]]) -> None:
+    """Each scenario was cut off at the beginning, at the end, and often in between."""
+    for scenario in _CUT:
+        cut = [end["frames"] for end in ends if end["scenario"] == scenario]
+        assert cut == list(range(len(cut)))
+        assert len(cut) >= 3

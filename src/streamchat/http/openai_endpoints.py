@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from streamchat.core.jsontext import decode_json
 from streamchat.errors import InvalidInput
-from streamchat.events import StoredEvent, Suspended
+from streamchat.events import StoredEvent, StreamEvent, Suspended
 from streamchat.http.answer_stream import AnswerStream
 from streamchat.http.errors import HTTPError
 from streamchat.http.incoming import read_run
@@ -25,6 +25,7 @@ from streamchat.service.attachments import check_attachments
 from streamchat.service.chat import StreamChat
 from streamchat.service.hub import Subscription
 from streamchat.service.request import user_content
+from streamchat.wire.compact import compact
 from streamchat.wire.openai_answer import Answer
 from streamchat.wire.openai_chat import ChatCompletionEncoder, chat_completion
 
@@ -33,11 +34,14 @@ __all__ = ["ROUTES"]
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """A run to read from ``after`` on; ``headers`` tell the client which it is."""
+    """A run to read from ``after`` on; ``headers`` tell the client which it is. ``known`` is what was said
+    before, of a response that was asked for once more; with ``behind`` the response goes on with an answer."""
 
     run_id: str
     after: str | None
     headers: list[tuple[str, str]]
+    known: Sequence[StreamEvent] = ()
+    behind: bool = False
 
 
 class _NotTheServers(Container[str]):
@@ -82,7 +86,13 @@ async def _stream(
         include_usage=body.include_usage,
     )
     stream = AnswerStream(
-        subscription, encoder, endpoints.options, lambda: endpoints.chat.draining, let_go, lifetime
+        subscription,
+        encoder,
+        endpoints.options,
+        lambda: endpoints.chat.draining,
+        let_go,
+        lifetime,
+        first=encoder.encode(begun.known) if begun.known else b"",
     )
     return Response(200, stream, [("content-type", encoder.media_type), *STREAM_HEADERS, *begun.headers])
 
@@ -93,6 +103,7 @@ async def _whole(
     endpoints = call.endpoints
     begun = await _begin(call, body, turn, key)
     whole = WholeAnswer(_answer(call, body, begun, hold=True))
+    whole.encode(begun.known)
     reading = AnswerStream(
         await _attach(call, begun),
         whole,
@@ -119,7 +130,7 @@ def _answer(call: Call, body: ChatCompletionBody, begun: _Begun, *, hold: bool =
         hold_steps=hold or options.hold_steps,
         reasoning_field=options.reasoning_field,
         separator=options.separator,
-        behind=begun.after is not None,
+        behind=begun.behind,
     )
 
 
@@ -157,8 +168,18 @@ async def _begin(
         if error.field is not None and error.field.partition(".")[0] == "message":
             error.field = f"messages.{turn.position}{error.field.removeprefix('message')}"
         raise
-    replayed = [] if started.new else [("idempotent-replayed", "true")]
-    return _Begun(started.run_id, None, [*_told(started.run_id, started.conversation_id), *replayed])
+    headers = _told(started.run_id, started.conversation_id)
+    if started.new:
+        return _Begun(started.run_id, None, headers)
+    log = await read_run(chat, started.run_id, call.principal)
+    return _once_more(started.run_id, log, [*headers, ("idempotent-replayed", "true")])
+
+
+def _once_more(run_id: str, log: Sequence[StoredEvent], headers: list[tuple[str, str]]) -> _Begun:
+    """Answer with what stands of ``log``: what was withdrawn would only end this response as well."""
+    if not log or log[0].seq != 1:
+        return _Begun(run_id, None, headers)  # its beginning is gone: there is a snapshot
+    return _Begun(run_id, log[-1].id, headers, compact(log))
 
 
 async def _bring_results(call: Call, body: ChatCompletionBody, turn: ToolAnswers) -> _Begun:
@@ -168,7 +189,8 @@ async def _bring_results(call: Call, body: ChatCompletionBody, turn: ToolAnswers
     """
     chat = call.endpoints.chat
     status = await chat.status(turn.run_id, call.principal)
-    asked = _asked(await read_run(chat, turn.run_id, call.principal), turn.results[0][0])
+    log = await read_run(chat, turn.run_id, call.principal)
+    asked = _asked(log, turn.results[0][0])
     waits = () if asked is None else asked[1].waits
     if asked is None or not {name for name, _ in turn.results} <= {wait.call_id for wait in waits}:
         raise HTTPError(400, "unknown_tool_call", "No such call was made here.", field="messages")
@@ -188,21 +210,24 @@ async def _bring_results(call: Call, body: ChatCompletionBody, turn: ToolAnswers
         # A tool that the application has declared may want more than text.
         output = _read_json(text) if names.get(call_id) in chat.tools else text
         await chat.submit_tool_result(turn.run_id, call_id, output, principal=call.principal)
-    return _Begun(turn.run_id, asked[0], _told(turn.run_id, status.conversation_id))
+    known = compact(log[asked[0] :])
+    headers = _told(turn.run_id, status.conversation_id)
+    return _Begun(turn.run_id, log[-1].id, headers, known, behind=True)
 
 
-def _asked(log: Iterable[StoredEvent], call_id: str) -> tuple[str, Suspended] | None:
-    """Return where a run began to wait for a call's result: the cursor, and all that it waited for.
+def _asked(log: Iterable[StoredEvent], call_id: str) -> tuple[int, Suspended] | None:
+    """Return where a run began to wait for a call's result: how many events that took, and all that it
+    waited for.
 
     It may have been woken and suspended again meanwhile, so the first place counts.
     """
-    for stored in log:
+    for count, stored in enumerate(log, 1):
         if stored.type == "suspended":
             event = stored.event
             if isinstance(event, Suspended) and any(
                 wait.kind == "tool_result" and wait.call_id == call_id for wait in event.waits
             ):
-                return stored.id, event
+                return count, event
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from streamchat.core.state import RunState
-from streamchat.events import StoredEvent
+from streamchat.events import StoredEvent, StreamEvent
 from streamchat.service.hub import HistoryReset
 from streamchat.wire.openai_answer import Answer, Failure, Said
 
@@ -24,7 +24,7 @@ class WholeAnswer:
         """Whether the answer has ended."""
         return self.answer.ended
 
-    def encode(self, events: Iterable[StoredEvent]) -> bytes:
+    def encode(self, events: Iterable[StoredEvent | StreamEvent]) -> bytes:
         """Take events; nothing is sent yet."""
         for event in events:
             self.said += self.answer.add(event)
