@@ -17,7 +17,7 @@ import time
 import warnings
 from pathlib import Path
 
-from streamchat.service.driver import read_log
+from streamchat.service.log import read_log
 from tests.chaos.report import as_row, as_text, update_page
 from tests.chaos.run import Attack, Options, Outcome
 from tests.chaos.stores import DURABLE, private_store

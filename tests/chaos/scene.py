@@ -18,7 +18,7 @@ import aiohttp
 
 from streamchat import StoredEvent, StreamChat
 from streamchat.errors import BufferUnavailable, RunNotFound
-from streamchat.service.driver import read_log
+from streamchat.service.log import read_log
 from streamchat.testing import ScriptedModel
 from tests.chaos.checks import (
     Findings,

@@ -25,7 +25,7 @@ from streamchat.core.fold import fold
 from streamchat.core.lifecycle import check_log
 from streamchat.errors import BufferUnavailable
 from streamchat.models import OpenAIChatModel
-from streamchat.service.driver import read_log
+from streamchat.service.log import read_log
 from tests.chaos.checks import Findings
 from tests.chaos.provider import Plan
 from tests.chaos.scene import Cast, Scene

@@ -14,7 +14,7 @@ import pytest
 
 from streamchat import MemoryEventBuffer, StoredEvent, StreamChat
 from streamchat.core.sse import SSEDecoder
-from streamchat.service.driver import read_log
+from streamchat.service.log import read_log
 from streamchat.testing import ScriptedModel, Stall, Step
 from tests.adapters.serving import Connection, fetch, read_until
 from tests.http.storm_server import WORDS

@@ -8,8 +8,8 @@ from typing import Any
 
 from streamchat import EventBuffer, HistoryReset, StoredEvent, StreamChat, StreamEvent
 from streamchat.buffers.base import Appended, Lease, NewEvent, Page
-from streamchat.errors import BufferUnavailable
-from streamchat.service.driver import read_log
+from streamchat.errors import BufferUnavailable, LeaseLost
+from streamchat.service.log import read_log
 
 
 class WatchedBuffer:
@@ -45,11 +45,16 @@ class WatchedBuffer:
 
 
 class Mortal:
-    """A way to a store that a process loses when it dies: from then on nothing reaches the store."""
+    """A way to a store that a process loses when it dies: from then on nothing reaches the store.
+
+    ``left`` is how much it still sees of the store before it dies, None for ever: each call counts before it
+    is made and once more when it is done, so that what the store has done may never be heard of.
+    """
 
     def __init__(self, inner: EventBuffer) -> None:
         self._inner = inner
         self.dead = False
+        self.left: int | None = None
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
@@ -57,11 +62,21 @@ class Mortal:
             return found
 
         async def call(*arguments: Any, **named: Any) -> Any:
-            if self.dead:
-                raise BufferUnavailable("this process has died")
-            return await found(*arguments, **named)
+            self._look(name)
+            result = await found(*arguments, **named)
+            self._look(name)
+            return result
 
         return call
+
+    def _look(self, name: str) -> None:
+        if self.left is not None:
+            self.dead = self.dead or self.left <= 0
+            self.left -= 1
+        if self.dead:
+            # A worker that lost its lease lets go at once, where it would ask an absent store again.
+            kind = LeaseLost if name in ("append", "renew") else BufferUnavailable
+            raise kind("this process has died")
 
     async def close(self) -> None:
         """The store outlives its processes."""

@@ -1,27 +1,32 @@
-"""Random histories of a conversation's runs: answers, cancels, retries, new messages, restarts and crashes.
+"""Whatever comes when: answers, cancels, retries, new and edited messages, expiries, restarts and crashes.
 
-A new message is refused while the conversation is being answered, waits for its turn, or interrupts.
-Whatever comes when, no call is left without exactly one result, nothing runs that was not agreed to, a tool
-that is not idempotent starts at most once, nothing waits that nothing will wake, and no provider as strict as
-the strictest refuses a request.
+A new message is refused while the conversation is being answered, waits for its turn, or interrupts. No call
+is left without exactly one result, nothing runs that was not agreed to or was denied, a tool that is not
+idempotent starts at most once, nothing waits that nothing will wake, no run was begun that its client was not
+told of, and no provider as strict as the strictest refuses a request.
+
+An act is drawn whole before it is done, so that a history that fails can be shrunk; the simplest ones let
+each act come to rest before the next.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from streamchat import (
     EventBuffer,
-    MemoryEventBuffer,
     RunOptions,
     ServiceLimits,
     StreamChat,
@@ -30,37 +35,134 @@ from streamchat import (
     check_log,
     fold,
 )
-from streamchat.buffers.sql import SQLEventBuffer
-from streamchat.errors import AnswerConflict, ConversationBusy, NotRetryable, RunOver
+from streamchat.errors import (
+    AnswerConflict,
+    BufferUnavailable,
+    ConversationBusy,
+    NotRetryable,
+    RunOver,
+)
 from streamchat.models.base import ModelRequest
 from streamchat.orchestration.options import Limits
-from streamchat.service.driver import read_log
+from streamchat.service.log import read_log
 from streamchat.service.stopping import OnBusy
 from streamchat.testing import Call, ScriptedModel, Step
 from streamchat.tools import Deferred
+from tests.buffers.backends import BACKENDS, Backend
 
 from .support import Mortal
+from .world import Jumping
 
 TOOLS = ("pay", "ask", "render", "index", "look", "once")
-OPTIONS = RunOptions(limits=Limits(max_takeovers=None), tool_timeout=0.2, grace=0.1, restart_delay=0.0)
-
+OPTIONS = RunOptions(limits=Limits(max_takeovers=None), tool_timeout=0.05, grace=0.05, restart_delay=0.0)
+LEASE = 0.4
+LONG = 8 * 24 * 3600.0
+"""Seconds, after which no wait is left."""
 
 REFUSALS = (AnswerConflict, ConversationBusy, NotRetryable, RunOver)
 """What a client may be told that comes too late, twice, or out of turn."""
+
+# ------------------------------------------------------------------ what may happen; places wrap around
+
+
+@dataclass(frozen=True)
+class Say:
+    """A message that makes the model call tools; with ``edits`` in the place of one that was said before."""
+
+    tools: tuple[str, ...]
+    on_busy: OnBusy = "reject"
+    edits: int | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to one of the open waits."""
+
+    place: int
+    good: bool
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """An answer that was given before."""
+
+    place: int
+
+
+@dataclass(frozen=True)
+class Cancel:
+    place: int
+
+
+@dataclass(frozen=True)
+class Retry:
+    place: int
+    part: Literal["whole", "step", "call"] = "whole"
+    which: int = 0
+
+
+@dataclass(frozen=True)
+class Expire:
+    """So much time passes that no wait is left."""
+
+
+@dataclass(frozen=True)
+class Restart:
+    """The process ends in order, and another takes its place."""
+
+
+Act = Say | Answer | Repeat | Cancel | Retry | Expire | Restart
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An act, and how long nothing else happens after it.
+
+    With ``dies`` the process is killed behind it, after it has seen so much more of the store; whoever hears
+    nothing of what they asked for asks the next process the same.
+    """
+
+    act: Act
+    then: Literal["rest", "moment", "at once"] = "rest"
+    dies: int | None = None
+
+
+PLACES = st.integers(0, 5)
+ACTS: st.SearchStrategy[Act] = st.one_of(
+    st.builds(
+        Say,
+        st.lists(st.sampled_from(TOOLS), min_size=1, max_size=3).map(tuple),
+        st.sampled_from(["reject", "enqueue", "interrupt"]),
+        st.none() | PLACES,
+    ),
+    st.builds(Answer, PLACES, st.booleans()),
+    st.builds(Answer, PLACES, st.just(True)),
+    st.builds(Repeat, PLACES),
+    st.builds(Cancel, PLACES),
+    st.builds(Retry, PLACES, st.sampled_from(["whole", "step", "call"]), PLACES),
+    st.builds(Expire),
+    st.builds(Restart),
+)
+TURNS = st.builds(
+    Turn, ACTS, st.sampled_from(["rest", "moment", "at once"]), st.none() | st.none() | st.integers(0, 12)
+)
+HISTORIES = st.lists(TURNS, max_size=14).map(lambda turns: [Turn(Say(("pay", "ask", "render"))), *turns])
 
 
 class World:
     """One conversation, its store, and the process that works on it at the moment."""
 
-    def __init__(self, store: EventBuffer, seed: int, policies: Sequence[OnBusy]) -> None:
+    def __init__(self, store: EventBuffer, clock: Jumping) -> None:
         self.store = store
-        self.policies = policies
-        self.chance = random.Random(seed)
+        self.clock = clock
         self.started: Counter[str] = Counter()
         self.agreed: set[tuple[str, str]] = set()
+        self.denied: set[tuple[str, str]] = set()
         self.runs: list[str] = []
-        self.said: list[Callable[[StreamChat], Any]] = []
+        self.said: list[Callable[[], Awaitable[None]]] = []
+        self.asked = 0
         self.problems: list[str] = []
+        self.process: StreamChat = None  # type: ignore[assignment]
 
     def tools(self) -> ToolRegistry:
         tools = ToolRegistry()
@@ -111,110 +213,151 @@ class World:
 
         return ScriptedModel(answer)
 
-    def chat(self) -> StreamChat:
-        return StreamChat(
+    async def begin(self) -> None:
+        """A process takes the place of the one before."""
+        self.process = await StreamChat(
             model=self.model(),
             tools=self.tools(),
             buffer=Mortal(self.store),  # type: ignore[arg-type]
             allow_anonymous=True,
             options=OPTIONS,
-            limits=ServiceLimits(look_every=0.05, drain_seconds=0.0),
-            lease_ttl=0.4,
-        )
+            limits=ServiceLimits(look_every=0.02, drain_seconds=0.0),
+            lease_ttl=LEASE,
+        ).open()
 
-    async def live(self, steps: int) -> None:
-        chat = await self.chat().open()
+    async def end(self) -> None:
+        await self.process.close()
+        self.problems += self.process.model.problems  # type: ignore[attr-defined]
+
+    @property
+    def mortal(self) -> Mortal:
+        return self.process.buffer  # type: ignore[return-value]
+
+    async def live(self, turns: Sequence[Turn]) -> None:
+        await self.begin()
         try:
-            for _ in range(steps):
-                act = self.chance.choices(
-                    [self.start, self.answer, self.again, self.cancel, self.retry, self.rest],
-                    [4, 8, 2, 1, 2, 4],
-                )[0]
-                with contextlib.suppress(*REFUSALS):
-                    await act(chat)
-                if self.chance.random() < 0.15:
-                    chat = await self.replace(chat)
-            await self.finish(chat)
-            for _ in range(2):
-                with contextlib.suppress(*REFUSALS):
-                    await self.retry(chat)
-                await self.finish(chat)
+            for turn in turns:
+                self.mortal.left = turn.dies
+                await self.do(turn.act)
+                await self.pause("moment" if turn.dies is not None and turn.then == "rest" else turn.then)
+                if turn.dies is not None:
+                    await self.die()
+            await self.finish()
         finally:
-            await chat.close()
-            self.problems += chat.model.problems  # type: ignore[attr-defined]
+            await self.end()
 
-    async def replace(self, chat: StreamChat) -> StreamChat:
-        """The process ends, in order or not, and another takes its place."""
-        if self.chance.random() < 0.6:
-            chat.buffer.dead = True  # type: ignore[attr-defined]
-        await chat.close()
-        self.problems += chat.model.problems  # type: ignore[attr-defined]
-        return await self.chat().open()
+    async def die(self) -> None:
+        """The process is killed; by the time that the next one is there, its leases are over."""
+        self.mortal.dead = True
+        self.clock.jump(LEASE)
+        await self.end()
+        await self.begin()
 
-    async def start(self, chat: StreamChat) -> None:
-        wanted = [self.chance.choice(TOOLS) for _ in range(self.chance.randint(1, 3))]
-        policy = self.chance.choice(self.policies)
-        key = f"start {len(self.runs)}"
-        text = " ".join(["do", *wanted])
-        started = await chat.start("c", text, on_busy=policy, idempotency_key=key)
+    async def do(self, act: Act) -> None:
+        with contextlib.suppress(*REFUSALS):
+            match act:
+                case Say():
+                    await self.say(act)
+                case Answer():
+                    waits = await self.waits()
+                    if waits:
+                        await self.answer(*waits[act.place % len(waits)], good=act.good)
+                case Repeat():
+                    if self.said:
+                        await self.said[act.place % len(self.said)]()
+                case Cancel():
+                    run_id = self.runs[act.place % len(self.runs)]
+                    await self.surely(lambda: self.process.cancel(run_id))
+                case Retry():
+                    await self.retry(act)
+                case Expire():
+                    self.clock.jump(LONG)
+                case Restart():
+                    await self.end()
+                    await self.begin()
+
+    async def surely(self, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """Ask; and where the process died meanwhile ask the next one."""
+        try:
+            return await ask()
+        except BufferUnavailable:
+            await self.die()
+            return await ask()
+
+    async def say(self, act: Say) -> None:
+        self.asked += 1
+        key, text = f"message {self.asked}", " ".join(["do", *act.tools])
+        mine = [row.message_id for row in await self.rows() if row.role == "user"]
+        edits = mine[act.edits % len(mine)] if mine and act.edits is not None else None
+        started = await self.surely(
+            lambda: self.process.start("c", text, on_busy=act.on_busy, edits=edits, idempotency_key=key)
+        )
         self.runs.append(started.run_id)
 
-    async def answer(self, chat: StreamChat) -> None:
-        waits = []
-        for run_id in self.runs:
-            state = (await chat.status(run_id)).state
-            waits += [(run_id, wait) for wait in state.waits]
-        if waits:
-            run_id, wait = self.chance.choice(waits)
-            await self.say(chat, run_id, wait.kind, wait.call_id, self.chance.random() < 0.7)
+    async def rows(self) -> list[Any]:
+        return list(await self.store.messages("c", limit=500)) if self.runs else []
 
-    async def say(self, chat: StreamChat, run_id: str, kind: str, call_id: str, good: bool) -> None:
-        def again(chat: StreamChat) -> Any:
+    async def waits(self) -> list[tuple[str, str, str]]:
+        """What the runs wait for: each a run, a kind and a call."""
+        states = [(run_id, fold(await read_log(self.store, run_id))) for run_id in self.runs]
+        return [(run_id, wait.kind, wait.call_id) for run_id, state in states for wait in state.waits]
+
+    async def answer(self, run_id: str, kind: str, call_id: str, *, good: bool) -> None:
+        output, error = ("here", None) if good else (None, "it failed")
+
+        def ask() -> Awaitable[None]:
             if kind == "approval":
-                return chat.resolve_approval(run_id, call_id, good)
-            error = None if good else "it failed"
+                return self.process.resolve_approval(run_id, call_id, good)
             if kind == "job":
-                return chat.complete_job(f"{run_id}:{call_id}", "here" if good else None, error=error)
-            return chat.submit_tool_result(run_id, call_id, "here" if good else None, error=error)
+                return self.process.complete_job(f"{run_id}:{call_id}", output, error=error)
+            return self.process.submit_tool_result(run_id, call_id, output, error=error)
 
-        if kind == "approval" and good:
-            self.agreed.add((run_id, call_id))
+        async def again() -> None:
+            if kind == "approval" and good:
+                self.agreed.add((run_id, call_id))
+            await self.surely(ask)
+            if kind == "approval" and not good:
+                self.denied.add((run_id, call_id))
+
         self.said.append(again)
-        await again(chat)
+        await again()
 
-    async def again(self, chat: StreamChat) -> None:
-        if self.said:
-            await self.chance.choice(self.said)(chat)
-
-    async def cancel(self, chat: StreamChat) -> None:
-        if self.runs:
-            await chat.cancel(self.chance.choice(self.runs))
-
-    async def retry(self, chat: StreamChat) -> None:
-        if not self.runs:
-            return
-        run_id = self.chance.choice(self.runs)
-        calls = [call.call_id for call in (await chat.status(run_id)).state.calls]
-        chosen = self.chance.choice([None, *calls])
-        started = await chat.retry(run_id, call_id=chosen)
+    async def retry(self, act: Retry) -> None:
+        self.asked += 1
+        key, run_id = f"retry {self.asked}", self.runs[act.place % len(self.runs)]
+        state = fold(await read_log(self.store, run_id))
+        which: list[Any] = [call.call_id for call in state.calls] if act.part == "call" else []
+        which = [step.step for step in state.steps] if act.part == "step" else which
+        part: dict[str, Any] = {}
+        if which:
+            part = {"call_id" if act.part == "call" else "from_step": which[act.which % len(which)]}
+        started = await self.surely(lambda: self.process.retry(run_id, idempotency_key=key, **part))
+        # What was agreed to in the one is agreed to in the other, as far as it is kept.
         self.agreed |= {(started.run_id, call_id) for parent, call_id in self.agreed if parent == run_id}
         self.runs.append(started.run_id)
 
-    async def rest(self, chat: StreamChat) -> None:
-        await asyncio.sleep(self.chance.choice([0.0, 0.01, 0.05]))
+    async def pause(self, then: str) -> None:
+        if then == "moment":
+            await asyncio.sleep(0.01)
+        for _ in range(200 if then == "rest" else 0):
+            runs = [await self.store.get(run_id) for run_id in self.runs]
+            inputs = [i for run in runs if not run.over for i in await self.store.inputs(run.run_id)]
+            if not inputs and all(run.over or run.enqueued or run.status == "suspended" for run in runs):
+                return
+            await asyncio.sleep(0.01)
 
-    async def finish(self, chat: StreamChat) -> None:
-        """Answer all that still waits, until every run is over."""
-        with anyio.fail_after(60):
-            while True:
-                states = {run_id: (await chat.status(run_id)).state for run_id in self.runs}
-                if all(state.over for state in states.values()):
-                    return
-                for run_id, state in states.items():
-                    for wait in state.waits:
+    async def finish(self) -> None:
+        """Answer all that still waits, until every run is over; then do the newest anew, and again."""
+        for retry in (False, True):
+            if retry:
+                with contextlib.suppress(*REFUSALS):
+                    await self.retry(Retry(len(self.runs) - 1, "call"))
+            with anyio.fail_after(60):
+                while not all([(await self.store.get(run_id)).over for run_id in self.runs]):
+                    for wait in await self.waits():
                         with contextlib.suppress(*REFUSALS):  # answered before, and perhaps not taken yet
-                            await self.say(chat, run_id, wait.kind, wait.call_id, True)
-                await asyncio.sleep(0.02)
+                            await self.answer(*wait, good=True)
+                    await asyncio.sleep(0.01)
 
     async def check(self) -> None:
         for run_id in self.runs:
@@ -226,48 +369,37 @@ class World:
             for call in state.calls:
                 if call.name == "pay" and self.started[f"{run_id}:{call.call_id}"]:
                     assert (run_id, call.call_id) in self.agreed
+                    assert (run_id, call.call_id) not in self.denied
         assert all(count == 1 for count in self.started.values()), "once at most"
+        assert {row.run_id for row in await self.rows()} == set(self.runs)
         conversation = await self.store.conversation("c")
         assert conversation.active_run_id is None
         assert await self.store.enqueued("c") == []
         assert self.problems == []
 
 
-async def play(make: Callable[[], EventBuffer], seed: int, steps: int, *policies: OnBusy) -> None:
-    store = make()
-    await store.open()
-    try:
-        world = World(store, seed, policies or ("reject",))
-        await world.live(steps)
+async def play(backend: Backend, turns: Sequence[Turn]) -> None:
+    backend.clock = clock = Jumping()
+    async with backend.open() as store:
+        world = World(store, clock)
+        await world.live(turns)
         await world.check()
-    finally:
-        await store.close()
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("store", ["memory", "sqlite"])
-def test_a_random_history_leaves_nothing_open(store: str, seed: int, tmp_path: Path) -> None:
-    def make() -> EventBuffer:
-        return MemoryEventBuffer() if store == "memory" else SQLEventBuffer(f"sqlite:///{tmp_path / 'r.db'}")
-
-    asyncio.run(play(make, seed, 14), debug=True)
+SHARES = {"memory": 1 / 2, "sqlite": 1 / 5, "postgresql": 1 / 10}
+"""Of the examples; it is the service that is tried, and the stores have their own laws."""
 
 
-@pytest.mark.parametrize("seed", range(200, 205))
-@pytest.mark.parametrize("store", ["memory", "sqlite"])
-def test_a_random_history_of_messages_that_wait_or_interrupt_leaves_nothing_open(
-    store: str, seed: int, tmp_path: Path
-) -> None:
-    def make() -> EventBuffer:
-        return MemoryEventBuffer() if store == "memory" else SQLEventBuffer(f"sqlite:///{tmp_path / 'r.db'}")
+@pytest.mark.hypothesis
+@pytest.mark.parametrize("store", SHARES)
+def test_whatever_happens_when_nothing_is_left_open(store: str, request: pytest.FixtureRequest) -> None:
+    kind = BACKENDS[store]
+    server = request.getfixturevalue(kind.service) if kind.service else ""
 
-    asyncio.run(play(make, seed, 16, "enqueue", "enqueue", "interrupt", "reject"), debug=True)
+    @settings(max_examples=max(1, int(settings.default.max_examples * SHARES[store])))  # type: ignore[union-attr]
+    @given(turns=HISTORIES)
+    def law(turns: list[Turn]) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            asyncio.run(play(kind(Path(directory), server), turns), debug=True)
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("policies", [("reject",), ("enqueue",), ("enqueue", "interrupt", "reject")], ids=str)
-@pytest.mark.parametrize("seed", range(100, 113))
-def test_long_random_histories_leave_nothing_open(
-    seed: int, policies: Sequence[OnBusy], tmp_path: Path
-) -> None:
-    asyncio.run(play(lambda: SQLEventBuffer(f"sqlite:///{tmp_path / 'r.db'}"), seed, 40, *policies))
+    law()

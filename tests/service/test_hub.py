@@ -11,8 +11,8 @@ import pytest
 from streamchat import EventBuffer, HistoryReset, MemoryEventBuffer, RunState, StoredEvent, StreamChat
 from streamchat.core.cursor import parse_cursor
 from streamchat.errors import RunNotFound
-from streamchat.service.driver import read_log
 from streamchat.service.hub import Hub, Subscription
+from streamchat.service.log import read_log
 from streamchat.testing import ScriptedModel, Stall, Step
 
 from .support import WatchedBuffer, drain

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from streamchat import EventBuffer, RunOptions, ServiceLimits, StreamChat, check_log
 from streamchat.errors import IdempotencyConflict, InvalidInput
-from streamchat.service.driver import read_log
+from streamchat.service.log import read_log
 from streamchat.testing import ScriptedModel, Stall, Step
 
 from .support import WatchedBuffer, drain

@@ -13,7 +13,7 @@ from streamchat import ServiceLimits, StoredEvent, StreamChat, ToolRegistry, che
 from streamchat.buffers.base import NewEvent
 from streamchat.buffers.memory import MemoryEventBuffer
 from streamchat.errors import BufferUnavailable
-from streamchat.service.driver import read_log
+from streamchat.service.log import read_log
 from streamchat.testing import Call, ScriptedModel, Step
 
 from .support import WatchedBuffer, drain

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_
 from streamchat.core.accumulator import CallDelta, ContentDelta, SourceDelta, ToolCall
 from streamchat.messages import ModelMessage, ToolCallPart, Usage
 from streamchat.principal import Principal
+from streamchat.tools.schema import ToolSchema
 
 if TYPE_CHECKING:
     from streamchat.tools import ToolRegistry
@@ -41,16 +42,6 @@ __all__ = [
 
 PROVIDER_POSITIONS = 1000
 """Where the positions of calls that the provider runs begin: beyond those of our own."""
-
-
-@dataclass(frozen=True, slots=True)
-class ToolSchema:
-    """A tool as the model is told of it: ``parameters`` is a JSON Schema; ``strict`` asks for strict mode."""
-
-    name: str
-    description: str
-    parameters: Mapping[str, Any]
-    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from streamchat.orchestration.options import RunOptions
 from streamchat.orchestration.workflow_run import tools_of
 from streamchat.principal import Principal
 from streamchat.service.access import Action, Gate
-from streamchat.service.driver import read_log
+from streamchat.service.log import read_log
 from streamchat.service.request import RunTerms
 from streamchat.service.supervisor import Supervisor
 from streamchat.tools import OutputUnusable, ToolRegistry, with_client_tools

@@ -35,11 +35,12 @@ from streamchat.events import StoredEvent, StreamEvent
 from streamchat.orchestration.context import RunContext
 from streamchat.service.companions import Companions, WithEvents
 from streamchat.service.inbox import Inbox
+from streamchat.service.log import read_log
 from streamchat.service.pending import Pending
 from streamchat.service.summary import RunSummary, SummaryBuilder
 from streamchat.service.waiting import when_it_waits
 
-__all__ = ["Driver", "DriverOptions", "read_log"]
+__all__ = ["Driver", "DriverOptions"]
 
 log = logging.getLogger("streamchat.run")
 
@@ -65,18 +66,6 @@ class DriverOptions:
     lease_ttl: float = 15.0
     input_poll: float = 1.0
     max_unsaved: int = 1024 * 1024
-
-
-async def read_log(buffer: EventBuffer, run_id: str, limit: int = 1000) -> list[StoredEvent]:
-    """Read all that is stored of a run; raises `RunNotFound`."""
-    events: list[StoredEvent] = []
-    after = 0
-    while True:
-        page = await buffer.read(run_id, after, limit)
-        events += page.events
-        if not page.events or page.events[-1].seq >= page.last_seq:
-            return events
-        after = page.events[-1].seq
 
 
 class Driver:

@@ -16,7 +16,7 @@ from streamchat.core.cursor import Cursor, Reset, owner_of, resolve
 from streamchat.core.fold import Folder
 from streamchat.errors import Busy
 from streamchat.events import TERMINAL, StoredEvent, dump_json
-from streamchat.service.driver import read_log
+from streamchat.service.log import read_log
 from streamchat.service.looks import Looks
 from streamchat.service.topic import PAGE, TELLING, Encoder, Follower, HistoryReset, Topic, encode_all
 

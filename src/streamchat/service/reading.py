@@ -12,8 +12,8 @@ from streamchat.orchestration.structured import newest_output
 from streamchat.principal import Principal
 from streamchat.service.access import Gate, Resource, check_principal
 from streamchat.service.attaching import Attachment
-from streamchat.service.driver import read_log
 from streamchat.service.hub import Hub, Subscription
+from streamchat.service.log import read_log
 from streamchat.service.presence import Presence, PresenceKeeper, Reader
 from streamchat.service.request import RunTerms
 from streamchat.service.status import RunStatus

@@ -15,7 +15,7 @@ from streamchat.core.history import messages_of_content
 from streamchat.errors import StreamChatError
 from streamchat.messages import ModelMessage
 from streamchat.orchestration.context import RunContext
-from streamchat.service.driver import read_log
+from streamchat.service.log import read_log
 from streamchat.service.request import RunRequest
 
 __all__ = ["MakeTitle", "Titler"]

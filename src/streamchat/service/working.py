@@ -23,8 +23,9 @@ from streamchat.models.base import Model
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import RunOptions
 from streamchat.orchestrator import orchestrate
-from streamchat.service.driver import Driver, DriverOptions, read_log
+from streamchat.service.driver import Driver, DriverOptions
 from streamchat.service.hub import Hub
+from streamchat.service.log import read_log
 from streamchat.service.outputs import output_name
 from streamchat.service.request import RunRequest
 from streamchat.service.summary import RunSummary, SummaryBuilder

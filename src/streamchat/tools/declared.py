@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streamchat.core.given import check_json
 from streamchat.errors import InvalidInput
-from streamchat.models.base import ToolSchema
 from streamchat.tools.arguments import ArgumentsInvalid, ArgumentsValidator
 from streamchat.tools.definition import Tool
 from streamchat.tools.registry import ToolRegistry
+from streamchat.tools.schema import ToolSchema
 from streamchat.tools.signature import Signature
 
 __all__ = ["ClientTool", "check_client_tools", "with_client_tools"]

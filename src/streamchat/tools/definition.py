@@ -13,13 +13,13 @@ from typing import Any, Literal, TypeAlias, TypedDict
 
 from streamchat.core.given import Refuse, check_flag, check_instance, check_number
 from streamchat.errors import ToolDefinitionError
-from streamchat.models.base import ToolSchema
 from streamchat.tools.arguments import ArgumentsInvalid, ArgumentsValidator
 from streamchat.tools.context import ToolContext
 from streamchat.tools.docstrings import parse_docstring
 from streamchat.tools.jsonschema import Schema
 from streamchat.tools.permits import Slots
 from streamchat.tools.results import ResultValidator
+from streamchat.tools.schema import ToolSchema
 from streamchat.tools.signature import BoundArguments, Signature, innermost, positional_count, read_signature
 from streamchat.tools.strict import NotExpressible, strict_schema
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar, overload
 from typing_extensions import Unpack
 
 from streamchat.errors import InvalidInput, ToolDefinitionError
-from streamchat.models.base import ToolSchema
 from streamchat.tools.definition import Tool, ToolOptions, define_tool
+from streamchat.tools.schema import ToolSchema
 
 __all__ = ["ToolRegistry"]
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from streamchat.buffers.base import Page
-from streamchat.buffers.codec import Payloads
-from streamchat.buffers.following import Followers
-from streamchat.buffers.shared import Clock, Token
 from streamchat.buffers.sql.dialect import ServerDialect
 from streamchat.buffers.sql.schema import Schema
+from streamchat.buffers.sql.settings import Given, Settings
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.buffers.transactional.jobs import Job
 from streamchat.errors import InvalidInput
@@ -25,31 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backend",
-    "Given",
-    "Settings",
     "backend_for",
     "check_given",
     "dialect_for",
     "parsed",
-    "where_of",
 ]
 
 R = TypeVar("R")
-Given: TypeAlias = "str | Engine | AsyncEngine"
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What every kind of database is given; a clock or `create_tables` of None is the kind's own."""
-
-    schema: Schema
-    payloads: Payloads
-    followers: Followers
-    clock: Clock | None
-    token: Token
-    readers: int
-    busy_seconds: float
-    create_tables: bool | None
 
 
 class Backend(Protocol):
@@ -143,10 +122,3 @@ def parsed(url: object) -> URL:
             f"a server as postgresql://user:password@host/database",
             field="url",
         ) from error
-
-
-def where_of(name: str, url: URL) -> str:
-    """Return which database this is, for messages: without user and password."""
-    host = url.host or url.query.get("host") or "localhost"
-    port = f":{url.port}" if url.port else ""
-    return f"{name} database {url.database or url.username!r} at {host}{port}"

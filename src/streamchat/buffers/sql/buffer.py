@@ -13,8 +13,9 @@ from streamchat.buffers.codec import Codec, Payloads
 from streamchat.buffers.following import Followers
 from streamchat.buffers.shared import Clock, Token, check_page, check_run_id, random_token
 from streamchat.buffers.sql import bodies
-from streamchat.buffers.sql.backend import Backend, Settings, backend_for, check_given
+from streamchat.buffers.sql.backend import Backend, backend_for, check_given
 from streamchat.buffers.sql.schema import Schema
+from streamchat.buffers.sql.settings import Settings
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.buffers.transactional.front import JobBuffer
 from streamchat.buffers.transactional.jobs import Job

@@ -10,9 +10,10 @@ from pathlib import Path
 from sqlalchemy import URL, Connection, Engine
 
 from streamchat.buffers.sql import migrations, sqlite
-from streamchat.buffers.sql.backend import dialect_for, parsed, where_of
+from streamchat.buffers.sql.backend import dialect_for, parsed
 from streamchat.buffers.sql.dialect import ServerDialect
 from streamchat.buffers.sql.schema import SCHEMA_VERSION, Schema
+from streamchat.buffers.sql.settings import where_of
 from streamchat.errors import StreamChatError
 
 __all__ = ["Migrated", "migrate"]

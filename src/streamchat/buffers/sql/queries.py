@@ -9,8 +9,8 @@ from sqlalchemy import Select, and_, not_, or_, select
 from streamchat.buffers import refusals
 from streamchat.buffers.base import ConversationRecord, Input, MessageRecord, Page, RunRecord, Segment
 from streamchat.buffers.codec import Payloads
-from streamchat.buffers.sql.changing import enqueued_in
 from streamchat.buffers.sql.running import get_run, select_run
+from streamchat.buffers.sql.schema import enqueued_in
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.buffers.transactional.hot import PageRows
 from streamchat.buffers.transactional.records import (

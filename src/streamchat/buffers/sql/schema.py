@@ -12,19 +12,21 @@ import re
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Index,
     Integer,
     MetaData,
     SmallInteger,
     Table,
     UniqueConstraint,
+    and_,
 )
 
 from streamchat.buffers.sql.columns import PAYLOAD, Exact
 from streamchat.core.given import check_instance
 from streamchat.errors import InvalidInput
 
-__all__ = ["SCHEMA_VERSION", "Schema"]
+__all__ = ["SCHEMA_VERSION", "Schema", "enqueued_in"]
 
 SCHEMA_VERSION = 2
 """The version of these tables; other versions are refused. A new one takes a step in `migrations`."""
@@ -192,3 +194,11 @@ class Schema:
             Index(f"{self.prefix}runs_ended", "ended_at"),
             fill=70,
         )
+
+
+def enqueued_in(schema: Schema, conversation_id: str) -> ColumnElement[bool]:
+    """Return what is true of the runs that wait for a conversation's slot (`append_rule.is_enqueued`)."""
+    runs = schema.runs
+    return and_(
+        runs.c.conversation_id == conversation_id, runs.c.status == "queued", runs.c.ready_at.is_(None)
+    )

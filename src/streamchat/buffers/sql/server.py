@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import URL
 
 from streamchat.buffers.base import Page
-from streamchat.buffers.sql.backend import Settings, where_of
 from streamchat.buffers.sql.dialect import ServerDialect
 from streamchat.buffers.sql.group import GroupWriter
 from streamchat.buffers.sql.lanes import Lanes
 from streamchat.buffers.sql.sessions import Sessions, UnknownFate
+from streamchat.buffers.sql.settings import Settings, where_of
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.buffers.sql.watching import Watcher
 from streamchat.buffers.transactional.appending import AppendJob, accepted

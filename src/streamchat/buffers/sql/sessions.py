@@ -18,10 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from streamchat.buffers.base import Page
 from streamchat.buffers.sql import queries
-from streamchat.buffers.sql.backend import Settings
 from streamchat.buffers.sql.core_path import CoreHotPath
 from streamchat.buffers.sql.dialect import Accepted, ServerDialect
 from streamchat.buffers.sql.migrations import LOCK_SECONDS
+from streamchat.buffers.sql.settings import Settings
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.buffers.transactional.appending import AppendJob
 from streamchat.buffers.transactional.jobs import Job

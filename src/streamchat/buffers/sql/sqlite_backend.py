@@ -11,8 +11,8 @@ from sqlalchemy import Engine
 from streamchat.buffers.base import Page
 from streamchat.buffers.shared import now_ms
 from streamchat.buffers.sql import queries
-from streamchat.buffers.sql.backend import Given, Settings
 from streamchat.buffers.sql.polling import Poller
+from streamchat.buffers.sql.settings import Given, Settings
 from streamchat.buffers.sql.sqlite import engine_for, file_of, in_memory, warn_of_version
 from streamchat.buffers.sql.sqlite_store import SQLiteStore
 from streamchat.buffers.sql.transaction import Tx
