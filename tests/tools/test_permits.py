@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamchat.tools import RunPermits, Tool
-from streamchat.tools.permits import Slots
+from streamchat.tools.slots import Slots
 from tests.tools.support import make, on_both_loops
 
 pytestmark = [pytest.mark.anyio, on_both_loops]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from streamchat.concurrency import LoopHandle, OwnedTask
-from streamchat.tools.permits import Slots
+from streamchat.tools.slots import Slots
 
 __all__ = ["AbandonedCall", "Ending", "abandon", "abandoned", "settle"]
 

@@ -17,10 +17,10 @@ from streamchat.tools.arguments import ArgumentsInvalid, ArgumentsValidator
 from streamchat.tools.context import ToolContext
 from streamchat.tools.docstrings import parse_docstring
 from streamchat.tools.jsonschema import Schema
-from streamchat.tools.permits import Slots
 from streamchat.tools.results import ResultValidator
 from streamchat.tools.schema import ToolSchema
 from streamchat.tools.signature import BoundArguments, Signature, innermost, positional_count, read_signature
+from streamchat.tools.slots import Slots
 from streamchat.tools.strict import NotExpressible, strict_schema
 
 __all__ = ["Approval", "Kind", "Reconcile", "Tool", "ToolOptions", "define_tool", "kind_of"]
