@@ -468,6 +468,34 @@ async def test_a_tool_of_the_page_is_named_and_its_result_wakes_the_run() -> Non
         assert [(tool["toolCallId"], tool["content"]) for tool in tools] == [(call_id, '{"lat":1.5}')]
 
 
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [("Error: no leave to look", "Error: no leave to look"), ("", "The tool gave no result.")],
+)
+async def test_a_text_that_is_no_result_of_the_tool_is_told_to_the_model_as_its_failure(
+    content: str, error: str
+) -> None:
+    # What CopilotKit sends for a handler that raises, and for one that returns nothing.
+    async with serving(calling(Call("locate", {})), tools=make_tools()) as endpoints:
+        client, _ = await post(endpoints, body(user()))
+        (call_id,) = client.pending
+        result = {"id": "x", "role": "tool", "toolCallId": call_id, "content": content}
+        done, _ = await post(endpoints, body(*client.messages, result, run="r2"))
+        assert texts(done)[-1] == ("assistant", "Done.")
+        (told,) = [message for message in done.messages if message["role"] == "tool"]
+        assert error in told["content"]
+        assert told["metadata"]["streamchat"]["outcome"] == "error"
+
+
+async def test_a_value_that_the_tool_does_not_declare_is_refused() -> None:
+    async with serving(calling(Call("locate", {})), tools=make_tools()) as endpoints:
+        client, _ = await post(endpoints, body(user()))
+        (call_id,) = client.pending
+        result = {"id": "x", "role": "tool", "toolCallId": call_id, "content": '{"lat": "north"}'}
+        _, answer = await post(endpoints, body(*client.messages, result, run="r2"))
+        assert (answer.status, answer.json()["error"]["code"]) == (422, "invalid_result")
+
+
 async def test_a_result_that_is_sent_once_more_is_told_how_the_run_has_ended() -> None:
     model = ScriptedModel([Step("", calls=[Call("locate", {})]), Step("Half", error="bad_request")])
     async with serving(model, tools=make_tools()) as endpoints:

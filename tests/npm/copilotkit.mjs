@@ -19,28 +19,39 @@ const runtime = new CopilotRuntime({ agents, runner: new InMemoryAgentRunner() }
 const server = createServer(createCopilotNodeListener({ runtime, basePath }));
 await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
 
-// One response can be cut off in mid-sentence: that of the runtime to the page ("/run"), or the server's ("/ag-ui").
+// One response can be cut off: that of the runtime to the page ("/run"), or the server's ("/ag-ui"). Where `cut` says so it fails
+// after `frames` frames, else once it has said something that `shown()` tells of.
 let cut = null;
 const plainFetch = globalThis.fetch;
 globalThis.fetch = async (url, init) => {
   const response = await plainFetch(url, init);
   if (cut === null || !String(url?.url ?? url).endsWith(cut.where)) return response;
-  const { shown } = cut;
+  const { shown, frames, seen } = cut;
   cut = null;
   const pieces = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let said = false;
+  let [text, passed, said] = ["", 0, false];
   const body = new ReadableStream(
     {
       async pull(controller) {
-        if (said) {
-          await until(shown, "the half to be shown");
-          await pieces.cancel();
-          return controller.error(new TypeError("network error"));
+        for (;;) {
+          if (said || passed === frames) {
+            if (shown) await until(shown, "the half to be shown");
+            if (seen) seen.cut = true;
+            await pieces.cancel();
+            return controller.error(new TypeError("network error"));
+          }
+          const end = text.indexOf("\n\n");
+          if (end >= 0) {
+            const frame = text.slice(0, end + 2);
+            text = text.slice(end + 2);
+            passed += 1;
+            said = shown !== undefined && frame.includes("TEXT_MESSAGE_CONTENT");
+            return controller.enqueue(new TextEncoder().encode(frame));
+          }
+          const { done, value } = await pieces.read();
+          if (done) return controller.close();
+          text += value;
         }
-        const { done, value } = await pieces.read();
-        if (done) return controller.close();
-        said = value.includes("TEXT_MESSAGE_CONTENT");
-        controller.enqueue(new TextEncoder().encode(value));
       },
     },
     { highWaterMark: 0 },
@@ -50,6 +61,7 @@ globalThis.fetch = async (url, init) => {
 
 const handled = [];
 const located = [];
+let refusing = false;
 const failures = [];
 const core = new CopilotKitCore({
   runtimeUrl: `http://127.0.0.1:${server.address().port}${basePath}`,
@@ -67,6 +79,7 @@ const core = new CopilotKitCore({
       description: "The application's own, which the page carries out.",
       handler: async (args) => {
         located.push(args);
+        if (refusing) throw new Error("no leave to look");
         return { latitude: 1.5 };
       },
     },
@@ -124,6 +137,24 @@ async function cutOff(where, comeBack) {
   return { ...state(agent, {}), half, failures: seen };
 }
 
+/** Cut each scenario off after each number of frames, come back, and tell what the page has then. */
+async function cutEverywhere(where, comeBack) {
+  const ends = [];
+  for (const scenario of config.cut ?? []) {
+    for (let frames = 0, seen = { cut: true }; seen.cut; frames += 1) {
+      seen = { cut: false };
+      const name = `copilotkit${where.replace("/", "-")}-${frames}`;
+      const agent = agentFor(scenario.replace("*", name), `${name}-${scenario.replace(/\W/g, "")}`);
+      cut = { where, frames, seen };
+      let told = await run(agent);
+      cut = null;
+      if (seen.cut) told = await comeBack(agent);
+      ends.push({ scenario, frames, cut: seen.cut, ...state(agent, told ?? {}) });
+    }
+  }
+  return ends;
+}
+
 const said = ({ messages }) => messages.map(({ role, content }) => (role === "assistant" ? content : "")).join("");
 
 const scenarios = {
@@ -139,6 +170,13 @@ const scenarios = {
   approvalNo: () => decide({ approved: false, reason: "Not that one." }),
   approvalEdited: () => decide({ approved: true, editedArgs: { path: "b.txt" } }),
   pageTool: () => once("client-tool"),
+  async pageToolError() {
+    refusing = true;
+    const agent = agentFor("client-tool", "copilotkit-refusing");
+    await run(agent);
+    refusing = false;
+    return state(agent, await run(agent)); // (it does not ask by itself then)
+  },
   errorBefore: () => once("error-before"),
   async refused() {
     failures.length = 0;
@@ -148,6 +186,8 @@ const scenarios = {
   },
   sameTab: () => cutOff("/run", (agent) => core.connectAgent({ agent })),
   serverCut: () => cutOff("/ag-ui", (agent) => run(agent)),
+  sameTabEverywhere: () => cutEverywhere("/run", (agent) => core.connectAgent({ agent })),
+  serverCutEverywhere: () => cutEverywhere("/ag-ui", (agent) => run(agent)),
   async twoTurns() {
     const agent = agentFor("hello", "copilotkit-two");
     await run(agent);

@@ -43,9 +43,9 @@ async def test_a_page_over_copilotkits_runtime_has_what_the_log_says() -> None:
             "copilotkit.mjs",
             packages_of="copilotkit",
             url=server.url,
-            scenarios=[*_SCENARIOS, *_CUT, "refused"],
+            scenarios=[*_SCENARIOS, *_CUT, "pageToolError", "refused"],
         )
-        for name in (*_SCENARIOS, *_CUT):
+        for name in (*_SCENARIOS, *_CUT, "pageToolError"):
             await same(server, got[name])
     assert said(got["text"]) == said(got["reset"]) == HELLO
     assert got["declaredTool"]["handled"] == [{"x": 1}]
@@ -53,8 +53,10 @@ async def test_a_page_over_copilotkits_runtime_has_what_the_log_says() -> None:
     assert said(got["approvalYes"], "tool") == "deleted a.txt"
     assert said(got["approvalNo"], "tool").endswith("Not that one.")
     assert said(got["approvalEdited"], "tool") == "deleted b.txt"
-    assert got["pageTool"]["located"] == [{"accuracy": 5}]
+    assert got["pageTool"]["located"] == [{"accuracy": 5}] * 2  # of both scenarios
     assert said(got["pageTool"], "tool") == '{"latitude":1.5}'
+    assert "Error: no leave to look" in said(got["pageToolError"], "tool")
+    assert said(got["pageToolError"]).endswith("That is it.")
     for name in ("errorBefore", "errorMid"):
         assert got[name]["error"]["metadata"]["streamchat"]["phase"] == "model"
     for name in ("sameTab", "serverCut"):
@@ -69,4 +71,44 @@ async def test_a_page_over_copilotkits_runtime_has_what_the_log_says() -> None:
     cells[ROWS["cancel"]] = "yes, as a normal end"
     cells[ROWS["busy"]] = "yes, as a `RUN_ERROR` of the runtime's, with the response's text"
     cells |= dict.fromkeys(_CUT.values(), YES)
+    cells["client-side tool that raises"] = "yes, once the page asks again"
     tell("copilotkit", f"CopilotKit {package_versions('copilotkit')['@copilotkit/runtime']}", cells)
+
+
+_EVERYWHERE = {"sameTabEverywhere": "sameTab", "serverCutEverywhere": "serverCut"}
+
+
+async def test_a_page_that_is_cut_off_after_any_frame_has_what_the_log_says_when_it_comes_back() -> None:
+    cut = ["reasoning", "parallel", "error-mid", "reset:*"]
+    async with backend() as server:
+        got: dict[str, Any] = await run_node(
+            "copilotkit.mjs", packages_of="copilotkit", url=server.url, scenarios=[*_EVERYWHERE], cut=cut
+        )
+        for name in _EVERYWHERE:
+            assert "failed" not in got[name], got[name]
+            assert len(got[name]) > 40
+            for end in got[name]:
+                await same(server, end)
+        for end in got["serverCutEverywhere"]:
+            assert (end["error"] is None) == (end["scenario"] != "error-mid"), end
+
+
+async def test_a_page_does_not_carry_out_a_call_again_that_it_had_seen_before_it_was_cut_off() -> None:
+    async with backend() as server:
+        got: dict[str, Any] = await run_node(
+            "copilotkit.mjs",
+            packages_of="copilotkit",
+            url=server.url,
+            scenarios=["serverCutEverywhere"],
+            cut=["client-tool"],
+        )
+        ends = got["serverCutEverywhere"]
+        for end in ends:
+            await same(server, end)
+    left = [end for end in ends if not said(end, "tool")]
+    assert 0 < len(left) < len(ends)
+    version = package_versions("copilotkit")["@copilotkit/runtime"]
+    cell = "shown, but not carried out: it runs out after `client_timeout`, and the run goes on"
+    tell(
+        "copilotkit", f"CopilotKit {version}", {"cut off in a call of a client-side tool, asked again": cell}
+    )

@@ -369,7 +369,10 @@ class _Request:
             raise _unknown_interrupt() from None
 
     async def _bring(self, run_id: str, call: ToolCallPart, result: InputMessage) -> None:
-        """Bring a tool's result; of its readings the first that fits what the tool declares."""
+        """Bring a tool's result; of its readings the first that fits what the tool declares.
+
+        Text that fits nothing is why there is no result: pages have no other place for that.
+        """
         if result.error is not None:
             return await self._submit(run_id, call.call_id, None, result.error)
         *others, last = readings_of(result)
@@ -378,7 +381,12 @@ class _Request:
                 return await self._submit(run_id, call.call_id, value, None)
             except InvalidInput:
                 continue
-        await self._submit(run_id, call.call_id, last, None)
+        try:
+            await self._submit(run_id, call.call_id, last, None)
+        except InvalidInput:
+            if others or not isinstance(last, str):
+                raise
+            await self._submit(run_id, call.call_id, None, last or "The tool gave no result.")
 
     async def _submit(self, run_id: str, call_id: str, output: Any, error: str | None) -> None:
         try:

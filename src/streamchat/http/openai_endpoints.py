@@ -35,7 +35,7 @@ __all__ = ["ROUTES"]
 @dataclass(frozen=True, slots=True)
 class _Begun:
     """A run to read from ``after`` on; ``headers`` tell the client which it is. ``known`` is what was said
-    before, of a response that was asked for once more; with ``behind`` the response goes on with an answer."""
+    before, of a response that is asked for once more; with ``behind`` the response begins in mid-run."""
 
     run_id: str
     after: str | None
