@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from streamchat import orchestrate
 from streamchat.buffers.base import MessageRecord
 from streamchat.core.fold import fold
+from streamchat.core.sse import SSEDecoder
 from streamchat.http import Endpoints, HTTPOptions, bare_response
 from streamchat.http.conversations import ROUTES as CONVERSATIONS
 from streamchat.http.errors import HTTPError
@@ -59,7 +60,9 @@ def ui_message(message: Message, **changed: Any) -> dict[str, Any]:
     for part in message.parts:
         copied = {k: v for k, v in part.items() if k != "typed"}
         if part["type"] == "tool":
-            copied["type"] = f"tool-{part['toolName']}"
+            copied["type"] = "dynamic-tool" if part.get("dynamic") else f"tool-{part['toolName']}"
+            if "approvalId" in part:
+                copied["approval"] = {"id": copied.pop("approvalId")}
             copied |= changed.get(part["toolCallId"], {})
         parts.append(copied)
     return {"id": message.id, "role": "assistant", "parts": parts}
@@ -458,6 +461,104 @@ async def test_a_page_that_brings_a_run_which_is_over_nothing_new_asks_no_more(v
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("version", ["5", "6", "7"])
+async def test_a_page_that_brings_half_of_an_answer_that_is_over_gets_the_rest(version: str) -> None:
+    async with serving(calling(Call("free")), tools=deleting()) as endpoints:
+        known = {"headers": {"X-AI-SDK-Version": version}}
+        first = await post(endpoints, body(user("Go")), **known)
+        chunks = chunks_of(first.body)
+        at = next(at for at, chunk in enumerate(chunks) if chunk["type"] == "tool-output-available")
+        half = Message(f"v{version}").take(chunks[: at + 1])
+        answer = await post(endpoints, body(user("Go"), ui_message(half)), **known)
+        assert answer.headers["x-run-id"] == first.headers["x-run-id"]
+        after = message_of(answer, f"v{version}", half)
+        assert (after.parts, after.metadata) == (
+            message_of(first, f"v{version}").parts,
+            half.metadata | after.metadata,
+        )
+        assert after.metadata["usage"] is not None
+
+
+@pytest.mark.anyio
+async def test_the_error_that_ended_a_run_is_told_again_and_the_page_asks_no_more() -> None:
+    def answer(request: ModelRequest) -> Step:
+        if request.messages[-1].role == "user":
+            return Step("Let me see.", calls=[Call("free")])
+        return Step(error="bad_request")
+
+    async with serving(ScriptedModel(answer), tools=deleting()) as endpoints:
+        message = message_of(await post(endpoints, body(user("Go"))))
+        message.parts = message.parts[:-1]  # the step of which nothing came
+        assert message.ended_by == "error"
+        answered = await post(endpoints, body(ui_message(message)))
+        after = message_of(answered, known=message)
+        assert (after.error, after.parts[-1]) == (message.error, {"type": "step-start"})
+        # A transport that resumes takes an error without an id for its connection's end.
+        assert answered.frames[-2].id is not None
+
+
+@pytest.mark.anyio
+async def test_a_page_that_shows_half_of_an_answer_at_work_goes_on_live_where_it_stands() -> None:
+    stall = Stall()
+
+    def answer(request: ModelRequest) -> Step:
+        if request.messages[-1].role == "user":
+            return Step("Let me see.", calls=[Call("free")])
+        return Step("one two three", stall_after=2, stall=stall)
+
+    async with serving(ScriptedModel(answer), tools=deleting()) as endpoints:
+        response = await endpoints.handle(make_request("POST", "/vercel", json=body(user("Go"))))
+        await stall.reached()
+        got = b""
+        while b"two" not in got:
+            got += await anext(response.body)  # type: ignore[arg-type]
+        await response.body.aclose()  # type: ignore[union-attr]
+        chunks = [json.loads(frame.data) for frame in SSEDecoder().feed(got)]
+        at = next(at for at, chunk in enumerate(chunks) if chunk["type"] == "tool-output-available")
+        half = Message("v6").take(chunks[: at + 1])
+        copied = ui_message(half)
+        response = await endpoints.handle(make_request("POST", "/vercel", json=body(user("Go"), copied)))
+        got = await anext(response.body)  # type: ignore[arg-type]
+        assert b"one two" in got
+        stall.release()
+        got += b"".join([block async for block in response.body])  # type: ignore[union-attr]
+        await response.body.aclose()  # type: ignore[union-attr]
+        after = Message("v6", half).take(chunks_of(got)).finish()
+        assert [part for part in after.said if part[0] == "text"] == [
+            ("text", "Let me see."),
+            ("text", "one two three"),
+        ]
+
+
+@pytest.mark.anyio
+async def test_a_page_that_was_cut_off_behind_its_answer_gets_nothing_twice() -> None:
+    def answer(request: ModelRequest) -> Step:
+        said = len(request.messages)
+        if request.messages[-1].role == "user":
+            return Step("Let me see.", calls=[Call("delete", {"path": "a"})])
+        return Step("Once more.", calls=[Call("delete", {"path": "b"})]) if said < 5 else Step("Done.")
+
+    async with serving(ScriptedModel(answer), tools=deleting()) as endpoints:
+        message = message_of(await post(endpoints, body(user("Go"))))
+        (part,) = calls_of(message)
+        approved = {
+            part["toolCallId"]: {
+                "state": "approval-responded",
+                "approval": {"id": part["approvalId"], "approved": True},
+            }
+        }
+        sent = body(user("Go"), ui_message(message, **approved))
+        second = message_of(await post(endpoints, sent), known=message)
+        assert len(calls_of(second)) == 2
+        # The same page again, which knows nothing of the second step, and one that has it.
+        assert message_of(await post(endpoints, sent), known=message).said == second.said
+        assert (
+            message_of(await post(endpoints, body(user("Go"), ui_message(second))), known=second).said
+            == second.said
+        )
+
+
+@pytest.mark.anyio
 async def test_an_answer_that_comes_too_late_is_refused() -> None:
     async with waiting(Call("delete", {"path": "a"}), Call("locate")) as (endpoints, message):
         await endpoints.chat.cancel(message.metadata["runId"])
@@ -523,7 +624,10 @@ async def test_a_page_that_brings_nothing_is_told_again_that_the_run_waits_for_i
         asked = ["tool-approval-request"] * 2
         assert [chunk["type"] for chunk in chunks] == ["start", *asked, "finish"]
         assert chunks[-1]["finishReason"] == "tool-calls"
-        old = chunks_of((await post(endpoints, sent, headers={"X-AI-SDK-Version": "5"})).body)
+        v5 = {"headers": {"X-AI-SDK-Version": "5"}}
+        message = message_of(await ask(endpoints, "GET", f"/vercel/{CHAT}/stream", **v5), "v5")
+        sent = body(ui_message(message, **{part["toolCallId"]: copied for part in calls_of(message)}))
+        old = chunks_of((await post(endpoints, sent, **v5)).body)
         asked = ["tool-input-available"] * 2 + ["data-tool-approval"] * 2
         assert sorted(chunk["type"] for chunk in old) == sorted(["start", *asked, "finish"])
 

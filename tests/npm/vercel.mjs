@@ -349,7 +349,7 @@ async function boundaries() {
       if (mode === "reload" && !whole) {
         back = page({ id: made.id, messages: made.chat.messages.slice(0, config.keep_partial ? undefined : 1) });
       }
-      if (made.chat.status !== "ready") await back.chat.resumeStream();
+      if (back !== made || made.chat.status !== "ready") await back.chat.resumeStream();
       await idle(back.chat);
       results.push({ mode, frames, whole, ...report(back) });
       if (whole) break;

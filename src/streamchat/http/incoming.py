@@ -114,13 +114,14 @@ class Begun:
 
 
 class NothingNew(RunOver):
-    """The run has ended, and nothing of what was sent is lost by that: the answer ``message_id`` is as it
-    is, ``status`` how it ended."""
+    """The run has ended, and nothing of what was sent is lost by that: the answer ``message_id`` is as the
+    log ``known`` has it."""
 
-    def __init__(self, message: str, *, message_id: str, status: str) -> None:
+    def __init__(self, message: str, *, run_id: str, message_id: str, known: Sequence[StoredEvent]) -> None:
         super().__init__(message)
+        self.run_id = run_id
         self.message_id = message_id
-        self.status = status
+        self.known = known
 
 
 async def carry_out(
@@ -201,14 +202,14 @@ async def read_run(chat: StreamChat, run_id: str, principal: Principal | None) -
 async def _answer(
     chat: StreamChat, conversation_id: str, answers: Answers, principal: Principal | None
 ) -> Begun:
-    run_id = await _asking_run(chat, conversation_id, answers.message_id, principal)
+    run_id, message_id = await _asking_run(chat, conversation_id, answers.message_id, principal)
     known = await read_run(chat, run_id, principal)
     state = fold(known)
     fitting = [(call, given) for given in answers.given if (call := _waiting(state, given)) is not None]
     if not fitting and state.over:
         message = f"run {run_id} is over and waits for nothing"
         if all(_is_told(state, given) for given in answers.given):
-            raise NothingNew(message, message_id=state.message_id or "", status=state.status)
+            raise NothingNew(message, run_id=run_id, message_id=message_id, known=known)
         raise RunOver(message)
     for call, given in fitting:
         if isinstance(given, Approval):
@@ -225,18 +226,19 @@ async def _answer(
                 run_id, call.call_id, given.output, error=given.error, principal=principal
             )
     waits = state.waits if state.status == "suspended" and not fitting else ()
-    return Begun(run_id, state.message_id or "", conversation_id, new=False, known=known, waits=waits)
+    return Begun(run_id, message_id, conversation_id, new=False, known=known, waits=waits)
 
 
 async def _asking_run(
     chat: StreamChat, conversation_id: str, message_id: str | None, principal: Principal | None
-) -> str:
+) -> tuple[str, str]:
+    """The run that is answered, and the message that it writes."""
     if message_id is not None:
-        return await run_of_message(chat, conversation_id, message_id, principal)
+        return await run_of_message(chat, conversation_id, message_id, principal), message_id
     run = await chat.find(conversation_id, principal)
     if run is None:
         raise RunNotFound(f"in conversation {conversation_id!r:.100} no run is active")
-    return run.run_id
+    return run.run_id, run.message_id
 
 
 def _waiting(state: RunState, given: Approval | ToolOutput) -> ToolCallPart | None:

@@ -28,8 +28,9 @@ from streamchat.http.requests import Request, Response, json_response
 from streamchat.http.routing import Call, Route
 from streamchat.http.runs import client_id, idempotency_key, last_event_id
 from streamchat.http.streams import STREAM_HEADERS
-from streamchat.http.vercel_input import VercelBody, idempotency_key_of, wanted_of
+from streamchat.http.vercel_input import VercelBody, VercelMessage, answered_in, idempotency_key_of, wanted_of
 from streamchat.http.vercel_options import VercelOptions
+from streamchat.http.vercel_rest import place_of, rest_of
 from streamchat.messages import parse_content
 from streamchat.service.hub import HistoryReset
 from streamchat.service.request import conversation_path
@@ -46,7 +47,6 @@ from streamchat.wire.vercel import (
     frames,
     ui_message,
 )
-from streamchat.wire.vercel.chunks import finish_reason
 
 __all__ = ["ROUTES", "target_of"]
 
@@ -76,30 +76,26 @@ async def _post(call: Call) -> Response:
     try:
         return await _streaming(call, lambda: _begin(call, body, key or idempotency_key_of(body), target))
     except NothingNew as over:
-        return _as_it_is(over, target)
+        return _rest(call, over, body, target)
     except (RunOver, ConversationBusy):
-        if target != "v5" or body.conversation()[-1].role != "assistant":
+        if target != "v5" or answered_in(body).role != "assistant":
             raise
         return _nothing_to_add(body)
 
 
-def _as_it_is(over: NothingNew, target: Target) -> Response:
-    """The end of an answer that is over, told to a page whose ``sendAutomaticallyWhen`` holds for it: a step
-    of its own, after which no tool's result comes last, so that the page asks no more."""
-    finish = {} if target == "v5" else {"finishReason": finish_reason("other")}
-    return _at_once(
-        [
-            {"type": "start", "messageId": over.message_id},
-            {"type": "start-step"},
-            {"type": "finish-step"},
-            # With metadata, for a step alone is not kept.
-            {"type": "finish", **finish, "messageMetadata": {"status": over.status}},
-        ]
-    )
+def _rest(call: Call, over: NothingNew, body: VercelBody, target: Target) -> Response:
+    """What a page lacks of an answer that is over; its ``sendAutomaticallyWhen`` may hold for half of it."""
+    encoder = _wire(call, (over.run_id, over.message_id), target).encoder
+    chunks = rest_of(over.known, answered_in(body).parts, encoder, over.message_id)
+    if chunks is None:
+        return _nothing_to_add(body)
+    return _at_once(chunks, over.known[-1].id, ("x-run-id", over.run_id))
 
 
-def _at_once(chunks: Sequence[Chunk]) -> Response:
-    return Response(200, frames(chunks) + DONE, [("content-type", MEDIA_TYPE), *STREAM_HEADERS, *HEADERS])
+def _at_once(chunks: Sequence[Chunk], id: str, *headers: tuple[str, str]) -> Response:
+    # The id is on the last chunk: a transport that resumes takes an error without one for a connection's end.
+    sent = [("content-type", MEDIA_TYPE), *STREAM_HEADERS, *HEADERS, *headers]
+    return Response(200, frames(chunks, id) + DONE, sent)
 
 
 def _nothing_to_add(body: VercelBody) -> Response:
@@ -109,14 +105,14 @@ def _nothing_to_add(body: VercelBody) -> Response:
     error.
     """
     chunks: list[Chunk] = [
-        {"type": "start", "messageId": body.conversation()[-1].id},
+        {"type": "start", "messageId": answered_in(body).id},
         {"type": "start-step"},
         # A step alone is not kept; the page gets an empty part of data.
         {"type": "data-run-over", "data": {}},
         {"type": "finish-step"},
         {"type": "error", "errorText": "There is nothing to add to this answer. Resume to see all of it."},
     ]
-    return _at_once(chunks)
+    return _at_once(chunks, "over.0")
 
 
 async def _begin(call: Call, body: VercelBody, key: str | None, target: Target) -> _Opening:
@@ -134,7 +130,7 @@ async def _begin(call: Call, body: VercelBody, key: str | None, target: Target) 
         on_disconnect=call.endpoints.options.vercel.on_disconnect,
     )
     if isinstance(wanted, Answers):
-        return _going_on(call, begun, wanted, target)
+        return _going_on(call, begun, wanted, answered_in(body), target)
     known = [] if begun.new else await read_run(chat, begun.run_id, principal)
     return _replaying(call, (begun.run_id, begun.message_id), known, target)
 
@@ -245,15 +241,19 @@ def _replaying(call: Call, ids: _Ids, known: Sequence[StoredEvent], target: Targ
     return _Opening(ids[0], wire, wire.begin("") + wire.replay(known), known[-1].id)
 
 
-def _going_on(call: Call, begun: Begun, answers: Answers, target: Target) -> _Opening:
-    """What follows on answers; the client has the message up to where they were asked for."""
-    at = _asked_at(begun.known, {*answers.shown, *(each.call for each in answers.given)})
-    if not at:
+def _going_on(call: Call, begun: Begun, answers: Answers, copy: VercelMessage, target: Target) -> _Opening:
+    """What follows on answers; the client has the message as far as it shows it, else up to where they were
+    asked for."""
+    wire = _wire(call, (begun.run_id, begun.message_id), target)
+    place = place_of(begun.known, copy.parts) if copy.role == "assistant" else None
+    if place is not None:
+        first = wire.go_on(place.had, place.rest, begun.known, first=place.first)
+    elif at := _asked_at(begun.known, {*answers.shown, *(each.call for each in answers.given)}):
+        first = wire.resume(begun.known[:at], after_end=True) + b"".join(wire.events(begun.known[at:]))
+    else:
         raise ConversationBusy(
             f"run {begun.run_id} is at work and has asked for nothing", active_run_id=begun.run_id
         )
-    wire = _wire(call, (begun.run_id, begun.message_id), target)
-    first = wire.resume(begun.known[:at], after_end=True) + b"".join(wire.events(begun.known[at:]))
     if begun.waits:  # it has not moved, and will not by this request
         first += _asked_again(wire, begun, target)
     return _Opening(begun.run_id, wire, wire.begin("") + first, begun.known[-1].id)

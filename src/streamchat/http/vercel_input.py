@@ -19,7 +19,15 @@ from streamchat.http.bodies import ConversationId, JSONObject, Name, Words
 from streamchat.http.errors import HTTPError
 from streamchat.http.incoming import Answers, Approval, NewMessage, Regenerate, ToolOutput, Wanted
 
-__all__ = ["VercelBody", "VercelChunk", "VercelMessage", "VercelMessages", "idempotency_key_of", "wanted_of"]
+__all__ = [
+    "VercelBody",
+    "VercelChunk",
+    "VercelMessage",
+    "VercelMessages",
+    "answered_in",
+    "idempotency_key_of",
+    "wanted_of",
+]
 
 _MOST_PARTS = 100
 _AUDIO_FORMATS = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav", "vnd.wave": "wav"}
@@ -107,7 +115,7 @@ def wanted_of(body: VercelBody, stored: Sequence[MessageRecord]) -> Wanted:
         if regenerate is not None:
             return regenerate
     elif messages[-1].role == "assistant" or body.approvals:
-        return _answers(body, messages)
+        return _answers(body)
     last = messages[-1]
     if last.role != "user":
         raise _invalid("messages.role", f"the last message must be a user's, not of role {last.role}")
@@ -147,11 +155,15 @@ def _regenerated(
     return None
 
 
-def _answers(body: VercelBody, messages: Sequence[VercelMessage]) -> Answers:
-    message = messages[-1]
-    for known in messages:
-        if known.role == "assistant" and known.id == body.messageId:
-            message = known
+def answered_in(body: VercelBody) -> VercelMessage:
+    """Return the message that holds the page's answers: the answer that is named, else the last one."""
+    messages = body.conversation()
+    named = [known for known in messages if known.role == "assistant" and known.id == body.messageId]
+    return [*messages, *named][-1]
+
+
+def _answers(body: VercelBody) -> Answers:
+    message = answered_in(body)
     given: list[Approval | ToolOutput] = [
         Approval(each.toolCallId, each.approved, each.reason, each.arguments) for each in body.approvals
     ]

@@ -21,7 +21,7 @@ from streamchat.events import (
 )
 from streamchat.wire.vercel.chunks import Chunk, Target, without_none
 
-__all__ = ["CallChunks", "error_text"]
+__all__ = ["CallChunks", "error_text", "never_completed"]
 
 _OUTCOMES = {
     "denied": "The call was denied.",
@@ -34,6 +34,13 @@ _OUTCOMES = {
 def error_text(outcome: str, error: str | None) -> str:
     """What a page is told of a call that came to no output."""
     return error or _OUTCOMES.get(outcome, "The tool has failed.")
+
+
+def never_completed(call_id: str, *, dynamic: bool) -> Chunk:
+    """What ends a call of which a page was told fragments only."""
+    told: Chunk = {"dynamic": True} if dynamic else {}
+    text = "The call was never completed."
+    return {"type": "tool-output-error", "toolCallId": call_id, "errorText": text, **told}
 
 
 @dataclass(slots=True)
@@ -116,7 +123,7 @@ class CallChunks:
 
     def incomplete(self, call_id: str) -> Chunk:
         """A call of which only fragments came."""
-        return self._of("tool-output-error", call_id, errorText="The call was never completed.")
+        return never_completed(call_id, dynamic=self._call(call_id).dynamic)
 
     def _input(self, call_id: str, arguments: Any) -> Chunk:
         call = self._call(call_id)

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 from streamchat.core.sse import encode_comment
 from streamchat.core.state import RunState
-from streamchat.events import StoredEvent, StreamEvent
+from streamchat.events import TERMINAL, StoredEvent, StreamEvent
 from streamchat.wire.compact import compact, events_of
-from streamchat.wire.vercel.chunks import DONE, Target, frames
+from streamchat.wire.vercel.chunks import DONE, Chunk, Target, frames
 from streamchat.wire.vercel.encoder import VercelEncoder
 
 __all__ = ["HEADERS", "MEDIA_TYPE", "VercelWire", "events_up_to", "vercel_stream"]
@@ -104,15 +104,35 @@ class VercelWire:
         self._mark = f"-e{events[-1].seq}"
         return frames(chunks, self._id(events[-1]))
 
+    def go_on(
+        self,
+        had: Sequence[StreamEvent],
+        rest: Sequence[StreamEvent],
+        known: Sequence[StoredEvent],
+        *,
+        first: Iterable[Chunk] = (),
+    ) -> bytes:
+        """Begin a new response about the same message with the ``rest`` of a log, made short, for a client
+        that ``had`` the beginning of it; ``known`` is that log, at least one event. ``first`` is what no
+        event of it says."""
+        self._note_times(known)
+        self.encoder.prime(had)
+        chunks = [*self.encoder.resume(after_end=True), *first]
+        chunks += [chunk for event in rest for chunk in self.encoder.encode(event)]
+        # Either leaves just what is open here: nothing, or what the last step of a replay leaves.
+        anew = any(event.type == "step_started" for event in rest)
+        self._mark = f"-{'r' if anew else 'e'}{known[-1].seq}"
+        return frames(chunks, self._id(known[-1])) + self._done()
+
     def tail(self, events: Sequence[StoredEvent], cursor: str) -> bool:
         """Go on where a connection was cut off behind ``cursor``; ``events`` are the log up to there.
 
         False where nothing can be put behind it, and this wire is not to be used: the log has lost its
-        beginning, or what the client was shown has ended there with an error.
+        beginning, or what the client was shown has ended there, with an error or with the run.
         """
         mark = _MARK.fullmatch(cursor) if not events or events[-1].id != cursor else None
         began = int(mark[3]) if mark is not None else 0
-        if not events or events[0].seq != 1 or began > len(events):
+        if not events or events[0].seq != 1 or began > len(events) or events[-1].type == TERMINAL:
             return False
         if mark is None:
             self.resume(events, after_end=False)
