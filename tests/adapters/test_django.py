@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from streamchat.core.sse import SSEDecoder
+from streamchat.http import OpenAIOptions
 from streamchat.testing import Stall
 from tests.adapters.django_project.ready import make_ready
 from tests.adapters.serving import Connection, fetch, read_until, request, serve
@@ -195,6 +197,9 @@ async def test_a_bare_generator_is_streamed_from_a_view(project: dict[str, str])
         for path in ("/bare/", "/bare-sync/"):  # the view may be either; the server may not
             async with request(port, "GET", path) as connection:
                 assert SSEDecoder().feed(await connection.body())[-1].event == "finalized"
+        async with request(port, "GET", "/bare-ag-ui/") as connection:
+            frames = SSEDecoder().feed(await connection.body())
+        assert json.loads(frames[-1].data)["type"] == "RUN_FINISHED"
 
 
 def test_under_wsgi_all_but_streams_works(
@@ -253,17 +258,46 @@ def test_the_system_check_says_what_is_wrong_with_the_setting(project: dict[str,
     from django.test import override_settings
 
     call_command("check")
+    chat = {"CHAT": "tests.adapters.django_project.chat.make_chat"}
     for setting, said in (
         ({}, "STREAMCHAT = "),
         ({"CHAT": "nowhere.chat"}, "cannot be imported"),
         ({"CHAT": "tests.adapters.django_project.chat.stall"}, "a StreamChat"),
         ({"CHAT": "tests.adapters.django_project.chat.make_chat", "CHATS": 1}, "CHATS"),
-        ({"CHAT": "tests.adapters.django_project.chat.make_chat", "HTTP": {"hartbeat": 1}}, "hartbeat"),
+        ({"CHAT": None}, "a StreamChat"),
+        ({**chat, "HTTP": {"hartbeat": 1}}, r"\['HTTP'\] knows heartbeat.*not hartbeat"),
+        ({**chat, "HTTP": {"heartbeat": "15"}}, "heartbeat='15' must be a number above 0"),
+        ({**chat, "HTTP": 15}, r"\['HTTP'\] is 15, of type int: give a dict"),
+        ({**chat, "HTTP": {"vercel": {"taget": "v7"}}}, r"\['HTTP'\]\['vercel'\] knows target.*not taget"),
+        ({**chat, "HTTP": {"vercel": {"target": "v8"}}}, "target='v8' must be one of 'v5'"),
+        ({**chat, "HTTP": {"ag_ui": True}}, "ag_ui=True is of type bool"),
+        ({**chat, "CORS": ["https://a.example"]}, r"\['CORS'\] is .* of type list: give a dict"),
+        ({**chat, "CORS": {"origin": "*"}}, r"\['CORS'\] knows origins.*not origin"),
+        ({**chat, "CORS": {}}, r"\['CORS'\] lacks origins"),
+        ({**chat, "CORS": {"origins": "https://a.example"}}, "origins='https://a.example'"),
+        ({**chat, "DATABASE": 5}, r"STREAMCHAT\['DATABASE'\]=5 is of type int"),
+        ({**chat, "DATABASE": "no such"}, "E002"),
+        ({**chat, "ADMIN_SHOWS_CONTENT": "yes"}, r"\['ADMIN_SHOWS_CONTENT'\] is 'yes': give True or False"),
+        ({**chat, "PRINCIPAL": 5}, r"\['PRINCIPAL'\] is 5"),
     ):
         with override_settings(STREAMCHAT=setting), pytest.raises(SystemCheckError, match=said):
             call_command("check")
     with override_settings(ASGI_APPLICATION=None), pytest.raises(SystemCheckError, match="streamchat\\.W001"):
         call_command("check", fail_level="WARNING")
+
+
+def test_options_of_a_wire_may_stand_in_the_setting(project: dict[str, str]) -> None:
+    from django.test import override_settings
+
+    from streamchat.adapters.django import conf
+
+    setting = {
+        "CHAT": "tests.adapters.django_project.chat.make_chat",
+        "HTTP": {"heartbeat": 3, "vercel": {"target": "v7"}, "openai": OpenAIOptions(models=["agent"])},
+    }
+    with override_settings(STREAMCHAT=setting):
+        options = conf.endpoints().options
+    assert (options.heartbeat, options.vercel.target, options.openai.models) == (3, "v7", ["agent"])
 
 
 def test_the_applications_name_is_free_of_the_packages(project: dict[str, str]) -> None:

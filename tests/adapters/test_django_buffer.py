@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from streamchat.errors import BufferUnavailable
+from streamchat.errors import BufferUnavailable, InvalidInput
 from streamchat.principal import Principal
 from streamchat.testing.buffers import Bench
 from streamchat.testing.buffers.suite import deltas, ending, message
@@ -87,9 +87,29 @@ def test_the_migrations_are_those_of_the_models(database: Path) -> None:
     assert command("makemigrations", "--check", "--dry-run") == "No changes detected\n"
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("using", 5),
+        ("readers", 0),
+        ("readers", "2"),
+        ("busy_seconds", -1),
+        ("busy_seconds", None),
+        ("codec", "aes"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused_by_name(database: Path, field: str, value: Any) -> None:
+    from streamchat.adapters.django import DjangoEventBuffer
+
+    options: dict[str, Any] = {field: value}
+    with pytest.raises(InvalidInput, match=field) as refusal:
+        DjangoEventBuffer(**options)
+    assert refusal.value.field == field
+
+
 def test_tables_that_are_missing_are_told_with_the_remedy(tmp_path: Path) -> None:
     add_database("bare", ENGINE="django.db.backends.sqlite3", NAME=tmp_path / "bare.db")
-    for given, said in (("bare", r"manage\.py migrate"),):
+    for given, said in (("bare", r"manage\.py migrate"), ("unknown", "'unknown' is no entry of DATABASES")):
         with pytest.raises(BufferUnavailable, match=said):
             in_a_buffer(conversed, given)
     add_database("nowhere", ENGINE="django.db.backends.sqlite3", NAME=":memory:")

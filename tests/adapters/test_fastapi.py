@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from streamchat.principal import Principal
 from streamchat.service.access import owns
 from streamchat.service.chat import ServiceLimits, StreamChat
 from streamchat.testing import ScriptedModel, Stall, Step
+from streamchat.wire.ag_ui import AGUIEncoder, AGUIWire
 from tests.adapters.serving import Connection, fetch, read_until, request, serve, stream
 
 pytestmark = pytest.mark.anyio
@@ -240,10 +242,17 @@ async def test_a_bare_generator_is_streamed_without_a_service() -> None:
     async def answer() -> Any:
         return event_response(orchestrate(ScriptedModel.text("Hi."), [{"role": "user", "content": "Hi"}]))
 
+    @app.get("/ag-ui")
+    async def ag_ui() -> Any:
+        wire = AGUIWire(AGUIEncoder(thread_id="t", run_id="r"))
+        return event_response(orchestrate(ScriptedModel.text("Hi."), "Hi"), wire=wire)
+
     async with serve(app) as port:
         status, frames = await stream(port, "/answer")
+        _, foreign = await stream(port, "/ag-ui")
     assert status == 200
     assert frames[-1].event == "finalized"
+    assert json.loads(foreign[-1].data)["type"] == "RUN_FINISHED"
 
 
 async def test_pages_of_other_origins_are_let_in_by_setting_alone() -> None:

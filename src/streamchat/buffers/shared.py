@@ -13,7 +13,7 @@ from streamchat.buffers import refusals
 from streamchat.buffers.base import Input, MessageRecord, NewEvent, NewRun, RunRecord, Then
 from streamchat.core.append_rule import canonical_body, final_status, same_events, status_after_append
 from streamchat.core.cursor import RUN_PART
-from streamchat.core.given import check_json
+from streamchat.core.given import check_json, check_number
 from streamchat.core.ids import check_id, is_storable
 from streamchat.errors import InvalidInput
 from streamchat.events import TERMINAL, StoredEvent
@@ -28,6 +28,7 @@ __all__ = [
     "check_messages",
     "check_page",
     "check_run_id",
+    "check_threads",
     "encode_body",
     "event_bytes",
     "input_id",
@@ -121,6 +122,12 @@ def check_conversation_id(conversation_id: str) -> None:
     """Raise `ConversationNotFound` for an id that cannot be stored."""
     if not is_storable(conversation_id):
         raise refusals.conversation_unknown(conversation_id)
+
+
+def check_threads(readers: object, busy_seconds: object) -> None:
+    """Raise `InvalidInput` for what is no number of reading threads, or no time to try for."""
+    check_number("readers", readers, least=1, whole=True)
+    check_number("busy_seconds", busy_seconds, least=0, finite=True)
 
 
 def check_page(after: object, limit: object) -> None:

@@ -13,6 +13,7 @@ from streamchat.events import dump_json
 __all__ = [
     "Refuse",
     "check_callable",
+    "check_choice",
     "check_flag",
     "check_instance",
     "check_json",
@@ -73,6 +74,15 @@ def check_instance(
 def check_flag(field: str, value: object, *, error: Refuse = InvalidInput) -> None:
     """Raise for what is neither True nor False."""
     check_instance(field, value, bool, "True or False", error=error)
+
+
+def check_choice(
+    field: str, value: object, choices: tuple[str, ...], *, error: Refuse = InvalidInput
+) -> None:
+    """Raise for what is none of ``choices``."""
+    if value not in choices:
+        known = ", ".join(map(repr, choices))
+        raise error(f"{field}={_shown(value)} must be one of {known}", field=field)
 
 
 def check_names(field: str, value: object, give: str, *, error: Refuse = InvalidInput) -> None:

@@ -18,6 +18,7 @@ from streamchat.core.conclude import conclude_fold
 from streamchat.core.fold import Folder
 from streamchat.events import EVENT_TYPES, ErrorEvent, RunStarted, StoredEvent, StreamEvent
 from streamchat.http.errors import correlation_id
+from streamchat.http.given import check_events
 from streamchat.http.limits import HTTPOptions
 from streamchat.http.requests import Response
 from streamchat.http.streams import STREAM_HEADERS, StreamWire, spread
@@ -151,7 +152,11 @@ def bare_response(
     events: AsyncIterable[StreamEvent], *, wire: StreamWire = NATIVE, options: HTTPOptions | None = None
 ) -> Response:
     """Answer with a generator of events, most often ``orchestrate(…)``; it is closed with the response's
-    body."""
+    body.
+
+    Raises `InvalidInput`, with ``field``, for what is none, and for options that are none.
+    """
+    check_events(events, options, wire)
     stream = BareStream(events, wire, options or HTTPOptions())
     return Response(200, stream, [("content-type", wire.media_type), *STREAM_HEADERS])
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from streamchat.errors import StreamChatError
 from streamchat.http.errors import HTTPError, invalid_token
+from streamchat.http.given import check_bearer
 from streamchat.principal import Principal
 
 __all__ = ["Bearer", "Verified", "Verifier"]
@@ -35,6 +36,8 @@ class Bearer:
     ``tenant_claim`` the tenant (text; whole numbers become text) and ``exp`` the end, a number of seconds
     since the epoch: a token whose claims are of other types is no good. Those named in ``keep`` are kept, and
     stored with runs.
+
+    Raises `InvalidInput`, with ``field``, for what is none of these.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Bearer:
         tenant_claim: str | None = None,
         keep: Collection[str] = (),
     ) -> None:
+        check_bearer(verify, refused, id_claim, tenant_claim, keep)
         self._verify = verify
         self._refused = refused
         self._id_claim = id_claim

@@ -42,6 +42,10 @@ Url: TypeAlias = Annotated[str, StringConstraints(pattern=_URL)]
 Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 # It stands in a path as one segment: servers decode %2F before they are asked, clients resolve "." and "..".
 _PATH_SEGMENT = r"^([ -\-0-~][ -.0-~]*|\.[ -\-0-~][ -.0-~]*|\.\.[ -.0-~]+)$"
+_OF_PATTERNS = {
+    _URL: "Addresses begin with http://, https:// or data:",
+    _PATH_SEGMENT: "It has to be printable ASCII without '/', and not '.' or '..', as it stands in paths",
+}
 ConversationId: TypeAlias = Annotated[
     str, StringConstraints(min_length=1, max_length=64, pattern=_PATH_SEGMENT)
 ]
@@ -254,8 +258,14 @@ def parse_body(body: bytes, model: type[B]) -> B:
         raise HTTPError(422, "invalid_json", f"The body is not valid JSON: {position}.", field="body")
     field = _field(first, from_json(body))
     # pydantic quotes the schema and a tag of what was sent, and the name of a field may be the client's own.
-    said = f"{field}: {first['msg'][:300]}."
+    said = f"{field}: {_message(first)}."
     raise HTTPError(422, "invalid_input", said, field=field, logged=f"the body does not fit: {first['type']}")
+
+
+def _message(error: ErrorDetails) -> str:
+    """Say what is wrong: pydantic's words, but for patterns, which are no words."""
+    pattern = error.get("ctx", {}).get("pattern") if error["type"] == "string_pattern_mismatch" else None
+    return _OF_PATTERNS.get(pattern or "", error["msg"][:300])
 
 
 def _field(error: ErrorDetails, body: Any) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
-from streamchat.core.given import check_callable, check_instance
+from streamchat.core.given import check_instance
 from streamchat.errors import StreamChatError
 from streamchat.http import (
     ag_ui,
@@ -29,6 +29,7 @@ from streamchat.http import (
 from streamchat.http.bodies import B, read_json
 from streamchat.http.cors import CORS, check_origin
 from streamchat.http.errors import HTTPError, error_response, expired, not_allowed, unauthenticated
+from streamchat.http.given import check_chat, check_principal, check_routes
 from streamchat.http.limits import HTTPOptions, StreamCount, who
 from streamchat.http.requests import ClientGone, Request, Response
 from streamchat.http.routing import Call, Route, Router, allowed
@@ -38,16 +39,9 @@ from streamchat.service.chat import StreamChat
 from streamchat.service.hub import Subscription
 from streamchat.wire.native import NATIVE
 
-__all__ = ["Endpoints", "PrincipalFunction", "check_principal"]
+__all__ = ["Endpoints", "PrincipalFunction"]
 
 PrincipalFunction: TypeAlias = Callable[[Request], Awaitable[Principal | None] | Principal | None]
-
-
-def check_principal(principal: object) -> None:
-    """Raise `InvalidInput` for what cannot say who asks."""
-    check_callable(
-        "principal", principal, "a function that returns a Principal, or None for nobody", none=True
-    )
 
 
 class Endpoints:
@@ -70,7 +64,9 @@ class Endpoints:
         cors: CORS | None = None,
         routes: Iterable[Route] = (),
     ) -> None:
+        check_chat(chat)
         check_principal(principal)
+        given_routes = check_routes(routes)
         check_instance("options", options, HTTPOptions, "HTTPOptions(…)", none=True)
         check_instance("cors", cors, CORS, "CORS(…)", none=True)
         if principal is None and not chat.allow_anonymous:
@@ -95,7 +91,7 @@ class Endpoints:
             *openai_endpoints.ROUTES,
             *ag_ui.ROUTES,
             *vercel.ROUTES,
-            *routes,
+            *given_routes,
         )
         self._router = Router(self.routes)
 
@@ -181,11 +177,7 @@ class Endpoints:
         if self._principal is not None:
             answer = self._principal(request)
             principal = await answer if inspect.isawaitable(answer) else answer
-        if principal is not None and not isinstance(principal, Principal):
-            raise StreamChatError(
-                f"the principal function returned {type(principal).__name__}: "
-                f"return streamchat.Principal(id=…), or None for nobody"
-            )
+        _check_returned(principal)
         if principal is None and not self.chat.allow_anonymous:
             raise unauthenticated()
         if principal is not None and _ends_in(principal) <= 0:
@@ -284,6 +276,27 @@ class Endpoints:
             for each in (task, watch):
                 each.cancel()
             await asyncio.wait({task, watch})
+
+
+def _check_returned(principal: object) -> None:
+    """Raise for what no principal function may return: the application's mistake, which no client can
+    mend."""
+    if principal is None:
+        return
+    if not isinstance(principal, Principal):
+        raise _returned(type(principal).__name__, "return streamchat.Principal(id=…), or None for nobody")
+    given: tuple[object, object, object] = (principal.id, principal.tenant, principal.expires_at)
+    name, tenant, end = given
+    if not isinstance(name, str) or not name:  # (all who have an empty one would be the same user)
+        raise _returned(f"Principal(id={name!r:.100})", "the id is text, and not empty: str(user.id)")
+    if tenant is not None and not isinstance(tenant, str):
+        raise _returned(f"Principal(tenant={tenant!r:.100})", "the tenant is text, or None")
+    if end is not None and (isinstance(end, bool) or not isinstance(end, int | float) or math.isnan(end)):
+        raise _returned(f"Principal(expires_at={end!r:.100})", "it is seconds since the epoch, or None")
+
+
+def _returned(what: str, remedy: str) -> StreamChatError:
+    return StreamChatError(f"the principal function returned {what}: {remedy}")
 
 
 def _ends_in(principal: Principal) -> float:

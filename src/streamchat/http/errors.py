@@ -139,6 +139,11 @@ def invalid_token() -> HTTPError:
     )
 
 
+def _is_of_principal(error: Exception) -> bool:
+    """Whether the application's own function is to blame: no client can mend what it returned."""
+    return isinstance(error, InvalidInput) and (error.field or "").partition(".")[0] == "principal"
+
+
 def error_response(error: Exception, request: str) -> Response:
     """Answer for ``error``; ``request`` (method and path) says in the log where it happened."""
     correlation = correlation_id()
@@ -148,7 +153,9 @@ def error_response(error: Exception, request: str) -> Response:
         status, message = error.status, error.message
         headers = error.headers
     else:
-        known = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), None)
+        known = None
+        if not _is_of_principal(error):
+            known = next((_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE), None)
         status, message = known or (
             500,
             "Something went wrong. The correlation id finds it in the server's log.",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from streamchat.core.given import check_flag, check_instance, check_names
+from streamchat.core.given import check_choice, check_flag, check_instance, check_names
 from streamchat.errors import InvalidInput
 from streamchat.service.presence import grace_of
 from streamchat.wire.openai_answer import SEPARATOR
@@ -45,11 +45,7 @@ class OpenAIOptions:
         check_instance("models", self.models, (list, tuple), "a list of names")
         check_names("models", self.models, "a list of names")
         check_flag("client_tools", self.client_tools)
-        if self.system_messages not in ("refuse", "drop"):
-            raise InvalidInput(
-                f"system_messages={self.system_messages!r:.100} must be 'refuse' or 'drop'",
-                field="system_messages",
-            )
+        check_choice("system_messages", self.system_messages, ("refuse", "drop"))
         check_instance("conversation_header", self.conversation_header, str, "a header's name")
         check_flag("hold_steps", self.hold_steps)
         check_instance("reasoning_field", self.reasoning_field, str, "a field's name, or None", none=True)

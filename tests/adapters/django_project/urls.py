@@ -12,6 +12,7 @@ from django.urls import include, path
 from streamchat.adapters.django import event_response
 from streamchat.orchestrator import orchestrate
 from streamchat.testing import ScriptedModel
+from streamchat.wire.ag_ui import AGUIEncoder, AGUIWire
 
 
 def token(request: Any) -> Any:
@@ -26,10 +27,16 @@ def bare_sync(request: Any) -> Any:
     return event_response(orchestrate(ScriptedModel.text("Hi."), [{"role": "user", "content": "Hi"}]))
 
 
+def bare_ag_ui(request: Any) -> Any:
+    wire = AGUIWire(AGUIEncoder(thread_id="t", run_id="r"))
+    return event_response(orchestrate(ScriptedModel.text("Hi."), "Hi"), wire=wire)
+
+
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("token/", token),
     path("bare/", bare),
     path("bare-sync/", bare_sync),
+    path("bare-ag-ui/", bare_ag_ui),
     path("chat/", include("streamchat.adapters.django.urls")),
 ]

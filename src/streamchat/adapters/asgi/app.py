@@ -11,7 +11,7 @@ from streamchat.adapters.asgi.responses import Receive, Scope, Send, StreamSende
 from streamchat.adapters.asgi.shutdown import draining_on_sigterm
 from streamchat.adapters.asgi.websocket import admit_at_path, serve_websocket
 from streamchat.http import CORS, ByteStream, ClientGone, Endpoints, HTTPOptions, Request, Route
-from streamchat.http.endpoints import check_principal
+from streamchat.http.given import check_app, check_chat, check_draining, check_principal
 from streamchat.principal import Principal
 from streamchat.service.chat import StreamChat
 
@@ -44,6 +44,7 @@ def asgi_app(
     wait for open streams for ever; it needs the lifespan, in the main thread. Raises as `Endpoints`.
     """
     check_principal(principal)
+    check_draining(drain_on_sigterm)
     return ASGIApp(
         Endpoints(
             chat,
@@ -94,7 +95,12 @@ def with_lifespan(app: Application, chat: StreamChat, *, drain_on_sigterm: bool 
     """Return ``app``, an application without a lifespan (Django's), with one that opens and closes ``chat``.
 
     ``drain_on_sigterm`` is that of `asgi_app`. All that is no lifespan goes to ``app``.
+
+    Raises `InvalidInput`, with ``field``, for what is none of these.
     """
+    check_app(app)
+    check_chat(chat)
+    check_draining(drain_on_sigterm)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from streamchat.adapters.asgi.responses import Scope
 from streamchat.errors import StreamChatError
 from streamchat.http.bearer import Bearer, Verifier
+from streamchat.http.given import check_identify, check_key
 from streamchat.principal import Principal
 
 __all__ = ["ScopePrincipal", "bearer_principal", "session_principal", "user_principal"]
@@ -42,8 +43,10 @@ def session_principal(key: str = "user_id", *, tenant_key: str | None = None) ->
     """Return who asks by what the application wrote into the session under ``key`` at sign-in.
 
     The session is the scope's, as Starlette's ``SessionMiddleware`` (or one like it) puts it there; a missing
-    middleware is an error, an empty session is nobody.
+    middleware is an error, an empty session is nobody. Raises `InvalidInput` for a key that is no text.
     """
+    check_key("key", key)
+    check_key("tenant_key", tenant_key, none=True)
 
     async def principal(scope: Scope) -> Principal | None:
         session = _given(scope, "session", "SessionMiddleware")
@@ -60,7 +63,9 @@ def user_principal(identify: Callable[[Any], Any] | None = None) -> ScopePrincip
     """Return who asks by the scope's ``user``, as Starlette's ``AuthenticationMiddleware`` puts it there.
 
     ``identify(user)`` names a user who is signed in (by default ``user.identity``), or returns a `Principal`.
+    Raises `InvalidInput` for what is no function.
     """
+    check_identify(identify)
 
     async def principal(scope: Scope) -> Principal | None:
         user = _given(scope, "user", "AuthenticationMiddleware")

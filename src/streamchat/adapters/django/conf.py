@@ -6,7 +6,7 @@
         "CHAT": "mysite.chat.chat",             # a StreamChat, or a function that makes it
         "PRINCIPAL": "mysite.chat.principal",   # request -> Principal or None (sync or async);
                                                 # without it, the session's user
-        "HTTP": {"heartbeat": 15.0},            # fields of HTTPOptions
+        "HTTP": {"heartbeat": 15.0},            # fields of HTTPOptions; {"vercel": {…}} those of a wire
         "CORS": {"origins": ["https://…"]},     # arguments of CORS
         "DATABASE": "default",                  # where DjangoEventBuffer keeps runs, and the admin looks
         "ADMIN_SHOWS_CONTENT": False,           # whether the admin shows what people and models have said
@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -26,13 +27,17 @@ from django.utils.module_loading import import_string
 
 from streamchat.adapters.django.auth import session_user
 from streamchat.buffers.codec import Payloads
-from streamchat.http import CORS, Endpoints, HTTPOptions
+from streamchat.errors import InvalidInput
+from streamchat.http import CORS, AGUIOptions, Endpoints, HTTPOptions, OpenAIOptions, VercelOptions
 from streamchat.service.chat import StreamChat
 
 if TYPE_CHECKING:
     from streamchat.adapters.django.buffer import DjangoEventBuffer
 
+T = TypeVar("T")
+
 __all__ = [
+    "alias",
     "asks_the_session",
     "chat",
     "database",
@@ -44,6 +49,7 @@ __all__ = [
 ]
 
 _KEYS = {"CHAT", "PRINCIPAL", "HTTP", "CORS", "DATABASE", "ADMIN_SHOWS_CONTENT"}
+_WIRES = {"openai": OpenAIOptions, "ag_ui": AGUIOptions, "vercel": VercelOptions}
 
 
 def _setting() -> Mapping[str, Any]:
@@ -55,6 +61,10 @@ def _setting() -> Mapping[str, Any]:
         raise ImproperlyConfigured(
             f"STREAMCHAT knows {', '.join(sorted(_KEYS))}, not {', '.join(sorted(map(str, unknown)))}"
         )
+    shows = given.get("ADMIN_SHOWS_CONTENT", False)
+    if not isinstance(shows, bool):
+        raise ImproperlyConfigured(f"STREAMCHAT['ADMIN_SHOWS_CONTENT'] is {shows!r:.100}: give True or False")
+    database()
     return given
 
 
@@ -63,9 +73,19 @@ def _value(key: str, default: Any) -> Any:
     return given.get(key, default) if isinstance(given, Mapping) else default
 
 
+def alias(field: str, given: object) -> str:
+    """Return the name of a database. Raises `InvalidInput` for what is no text."""
+    if not isinstance(given, str):
+        raise InvalidInput(
+            f"{field}={given!r:.100} is of type {type(given).__name__}: give a name in DATABASES",
+            field=field,
+        )
+    return given
+
+
 def database() -> str:
-    """Return the name, among ``DATABASES``, of the one that holds runs."""
-    return str(_value("DATABASE", "default"))
+    """Return the name, among ``DATABASES``, of the one that holds runs. Raises `InvalidInput`."""
+    return alias("STREAMCHAT['DATABASE']", _value("DATABASE", "default"))
 
 
 def shows_content() -> bool:
@@ -131,16 +151,51 @@ def endpoints() -> Endpoints:
             "returns a Principal, or None for nobody"
         )
     function: Any = principal
-    cors = given.get("CORS")
-    try:
-        return Endpoints(
-            chat(),
-            principal=lambda request: function(request.native),
-            options=HTTPOptions(**given.get("HTTP", {})),
-            cors=None if cors is None else CORS(**cors),
+    return Endpoints(
+        chat(),
+        principal=lambda request: function(request.native),
+        options=_http_options(given.get("HTTP", {})),
+        cors=None if given.get("CORS") is None else _made("CORS", CORS, given["CORS"]),
+    )
+
+
+def _http_options(given: object) -> HTTPOptions:
+    """Return the options; those of a wire may be a dict in the dict."""
+    if isinstance(given, HTTPOptions):
+        return given
+    if isinstance(given, Mapping):
+        wires: dict[str, Any] = {
+            name: _made(f"HTTP']['{name}", _WIRES[name], value)
+            for name, value in given.items()
+            if name in _WIRES and isinstance(value, Mapping)
+        }
+        given = {**given, **wires}
+    return _made("HTTP", HTTPOptions, given)
+
+
+def _made(key: str, kind: type[T], given: object) -> T:
+    """Return ``kind`` made of a part of the setting. Raises ``ImproperlyConfigured`` for what is in it and
+    should not be, `InvalidInput` for a value."""
+    where = f"STREAMCHAT['{key}']"
+    if isinstance(given, kind):
+        return given
+    known = {each.name: each for each in fields(cast(Any, kind))}
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(
+            f"{where} is {given!r:.100}, of type {type(given).__name__}: give a dict with any of "
+            f"{', '.join(known)}"
         )
-    except TypeError as error:
-        raise ImproperlyConfigured(f"STREAMCHAT['HTTP'] or ['CORS']: {error}") from error
+    unknown = [str(name) for name in given if name not in known]
+    if unknown:
+        raise ImproperlyConfigured(f"{where} knows {', '.join(known)}, not {', '.join(sorted(unknown))}")
+    missing = [
+        name
+        for name, each in known.items()
+        if name not in given and each.default is MISSING and each.default_factory is MISSING
+    ]
+    if missing:
+        raise ImproperlyConfigured(f"{where} lacks {', '.join(missing)}")
+    return kind(**given)
 
 
 def _forget(*, setting: str, **_: Any) -> None:

@@ -19,6 +19,8 @@ from django.http.response import HttpResponseBase
 
 from streamchat.events import StreamEvent
 from streamchat.http import ByteStream, HTTPOptions, Response, bare_response
+from streamchat.http.streams import StreamWire
+from streamchat.wire.native import NATIVE
 
 __all__ = ["event_response", "release_connections", "to_django"]
 
@@ -128,7 +130,7 @@ def to_django(response: Response, options: HTTPOptions) -> HttpResponseBase:
 
 
 def event_response(
-    events: AsyncIterable[StreamEvent], *, options: HTTPOptions | None = None
+    events: AsyncIterable[StreamEvent], *, wire: StreamWire = NATIVE, options: HTTPOptions | None = None
 ) -> HttpResponseBase:
     """Stream a bare ``orchestrate(…)`` without service and buffer; return it from a view.
 
@@ -136,4 +138,4 @@ def event_response(
     closed promptly when the client leaves; its failure is logged and ends the stream as an ``error`` event.
     """
     options = options or HTTPOptions()
-    return to_django(bare_response(events, options=options), options)
+    return to_django(bare_response(events, wire=wire, options=options), options)

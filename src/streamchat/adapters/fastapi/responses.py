@@ -17,6 +17,8 @@ from streamchat.adapters.asgi import ASGIResponse
 from streamchat.adapters.asgi import event_response as asgi_event_response
 from streamchat.events import StreamEvent
 from streamchat.http import HTTPOptions, Response
+from streamchat.http.streams import StreamWire
+from streamchat.wire.native import NATIVE
 
 __all__ = ["StreamedResponse", "event_response", "let_go", "to_starlette"]
 
@@ -74,7 +76,7 @@ def to_starlette(response: Response, options: HTTPOptions) -> StarletteResponse:
 
 
 def event_response(
-    events: AsyncIterable[StreamEvent], *, options: HTTPOptions | None = None
+    events: AsyncIterable[StreamEvent], *, wire: StreamWire = NATIVE, options: HTTPOptions | None = None
 ) -> StarletteResponse:
     """Stream a bare ``orchestrate(…)`` without service and buffer; return it from a path operation.
 
@@ -83,5 +85,5 @@ def event_response(
     """
     options = options or HTTPOptions()
     return StreamedResponse(
-        asgi_event_response(events, options=options).response, send_timeout=options.send_timeout
+        asgi_event_response(events, wire=wire, options=options).response, send_timeout=options.send_timeout
     )

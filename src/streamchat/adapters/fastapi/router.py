@@ -18,7 +18,7 @@ from streamchat.adapters.fastapi.responses import to_starlette
 from streamchat.adapters.fastapi.routes import at, request_below, route_class
 from streamchat.adapters.fastapi.websocket import add_websocket
 from streamchat.http import CORS, ClientGone, Endpoints, HTTPOptions, Route
-from streamchat.http.endpoints import check_principal
+from streamchat.http.given import check_draining, check_principal
 from streamchat.http.openapi import Operation, operation_id, operation_of
 from streamchat.service.chat import StreamChat
 
@@ -52,6 +52,7 @@ def chat_router(
     """
     if not isinstance(principal, DependsParameter):
         check_principal(principal)
+    check_draining(drain_on_sigterm)
     endpoints = Endpoints(
         chat,
         principal=None if principal is None else lambda request: request.native,

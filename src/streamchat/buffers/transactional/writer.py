@@ -142,8 +142,10 @@ class Writer(Generic[T]):
             while stop is None or waiting:
                 stop = stop or self._gather(waiting) or self._linger(waiting)
                 self._transact(next_transaction(waiting))
-        self.store.disconnect()
-        _call(stop.loop, settle, stop.ended, None, None)
+        try:
+            self.store.disconnect()
+        finally:  # whoever closes waits for it
+            _call(stop.loop, settle, stop.ended, None, None)
 
     def _gather(self, waiting: deque[Job[T, Any]]) -> _Stop | None:
         """Move what was queued to ``waiting``, and wait for it if that is empty; return the order to stop."""

@@ -15,7 +15,7 @@ from streamchat.adapters.django.buffer.tx import Tx
 from streamchat.buffers.base import Follower, Page
 from streamchat.buffers.codec import Codec, Payloads
 from streamchat.buffers.following import Followers
-from streamchat.buffers.shared import Clock, Token, check_page, check_run_id, random_token
+from streamchat.buffers.shared import Clock, Token, check_page, check_run_id, check_threads, random_token
 from streamchat.buffers.transactional.front import JobBuffer
 from streamchat.buffers.transactional.jobs import Job
 from streamchat.buffers.transactional.looking import Looker
@@ -54,8 +54,10 @@ class DjangoEventBuffer(JobBuffer[Tx]):
         clock: Clock | None = None,
         token: Token = random_token,
     ) -> None:
+        """Raises `InvalidInput` for options that cannot be meant, ``ImproperlyConfigured`` for a setting."""
+        check_threads(readers, busy_seconds)
         super().__init__(bodies, Payloads(codec, older_codecs))
-        self.using = conf.database() if using is None else using
+        self.using = conf.database() if using is None else conf.alias("using", using)
         self.payloads = self._payloads
         self._store = DjangoStore(
             self.using, self._payloads, clock=clock, token=token, busy_seconds=busy_seconds

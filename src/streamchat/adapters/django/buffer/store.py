@@ -100,6 +100,9 @@ class DjangoStore:
 
     def connect(self) -> None:
         """Open the writing connection, and check that there is something to work with."""
+        if not self._is_known():
+            known = ", ".join(map(repr, connections))
+            raise BufferUnavailable(f"{self.where} is no entry of DATABASES, which has {known}")
         connection = self.connected(writes=True)
         if connection.vendor not in ("sqlite", "postgresql", "mysql"):
             raise BufferUnavailable(
@@ -114,7 +117,11 @@ class DjangoStore:
 
     def disconnect(self) -> None:
         """Close the calling thread's connection."""
-        connections[self._using].close()
+        if self._is_known():
+            connections[self._using].close()
+
+    def _is_known(self) -> bool:
+        return self._using in cast(Any, connections.settings)
 
     def translate(self, error: Exception, *, change: bool = False) -> Exception:
         """Return the error that callers are to see."""
