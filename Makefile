@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Where the environment switches it off, each of the processes that the tests start would compile everything anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 # The extras whose code is there and tested; `make demo` needs only [demo].
 EXTRAS := sqlite,postgres,mysql,redis,aiohttp,client,fastapi,django,langgraph,serve,terminal,testing,demo
@@ -23,7 +25,7 @@ DEV     := $(HAVE)/dev-$(CONTENT)
 # All that the demo needs is part of the development environment.
 FOR_DEMO = $(if $(wildcard $(DEV)),$(DEV),$(DEMO))
 
-.PHONY: help demo test test-all test-failed check-fast fast-types fast-tests lint types imports bench chaos docs fmt clean
+.PHONY: help demo test tests test-all test-failed check-fast fast-types fast-tests lint types imports bench chaos docs fmt clean
 
 help:
 	@echo "make demo [ARGS='--port 8123']   the chat page on loopback, no key needed"
@@ -82,7 +84,11 @@ types: $(DEV)
 imports: $(DEV)
 	$(BIN)/lint-imports --no-logo --no-cache
 
-test: lint types imports
+# Types beside the tests: neither mypy nor pyright takes more than one core.
+test: lint imports
+	@$(MAKE) --no-print-directory -j2 types tests
+
+tests: $(DEV)
 	$(PYTEST) -n 4 -m "not slow" $(ARGS)
 
 # Two workers here, where processes are killed and frozen by the dozen; four above, where most of the time is waiting.
