@@ -16,26 +16,10 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from streamchat.buffers.base import RunRecord
-from streamchat.core.answers import awaited
-from streamchat.core.fold import fold
-from streamchat.core.state import RunState
-from streamchat.errors import (
-    AnswerConflict,
-    IdempotencyConflict,
-    InvalidInput,
-    RunNotFound,
-    RunOver,
-    WaitNotFound,
-)
+from streamchat.errors import IdempotencyConflict, InvalidInput
 from streamchat.events import StoredEvent
-from streamchat.http.ag_ui_input import (
-    InputMessage,
-    RunAgentInput,
-    Verdict,
-    readings_of,
-    user_content_of,
-    verdict,
-)
+from streamchat.http.ag_ui_answers import GivenAnswers, Refused, unknown_interrupt
+from streamchat.http.ag_ui_input import RunAgentInput, user_content_of
 from streamchat.http.ag_ui_stream import EncodedResponse, Enqueued
 from streamchat.http.ag_ui_thread import Thread
 from streamchat.http.answer_stream import AnswerStream
@@ -44,7 +28,6 @@ from streamchat.http.requests import Response
 from streamchat.http.routing import Call, Route
 from streamchat.http.runs import client_id
 from streamchat.http.streams import STREAM_HEADERS
-from streamchat.messages import ToolCallPart
 from streamchat.service.hub import Subscription
 from streamchat.wire.ag_ui import MEDIA_TYPE, AGUIEncoder, AGUIEvent, Ids, ag_ui_frame
 
@@ -52,15 +35,6 @@ __all__ = ["ROUTES"]
 
 _OURS = "ag_ui"
 """The key in a run's metadata under which the client's own names for it stand."""
-
-
-class _Refused(Exception):
-    """What AG-UI answers with ``RUN_ERROR``: an input that the thread as it stands has no use for."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +68,7 @@ async def _stream(call: Call, body: RunAgentInput, let_go: Callable[[], None], l
     request = _Request(call, body)
     try:
         joined = await request.join()
-    except _Refused as refused:
+    except Refused as refused:
         return _whole([{"type": "RUN_ERROR", "message": refused.message, "code": refused.code}])
     await request.look_again()
     if joined is None:
@@ -183,6 +157,7 @@ class _Request:
         self._options = call.endpoints.options.ag_ui
         self._principal = call.principal
         self._body = body
+        self._answers = GivenAnswers(self._chat, self._principal, body)
         self.seen = Thread((), ())
         """The thread when it was looked at last."""
 
@@ -194,7 +169,7 @@ class _Request:
     async def join(self) -> _Joined | None:
         """Do what is asked, and return the run that it is about; None where there is none.
 
-        Raises `_Refused`, and what `StreamChat.start` and `retry` raise.
+        Raises `Refused`, and what `StreamChat.start` and `retry` raise.
         """
         body = self._body
         message = body.new_message
@@ -226,7 +201,7 @@ class _Request:
         if earlier is not None and (run is None or earlier != run.run_id):
             return await self._chat.buffer.get(earlier) or run
         if run is None:
-            raise _unknown_interrupt()
+            raise unknown_interrupt()
         return run
 
     def _says_nothing_else(self, asked: RunRecord) -> bool:
@@ -234,6 +209,13 @@ class _Request:
         answers."""
         message = self._body.new_message
         return message is None or _names_of(asked).message_id == message.id
+
+    async def _answer(self, run: RunRecord) -> _Joined | None:
+        """Hand over what the request brings for ``run``; None where that is nothing that it asked for."""
+        given = await self._answers.give(run)
+        if given is None:
+            return None
+        return _Joined(run.run_id, run.message_id, given.known, answered=given.awaited)
 
     async def _newest(self) -> RunRecord | None:
         await self.look_again()
@@ -295,115 +277,10 @@ class _Request:
             tool.model_dump(exclude_none=True) for tool in self._body.tools if taken.get(tool.name) is None
         ]
 
-    # Answers to what a run waits for.
-
-    async def _answer(self, run: RunRecord) -> _Joined | None:
-        """Hand over what the request brings for ``run``; None where that is nothing that it asked for."""
-        body = self._body
-        ids = Ids(run.message_id)
-        results = {message.tool_call_id or "": message for message in body.results()}
-        brings = not run.over and any(call_id.startswith(ids.call("")) for call_id in results)
-        if not (body.resume or brings):
-            return None
-        known = await read_run(self._chat, run.run_id, self._principal)
-        state = fold(known)
-        decided = self._decided(state)
-        brought = [
-            (call, results[ids.call(call.call_id)])
-            for call in state.calls
-            if ids.call(call.call_id) in results and awaited(call) == "tool_result"
-        ]
-        for call, given in decided:
-            await self._decide(run.run_id, call, given)
-        for call, result in brought:
-            await self._bring(run.run_id, call, result)
-        if not decided and not brought:
-            return None
-        waiting = {wait.call_id for wait in state.waits}
-        answered = any(call.call_id in waiting for call, _ in (*decided, *brought))
-        return _Joined(run.run_id, run.message_id, known, answered=answered)
-
-    def _decided(self, state: RunState) -> list[tuple[ToolCallPart, Verdict]]:
-        """Read the resume entries; raises `_Refused` for what is not asked, unreadable or not all."""
-        asked = {call.approval.approval_id: call for call in state.calls if call.approval is not None}
-        decided: list[tuple[ToolCallPart, Verdict]] = []
-        for entry in self._body.resume:
-            call, given = asked.get(entry.interrupt_id), verdict(entry)
-            if call is None:
-                raise _unknown_interrupt()
-            if given is None:
-                raise _Refused(
-                    "invalid_payload",
-                    f"The payload for interrupt {entry.interrupt_id} must have approved, true or false; "
-                    "reason is text, editedArgs an object.",
-                )
-            decided.append((call, given))
-        if decided:
-            self._check_coverage(state, {call.call_id for call, _ in decided})
-        return decided
-
-    def _check_coverage(self, state: RunState, decided: set[str]) -> None:
-        missing = [
-            call.approval.approval_id
-            for call in state.calls
-            if call.approval is not None and awaited(call) == "approval" and call.call_id not in decided
-        ]
-        if missing:
-            raise _Refused("interrupts_open", f"These interrupts must be answered too: {', '.join(missing)}.")
-
-    async def _decide(self, run_id: str, call: ToolCallPart, given: Verdict) -> None:
-        try:
-            await self._chat.resolve_approval(
-                run_id,
-                call.call_id,
-                given.approved,
-                reason=given.reason,
-                arguments=given.arguments,
-                principal=self._principal,
-            )
-        except (AnswerConflict, RunOver):
-            raise _Refused("answer_conflict", "This was answered otherwise, or it is too late.") from None
-        except InvalidInput as error:
-            raise _Refused("invalid_payload", f"The answer does not fit: {error.field}.") from None
-        except (WaitNotFound, RunNotFound):
-            raise _unknown_interrupt() from None
-
-    async def _bring(self, run_id: str, call: ToolCallPart, result: InputMessage) -> None:
-        """Bring a tool's result; of its readings the first that fits what the tool declares.
-
-        Text that fits nothing is why there is no result: pages have no other place for that.
-        """
-        if result.error is not None:
-            return await self._submit(run_id, call.call_id, None, result.error)
-        *others, last = readings_of(result)
-        for value in others:
-            try:
-                return await self._submit(run_id, call.call_id, value, None)
-            except InvalidInput:
-                continue
-        try:
-            await self._submit(run_id, call.call_id, last, None)
-        except InvalidInput:
-            if others or not isinstance(last, str):
-                raise
-            await self._submit(run_id, call.call_id, None, last or "The tool gave no result.")
-
-    async def _submit(self, run_id: str, call_id: str, output: Any, error: str | None) -> None:
-        try:
-            await self._chat.submit_tool_result(
-                run_id, call_id, output, error=error, principal=self._principal
-            )
-        except (AnswerConflict, RunOver, WaitNotFound):
-            return  # it was answered since, or is not waited for any more: the log says what came of it
-
 
 def _key(body: RunAgentInput) -> str:
     """The same request again begins no second run."""
     return "ag-ui:" + hashlib.sha256(f"{body.thread_id}\0{body.run_id}".encode()).hexdigest()
-
-
-def _unknown_interrupt() -> _Refused:
-    return _Refused("unknown_interrupt", "Nothing in this thread waits for an answer to this interrupt.")
 
 
 ROUTES = (Route("POST", "/ag-ui", _run),)

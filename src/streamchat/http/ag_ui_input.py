@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
+from streamchat.core.jsontext import encode_json
 from streamchat.http.bodies import ConversationId, Message, Name
 from streamchat.http.errors import HTTPError
 
@@ -23,6 +24,7 @@ __all__ = [
     "RunAgentInput",
     "StreamedAGUIEvent",
     "Verdict",
+    "failure_of",
     "readings_of",
     "user_content_of",
     "verdict",
@@ -161,6 +163,7 @@ class _Binary(_Taken):
 
 _Part: TypeAlias = Annotated[_Text | _Media | _Binary, Field(discriminator="type")]
 _PARTS: TypeAdapter[list[_Part]] = TypeAdapter(list[_Part])
+_TEXTS: TypeAdapter[list[_Text]] = TypeAdapter(list[_Text])
 _MESSAGE: TypeAdapter[Any] = TypeAdapter(Message)
 
 
@@ -239,11 +242,27 @@ _PAYLOAD = {"approved": "approved", "reason": "reason", "arguments": "editedArgs
 def readings_of(message: InputMessage) -> list[Any]:
     """Return what a tool's result may mean, the likeliest first: text that is JSON as its value, then as
     text."""
-    content = message.content
-    if not isinstance(content, str):
-        return [content]
+    text = _text(message.content)
+    if text is None:
+        return [message.content]
     try:
-        value = json.loads(content)
+        value = json.loads(text)
     except ValueError:
-        return [content]
-    return [content] if isinstance(value, str) else [value, content]
+        return [text]
+    return [text] if isinstance(value, str) else [value, text]
+
+
+def failure_of(message: InputMessage) -> str:
+    """Return a tool's result as text, for the model: why there is none, where it is none."""
+    text = _text(message.content)
+    return (encode_json(message.content) if text is None else text) or "The tool gave no result."
+
+
+def _text(content: Any) -> str | None:
+    """The text of a tool's message, which may come in parts; None for what is not text alone."""
+    if isinstance(content, str):
+        return content
+    try:
+        return "".join(part.text for part in _TEXTS.validate_python(content))
+    except ValidationError:
+        return None
