@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from streamchat import EventBuffer, HistoryReset, StoredEvent, StreamChat, StreamEvent
@@ -48,13 +48,15 @@ class Mortal:
     """A way to a store that a process loses when it dies: from then on nothing reaches the store.
 
     ``left`` is how much it still sees of the store before it dies, None for ever: each call counts before it
-    is made and once more when it is done, so that what the store has done may never be heard of.
+    is made and once more when it is done, so that what the store has done may never be heard of; ``unheard``
+    names calls with which it dies so.
     """
 
     def __init__(self, inner: EventBuffer) -> None:
         self._inner = inner
         self.dead = False
         self.left: int | None = None
+        self.unheard: Collection[str] = ()
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._inner, name)
@@ -64,6 +66,7 @@ class Mortal:
         async def call(*arguments: Any, **named: Any) -> Any:
             self._look(name)
             result = await found(*arguments, **named)
+            self.dead = self.dead or name in self.unheard
             self._look(name)
             return result
 

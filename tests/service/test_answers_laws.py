@@ -118,35 +118,35 @@ Act = Say | Answer | Repeat | Cancel | Retry | Expire | Restart
 class Turn:
     """An act, and how long nothing else happens after it.
 
-    With ``dies`` the process is killed behind it, after it has seen so much more of the store; whoever hears
-    nothing of what they asked for asks the next process the same.
+    With ``dies`` the process is killed behind it, after it has seen so much more of the store, or when the
+    store has done what was asked for and nobody has heard of it; whoever hears nothing asks the next process
+    the same.
     """
 
     act: Act
     then: Literal["rest", "moment", "at once"] = "rest"
-    dies: int | None = None
+    dies: int | Literal["unheard"] | None = None
 
 
 PLACES = st.integers(0, 5)
-ACTS: st.SearchStrategy[Act] = st.one_of(
-    st.builds(
-        Say,
-        st.lists(st.sampled_from(TOOLS), min_size=1, max_size=3).map(tuple),
-        st.sampled_from(["reject", "enqueue", "interrupt"]),
-        st.none() | PLACES,
-    ),
-    st.builds(Answer, PLACES, st.booleans()),
-    st.builds(Answer, PLACES, st.just(True)),
-    st.builds(Repeat, PLACES),
-    st.builds(Cancel, PLACES),
-    st.builds(Retry, PLACES, st.sampled_from(["whole", "step", "call"]), PLACES),
-    st.builds(Expire),
-    st.builds(Restart),
+MESSAGES = st.builds(
+    Say,
+    st.lists(st.sampled_from(TOOLS), min_size=1, max_size=3).map(tuple),
+    st.sampled_from(["reject", "enqueue", "interrupt"]),
+    st.none() | PLACES,
 )
+RETRIES = st.builds(Retry, PLACES, st.sampled_from(["whole", "step", "call"]), PLACES)
+BAD, GOOD = (st.builds(Answer, PLACES, st.just(good)) for good in (False, True))
+OTHERS = st.builds(Repeat, PLACES) | st.builds(Cancel, PLACES) | st.builds(Expire) | st.builds(Restart)
+KINDS: list[st.SearchStrategy[Any]] = [BAD, BAD, *[GOOD] * 3, MESSAGES, MESSAGES, RETRIES, OTHERS, OTHERS]
+ACTS: st.SearchStrategy[Act] = st.sampled_from(KINDS).flatmap(lambda kind: kind)
 TURNS = st.builds(
-    Turn, ACTS, st.sampled_from(["rest", "moment", "at once"]), st.none() | st.none() | st.integers(0, 12)
+    Turn,
+    ACTS,
+    st.sampled_from(["rest", "moment", "at once"]),
+    st.none() | st.sampled_from([None, "unheard"]) | st.integers(0, 12),
 )
-HISTORIES = st.lists(TURNS, max_size=14).map(lambda turns: [Turn(Say(("pay", "ask", "render"))), *turns])
+HISTORIES = st.lists(TURNS, max_size=16).map(lambda turns: [Turn(Say(("pay", "ask", "render"))), *turns])
 
 
 class World:
@@ -237,7 +237,10 @@ class World:
         await self.begin()
         try:
             for turn in turns:
-                self.mortal.left = turn.dies
+                if turn.dies == "unheard":
+                    self.mortal.unheard = {"create", "post"}
+                else:
+                    self.mortal.left = turn.dies
                 await self.do(turn.act)
                 await self.pause("moment" if turn.dies is not None and turn.then == "rest" else turn.then)
                 if turn.dies is not None:
@@ -313,11 +316,9 @@ class World:
             return self.process.submit_tool_result(run_id, call_id, output, error=error)
 
         async def again() -> None:
-            if kind == "approval" and good:
-                self.agreed.add((run_id, call_id))
             await self.surely(ask)
-            if kind == "approval" and not good:
-                self.denied.add((run_id, call_id))
+            if kind == "approval":
+                (self.agreed if good else self.denied).add((run_id, call_id))
 
         self.said.append(again)
         await again()
@@ -352,7 +353,7 @@ class World:
             if retry:
                 with contextlib.suppress(*REFUSALS):
                     await self.retry(Retry(len(self.runs) - 1, "call"))
-            with anyio.fail_after(60):
+            with anyio.fail_after(30):
                 while not all([(await self.store.get(run_id)).over for run_id in self.runs]):
                     for wait in await self.waits():
                         with contextlib.suppress(*REFUSALS):  # answered before, and perhaps not taken yet
@@ -386,7 +387,7 @@ async def play(backend: Backend, turns: Sequence[Turn]) -> None:
         await world.check()
 
 
-SHARES = {"memory": 1 / 2, "sqlite": 1 / 5, "postgresql": 1 / 10}
+SHARES = {"memory": 1 / 2, "sqlite": 1 / 6, "postgresql": 1 / 12}
 """Of the examples; it is the service that is tried, and the stores have their own laws."""
 
 

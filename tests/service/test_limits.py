@@ -10,7 +10,7 @@ import pytest
 
 from streamchat import EventBuffer, Limits, RunOptions, ServiceLimits, StreamChat, check_log
 from streamchat.errors import InvalidInput
-from streamchat.service.driver import read_log
+from streamchat.service.log import read_log
 from streamchat.testing import ScriptedModel, Stall, Step
 
 from .support import WatchedBuffer, log_of

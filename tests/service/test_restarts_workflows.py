@@ -23,7 +23,7 @@ from streamchat.errors import RunOver
 from streamchat.models import from_langgraph
 from streamchat.models.base import Model
 from streamchat.models.workflow import Ask, Node, WorkflowItem, WorkflowModel, WorkflowRun
-from streamchat.service.driver import read_log
+from streamchat.service.log import read_log
 from streamchat.service.status import RunStatus
 from tests.models.test_langgraph import line, says
 
