@@ -237,6 +237,8 @@ def test_a_call_becomes_what_is_known_of_it(name: str) -> None:
 def test_an_open_job_is_ended_under_its_own_id() -> None:
     (ended,) = [event for event in conclude(with_job(), "cancelled") if isinstance(event, JobResult)]
     assert (ended.job_id, ended.call_id, ended.step, ended.outcome) == ("r:a", "a", 1, "cancelled")
+    assert ended.error is not None
+    assert "run ended" in ended.error
 
 
 # Why and how it ended.

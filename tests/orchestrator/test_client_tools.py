@@ -136,6 +136,7 @@ async def test_a_client_that_does_not_answer_in_time_has_timed_out(own, seconds)
     log = await it.live()
     assert log.of("run_resumed")[0].reason == "expired"
     assert log.outcomes() == ["timeout"]
+    assert "no result" in log.of("tool_result")[0].error
     assert "in time" in it.told()["locate"]
     assert_whole(it.events)
 

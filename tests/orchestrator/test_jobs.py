@@ -92,7 +92,11 @@ async def test_a_job_that_is_never_completed_expires():
     desk.now += 100_000
     log = await desk.live()
     assert log.of("run_resumed")[0].reason == "expired"
-    assert [event.outcome for event in log.of("job_result")] == ["timeout"]
+    (ended,) = log.of("job_result")
+    assert ended.outcome == "timeout"
+    assert "no result" in ended.error
+    (call,) = desk.state.calls
+    assert call.error == ended.error
     assert "in time" in desk.told()["render"]
     assert log.status == "success"
     assert_whole(desk.events)
@@ -331,6 +335,7 @@ async def test_a_stop_while_a_job_is_at_work_ends_it():
     log = await play(desk.model, tools=desk.tools, context=context, history=desk.events, options=FAST)
     assert log.types() == ["run_resumed", "job_result", "cancelled", "message_completed", "finalized"]
     assert log.of("job_result")[0].outcome == "cancelled"
+    assert "run ended" in log.of("job_result")[0].error
     assert_whole([*desk.events, *log.events])
 
 

@@ -21,9 +21,10 @@ from streamchat.events import (
     ToolResult,
 )
 
-__all__ = ["conclude", "conclude_fold", "ending"]
+__all__ = ["cancelled_job", "conclude", "conclude_fold", "ending"]
 
 _ENDING = frozenset({"error", "cancelled", "message_completed"})
+_JOB_LEFT = "The run ended before the job did; whether the job takes effect is not known."
 _MESSAGES = {
     "worker_lost": "The server stopped while it was working on this answer.",
     "interrupted": "The answer was interrupted.",
@@ -86,15 +87,18 @@ def conclude_fold(
         out.append(RunResumed(reason=resumed, worker=worker))
     for call in state.calls:
         if call.state == "deferred":
-            out.append(
-                JobResult(step=call.step, job_id=call.job_id or "", call_id=call.call_id, outcome="cancelled")
-            )
+            out.append(cancelled_job(call.step, call.job_id or "", call.call_id))
         elif call.state != "done":
             outcome: Outcome = "unknown" if call.state == "running" else "cancelled"
             out.append(ToolResult(step=call.step, call_id=call.call_id, outcome=outcome))
     for event in out:
         folder.add(event)
     return [*out, *ending(folder, first, duration=duration)]
+
+
+def cancelled_job(step: int, job_id: str, call_id: str) -> JobResult:
+    """Return what a job comes to whose run ends before it: nobody will take its result."""
+    return JobResult(step=step, job_id=job_id, call_id=call_id, outcome="cancelled", error=_JOB_LEFT)
 
 
 def _first(reason: str | ErrorEvent | Cancelled) -> ErrorEvent | Cancelled:

@@ -16,6 +16,8 @@ from streamchat.tools.output import json_value, limit_output
 __all__ = ["answer_events", "check_answer", "expiry_events"]
 
 _NOT_DECIDED = "The time to decide on it ran out."
+_NOT_BROUGHT = "The user's side brought no result."
+_NOT_COMPLETED = "Its job brought no result; whether it takes effect is not known."
 
 
 class _Brought(NamedTuple):
@@ -84,10 +86,11 @@ def expiry_events(call: ToolCallPart, kind: AnswerKind) -> list[StreamEvent]:
     """Return the event for a wait whose time is over."""
     step, call_id = call.step, call.call_id
     if kind == "job_result":
-        return [JobResult(step=step, job_id=call.job_id or "", call_id=call_id, outcome="timeout")]
+        job_id = call.job_id or ""
+        return [JobResult(step=step, job_id=job_id, call_id=call_id, outcome="timeout", error=_NOT_COMPLETED)]
     if kind == "approval":
         return [ToolResult(step=step, call_id=call_id, outcome="denied", error=_NOT_DECIDED)]
-    return [ToolResult(step=step, call_id=call_id, outcome="timeout")]
+    return [ToolResult(step=step, call_id=call_id, outcome="timeout", error=_NOT_BROUGHT)]
 
 
 def check_answer(

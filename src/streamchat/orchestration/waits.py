@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from streamchat.core.answers import Answer, AnswerKind, awaited, may_be_used
+from streamchat.core.conclude import cancelled_job
 from streamchat.core.fold import RunState
-from streamchat.events import JobResult, ResumeReason, StatusEvent, StreamEvent, Suspended, ToolResult, Wait
+from streamchat.events import ResumeReason, StatusEvent, StreamEvent, Suspended, ToolResult, Wait
 from streamchat.messages import ToolCallPart
 from streamchat.orchestration.answering import answer_events, expiry_events
 from streamchat.orchestration.context import RunContext
@@ -157,7 +158,4 @@ def close_jobs(state: RunState, results: list[StreamEvent]) -> list[StreamEvent]
         for event in results
         if isinstance(event, ToolResult) and event.outcome == "deferred"
     ]
-    return [
-        JobResult(step=step, job_id=job_id, call_id=call_id, outcome="cancelled")
-        for step, job_id, call_id in jobs
-    ]
+    return [cancelled_job(*job) for job in jobs]
