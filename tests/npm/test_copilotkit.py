@@ -93,7 +93,7 @@ async def test_a_page_that_is_cut_off_after_any_frame_has_what_the_log_says_when
             assert (end["error"] is None) == (end["scenario"] != "error-mid"), end
 
 
-async def test_a_page_does_not_carry_out_a_call_again_that_it_had_seen_before_it_was_cut_off() -> None:
+async def test_a_page_does_not_carry_out_a_call_that_it_had_seen_before_it_was_cut_off() -> None:
     async with backend() as server:
         got: dict[str, Any] = await run_node(
             "copilotkit.mjs",
@@ -105,10 +105,12 @@ async def test_a_page_does_not_carry_out_a_call_again_that_it_had_seen_before_it
         ends = got["serverCutEverywhere"]
         for end in ends:
             await same(server, end)
-    left = [end for end in ends if not said(end, "tool")]
-    assert 0 < len(left) < len(ends)
+    results = [said(end, "tool") for end in ends]
+    assert 0 < results.count('{"latitude":1.5}') < len(ends)
+    # The runtime may have made an error of it, which the model is told.
+    assert all(result in ("", '{"latitude":1.5}') or "network error" in result for result in results)
     version = package_versions("copilotkit")["@copilotkit/runtime"]
-    cell = "shown, but not carried out: it runs out after `client_timeout`, and the run goes on"
+    cell = "not carried out where it had been shown: it fails, or runs out after `client_timeout`"
     tell(
         "copilotkit", f"CopilotKit {version}", {"cut off in a call of a client-side tool, asked again": cell}
     )

@@ -93,7 +93,7 @@ class GivenAnswers:
         """Read the resume entries."""
         asked = {call.approval.approval_id: call for call in state.calls if call.approval is not None}
         decided: list[tuple[ToolCallPart, Verdict]] = []
-        for entry in self._body.resume:
+        for entry in {entry.interrupt_id: entry for entry in self._body.resume}.values():
             call, given = asked.get(entry.interrupt_id), verdict(entry)
             if call is None:
                 raise unknown_interrupt()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 
 from streamchat.buffers.base import MessageRecord
@@ -25,6 +26,9 @@ class Thread:
     def __init__(self, rows: Sequence[MessageRecord], said: Sequence[InputMessage]) -> None:
         self._rows = rows
         self._said = [message for message in said if message.role == "user"]
+        self._places: dict[str | None, list[int]] = {}
+        for place, message in enumerate(self._said):
+            self._places.setdefault(_text(message.content), []).append(place)
 
     @property
     def newest_run(self) -> str | None:
@@ -81,10 +85,9 @@ class Thread:
 
     def _find(self, message: AGUIMessage, left: int) -> int | None:
         """Return the newest of the client's messages, of those not yet found, that says the same."""
-        for place in range(left - 1, -1, -1):
-            if _text(self._said[place].content) == _text(message["content"]):
-                return place
-        return None
+        places = self._places.get(_text(message["content"]), [])
+        before = bisect_left(places, left)
+        return places[before - 1] if before else None
 
 
 def _state_of(path: Sequence[MessageRecord]) -> AgentState | None:

@@ -192,7 +192,8 @@ async def _bring_results(call: Call, body: ChatCompletionBody, turn: ToolAnswers
     log = await read_run(chat, turn.run_id, call.principal)
     asked = _asked(log, turn.results[0][0])
     waits = () if asked is None else asked[1].waits
-    if asked is None or not {name for name, _ in turn.results} <= {wait.call_id for wait in waits}:
+    takes = {wait.call_id for wait in waits if wait.kind == "tool_result"}
+    if asked is None or not {call_id for call_id, _ in turn.results} <= takes:
         raise HTTPError(400, "unknown_tool_call", "No such call was made here.", field="messages")
     names = {part.call_id: part.name for part in status.state.calls}
     own = _NotTheServers({tool.name for tool in body.declared}, chat)
