@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any
 
+import anyio
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -389,6 +390,16 @@ async def test_a_server_that_drains_tells_each_run_and_closes() -> None:
         assert (end["reason"], end["last_event_id"]) == ("draining", list(socket.events[run_id])[-1])
         assert end["retry"] > 0
         assert await socket.closed() == 1001
+
+
+async def test_a_connection_that_nothing_is_attached_to_does_not_hold_up_a_shutdown() -> None:
+    app = make_app(options=HTTPOptions(heartbeat=3600), limits=ServiceLimits(drain_seconds=0))
+    async with serve(app) as port, opened(port) as socket:
+        await socket.say("cancel", run_id="none")
+        await socket.until(type="error")
+        await app.endpoints.chat.drain()
+        with anyio.fail_after(30):
+            assert await socket.closed() == 1001
 
 
 async def test_a_connection_has_a_lifetime_and_a_heartbeat() -> None:

@@ -21,6 +21,7 @@ from streamchat.events import dump_json
 from streamchat.http.endpoints import Endpoints
 from streamchat.http.errors import HTTPError, error_response
 from streamchat.http.requests import ClientGone, Request, Response
+from streamchat.http.rounds import rounds
 from streamchat.http.routing import Call
 from streamchat.http.runs import client_id
 from streamchat.http.streams import spread
@@ -48,6 +49,7 @@ TOO_LARGE = 1009
 """The close code after a message that is larger than a body may be."""
 
 _MOST_RUNS = 100
+_LOOK = 1.0
 
 
 class Connection(Protocol):
@@ -94,6 +96,8 @@ class WebSocketSession:
 
     async def run(self) -> None:
         """Serve the connection until it is closed by either side; all that was attached is let go then."""
+        looks = rounds(_LOOK)
+        looks.join(self)
         reading = asyncio.ensure_future(self._read())
         beating = asyncio.ensure_future(self._beat())
         try:
@@ -106,15 +110,21 @@ class WebSocketSession:
                 if error is not None and not isinstance(error, ClientGone):
                     log.error("a WebSocket failed", exc_info=error)
         finally:
+            looks.leave(self)
             tasks = [reading, beating, *self._streams.values()]
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
             await self._connection.close(self._code or COME_BACK)
 
+    def visit(self) -> None:
+        """Notice that the service goes away; what is attached would tell, but nothing may be."""
+        if self._chat.draining:
+            self._leaving.set()
+
     async def _beat(self) -> None:
         """Tell a quiet connection that it lives, and end it when the service goes away."""
-        while not (self._leaving.is_set() or self._chat.draining):
+        while not self._leaving.is_set():
             try:
                 async with asyncio.timeout(self._endpoints.options.heartbeat):
                     await self._leaving.wait()
