@@ -7,10 +7,18 @@ for `event_response`; `AGUIEncoder` is for who feeds it, and for whoever joins l
 from __future__ import annotations
 
 from streamchat.core.agent_state import AgentState
-from streamchat.wire.ag_ui.encoder import PROTOCOL_VERSION, AGUIEncoder, Before
+from streamchat.wire.ag_ui.encoder import AGUIEncoder, Before
 from streamchat.wire.ag_ui.messages import AGUIMessage, Ids, run_messages, user_message
+from streamchat.wire.ag_ui.response import PROTOCOL_VERSION
 from streamchat.wire.ag_ui.shown import AGUIEvent
-from streamchat.wire.ag_ui.stream import MEDIA_TYPE, AGUIWire, ag_ui_events, ag_ui_frame, ag_ui_stream
+from streamchat.wire.ag_ui.stream import (
+    MEDIA_TYPE,
+    AGUINames,
+    AGUIWire,
+    ag_ui_events,
+    ag_ui_frame,
+    ag_ui_stream,
+)
 
 __all__ = [
     "MEDIA_TYPE",
@@ -18,6 +26,7 @@ __all__ = [
     "AGUIEncoder",
     "AGUIEvent",
     "AGUIMessage",
+    "AGUINames",
     "AGUIWire",
     "AgentState",
     "Before",

@@ -40,26 +40,24 @@ from streamchat.events import (
     Wait,
 )
 from streamchat.messages import FilePart, SourcePart, ToolCallPart
-from streamchat.wire.ag_ui.ending import end_of, outcome_of, understood
+from streamchat.wire.ag_ui.ending import end_of, outcome_of
 from streamchat.wire.ag_ui.messages import (
     NAMESPACE,
     AGUIMessage,
-    Ids,
     activity_of,
     progress_of,
     result_of,
     run_messages,
     snapshot_of,
 )
+from streamchat.wire.ag_ui.response import PROTOCOL_VERSION, OpenResponse
 from streamchat.wire.ag_ui.shown import AGUIEvent, ShownStep
 from streamchat.wire.ag_ui.state import BaseState, ShownState
 
-__all__ = ["PROTOCOL_VERSION", "AGUIEncoder", "AGUIEvent", "Before"]
+__all__ = ["AGUIEncoder", "Before"]
 
 Before: TypeAlias = Sequence[AGUIMessage] | Callable[[], Sequence[AGUIMessage]]
 """The thread's messages before the run's answer, or a function that returns them (asked when needed)."""
-
-PROTOCOL_VERSION = "1.0"
 
 
 class AGUIEncoder:
@@ -90,28 +88,31 @@ class AGUIEncoder:
         metadata: Mapping[str, Any] | None = None,
         protocol_version: str | None = PROTOCOL_VERSION,
     ) -> None:
-        self.thread_id = thread_id
-        self.run_id = run_id
-        self.over = False
         self._before = before
-        self._parent_run_id = parent_run_id
-        self._about = dict(metadata or {})
-        self._knows_outcomes = protocol_version is not None
-        self._begun = False
+        self._said = OpenResponse(
+            thread_id,
+            run_id,
+            message_id=message_id,
+            parent_run_id=parent_run_id,
+            metadata=metadata,
+            protocol_version=protocol_version,
+        )
+        self._ids = self._said.ids
+        self._put = self._said.put
         self._paused = False
         self._folder = Folder()
         self._state = ShownState(state, self._put)
-        self._ids = Ids(message_id or "")
-        self._out: list[AGUIEvent] = []
         self._step = ShownStep(self._ids, self._put)
         self._step_name: str | None = None
-        self._reasoned: dict[str, None] = {}
-        """The messages with reasoning that the client was told of."""
         self._unfinished: list[str] = []
         """Calls that the client was told of and that were never complete: they are in no final message."""
         self._wrong = False
         """Whether the client holds something that does not stand, or in another order."""
-        self._at: int | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the response has ended."""
+        return self._said.over
 
     @property
     def paused(self) -> bool:
@@ -120,18 +121,18 @@ class AGUIEncoder:
 
     def begin(self) -> list[AGUIEvent]:
         """Return ``RUN_STARTED``, for who answers before there is an event; later it gives nothing."""
-        self._begin()
-        return self._taken()
+        self._said.begin()
+        return self._said.taken()
 
     def add(self, event: StreamEvent | StoredEvent) -> list[AGUIEvent]:
         """Return what to send for the next event."""
         if self.over:
             return []
-        self._note_time(event)
+        self._said.note_time(event)
         event = event.event if isinstance(event, StoredEvent) else event
         if isinstance(event, RunStarted):
-            self._learn(event.run_id, event.message_id)
-        self._begin()
+            self._said.learn(event.run_id, event.message_id)
+        self._said.begin()
         if isinstance(event, MessageCompleted):
             self._compare(event)
         self._state.take(event)
@@ -139,7 +140,7 @@ class AGUIEncoder:
         handler = _HANDLERS.get(event.type)
         if handler is not None:
             handler(self, event)
-        return self._taken()
+        return self._said.taken()
 
     def rejoin(
         self, events: Iterable[StreamEvent | StoredEvent], *, answered: bool = False
@@ -151,7 +152,7 @@ class AGUIEncoder:
         about to go on.
         """
         for event in events:
-            self._note_time(event)
+            self._said.note_time(event)
             event = event.event if isinstance(event, StoredEvent) else event
             self._folder.add(event)
             self._state.take(event)
@@ -172,58 +173,25 @@ class AGUIEncoder:
             return []
         about = {NAMESPACE: {"status": "suspended"}}
         self._end({"type": "RUN_FINISHED", "outcome": {"type": "success"}, "metadata": about})
-        return self._taken()
+        return self._said.taken()
 
     def break_off(self, code: str, message: str, **about: Any) -> list[AGUIEvent]:
         """End the response with ``RUN_ERROR``, whatever becomes of the run; ``message`` is for the client."""
         if self.over:
             return []
-        self._begin()
+        self._said.begin()
         self._end({"type": "RUN_ERROR", "message": message, "code": code, "metadata": {NAMESPACE: about}})
-        return self._taken()
+        return self._said.taken()
 
-    # Writing.
-
-    def _put(self, kind: str, /, **fields: Any) -> None:
-        event = {"type": kind, **fields}
-        if kind == "REASONING_START":
-            self._reasoned[fields["messageId"]] = None
-        if self._at is not None:
-            event["timestamp"] = self._at
-        self._out.append(event)
-
-    def _taken(self) -> list[AGUIEvent]:
-        out, self._out = self._out, []
-        return out
-
-    def _note_time(self, event: StreamEvent | StoredEvent) -> None:
-        if isinstance(event, StoredEvent):
-            self._at = event.at
-
-    def _begin(self) -> None:
-        if self._begun:
-            return
-        self._begun = True
-        fields: dict[str, Any] = {"threadId": self.thread_id, "runId": self.run_id}
-        if self._parent_run_id is not None:
-            fields["parentRunId"] = self._parent_run_id
-        if self._about:
-            fields["metadata"] = {NAMESPACE: self._about}
-        self._put("RUN_STARTED", **fields, protocolVersion=PROTOCOL_VERSION)
-
-    def _learn(self, run_id: str | None, message_id: str | None) -> None:
-        """Learn the run's own ids."""
-        self._ids.base = message_id or self._ids.base or run_id or ""
-        names = {"runId": run_id, "messageId": message_id}
-        self._about.update({key: value for key, value in names.items() if value is not None})
+    # What the client holds.
 
     def _snapshot(self) -> None:
         """Restate the thread as it stands; what the client holds besides is gone."""
         self._wrong = False
         before = self._before() if callable(self._before) else self._before
         messages = [*before, *run_messages(self._folder.state.parts, self._ids)]
-        self._put("MESSAGES_SNAPSHOT", **snapshot_of(messages, self._reasoned))
-        self._reasoned.update((each["id"], None) for each in messages if each["role"] == "reasoning")
+        self._put("MESSAGES_SNAPSHOT", **snapshot_of(messages, self._said.reasoned))
+        self._said.reasoned.update((each["id"], None) for each in messages if each["role"] == "reasoning")
 
     def _put_right(self) -> None:
         if self._wrong or self._step.wrong:
@@ -233,9 +201,9 @@ class AGUIEncoder:
     def _restate(self, *, answered: bool = False) -> list[AGUIEvent]:
         """Say what the log came to so far, and open again what is open."""
         state = self._folder.state
-        late = not self._begun
-        self._learn(state.run_id, state.message_id)
-        self._begin()
+        late = not self._said.begun
+        self._said.learn(state.run_id, state.message_id)
+        self._said.begin()
         if late:
             self._state.snapshot()
         self._close()
@@ -253,7 +221,7 @@ class AGUIEncoder:
                 self._suspend(state.waits, restated=True)
         elif state.steps and not state.steps[-1].finished:
             self._reopen(state)
-        return self._taken()
+        return self._said.taken()
 
     def _reopen(self, state: RunState) -> None:
         step = state.steps[-1]
@@ -402,13 +370,7 @@ class AGUIEncoder:
     def _end(self, fields: dict[str, Any]) -> None:
         """Close whatever is open, and end the response."""
         self._close()
-        kind = fields.pop("type")
-        if kind == "RUN_FINISHED":
-            fields = {"threadId": self.thread_id, "runId": self.run_id, **fields}
-            if not (self._knows_outcomes or understood(fields["outcome"])):
-                del fields["outcome"]  # the page then looks for its calls itself
-        self._put(kind, **fields)
-        self.over = True
+        self._said.end(fields)
 
 
 _HANDLERS: dict[str, Callable[[AGUIEncoder, Any], None]] = {

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
+from typing import Any, Required, TypedDict, Unpack
 
 from streamchat.core.sse import encode_comment
 from streamchat.core.state import RunState
 from streamchat.events import StoredEvent, StreamEvent, dump_json
-from streamchat.wire.ag_ui.encoder import PROTOCOL_VERSION, AGUIEncoder, Before
+from streamchat.wire.ag_ui.encoder import AGUIEncoder, Before
 from streamchat.wire.ag_ui.shown import AGUIEvent
+from streamchat.wire.ag_ui.state import BaseState
 from streamchat.wire.native import Reset
 
-__all__ = ["MEDIA_TYPE", "AGUIWire", "ag_ui_events", "ag_ui_frame", "ag_ui_stream"]
+__all__ = ["MEDIA_TYPE", "AGUINames", "AGUIWire", "ag_ui_events", "ag_ui_frame", "ag_ui_stream"]
 
 MEDIA_TYPE = "text/event-stream"
 _KEEP_ALIVE = encode_comment("keep-alive")
@@ -64,14 +66,21 @@ class AGUIWire:
         return _KEEP_ALIVE
 
 
+class AGUINames(TypedDict, total=False):
+    """What a response is told of its request: the arguments of `AGUIEncoder`, by name."""
+
+    thread_id: Required[str]
+    run_id: Required[str]
+    before: Before
+    state: BaseState
+    message_id: str | None
+    parent_run_id: str | None
+    metadata: Mapping[str, Any] | None
+    protocol_version: str | None
+
+
 async def ag_ui_events(
-    events: AsyncIterable[StreamEvent | StoredEvent],
-    *,
-    thread_id: str,
-    run_id: str,
-    before: Before = (),
-    parent_run_id: str | None = None,
-    protocol_version: str | None = PROTOCOL_VERSION,
+    events: AsyncIterable[StreamEvent | StoredEvent], **named: Unpack[AGUINames]
 ) -> AsyncGenerator[AGUIEvent, None]:
     """Translate the events of one run, most often ``orchestrate(…)``, to its end or its suspension.
 
@@ -79,9 +88,7 @@ async def ag_ui_events(
     known. An exception of ``events`` is raised; a stream that merely stops is ended with ``RUN_ERROR``.
     Leaving early closes ``events`` where it can be closed.
     """
-    encoder = AGUIEncoder(
-        thread_id, run_id, before=before, parent_run_id=parent_run_id, protocol_version=protocol_version
-    )
+    encoder = AGUIEncoder(**named)
     if isinstance(events, AsyncGenerator):
         async with aclosing(events):
             async for said in _translated(events, encoder):
@@ -105,23 +112,10 @@ async def _translated(
 
 
 async def ag_ui_stream(
-    events: AsyncIterable[StreamEvent | StoredEvent],
-    *,
-    thread_id: str,
-    run_id: str,
-    before: Before = (),
-    parent_run_id: str | None = None,
-    protocol_version: str | None = PROTOCOL_VERSION,
+    events: AsyncIterable[StreamEvent | StoredEvent], **named: Unpack[AGUINames]
 ) -> AsyncGenerator[bytes, None]:
     """Return the same as `ag_ui_events`, as the bytes of a ``text/event-stream``."""
-    said = ag_ui_events(
-        events,
-        thread_id=thread_id,
-        run_id=run_id,
-        before=before,
-        parent_run_id=parent_run_id,
-        protocol_version=protocol_version,
-    )
+    said = ag_ui_events(events, **named)
     async with aclosing(said):
         async for event in said:
             yield ag_ui_frame(event)
