@@ -179,6 +179,43 @@ async def test_a_retry_that_is_asked_for_twice_under_one_key_is_one(make_chat: M
             await chat.retry(run_id, ANN, idempotency_key="other")
 
 
+async def test_an_answer_whose_question_was_deleted_is_retried_where_it_stands_by_now(
+    make_chat: MakeChat,
+) -> None:
+    async with make_chat(Tools(), *[Step(text) for text in ("1!", "2!", "2?", "2.", "3!")]) as chat:
+        runs = [await chat.reply("home", text, ANN) for text in ("one", "two")]
+        again = await chat.retry(runs[1].run_id, ANN)
+        await log_of(chat, again.run_id)
+        await chat.delete(principal=ANN, run_id=runs[1].run_id)
+        third = await chat.retry(again.run_id, ANN)
+        await log_of(chat, third.run_id)
+        await chat.reply("home", "three", ANN)
+        said = [message.content for message in chat.model.requests[-1].messages]  # type: ignore[attr-defined]
+        assert said == ["one", "1!", "2.", "three"]
+        known = {row.message_id for row in await chat.history("home", ANN)}
+        rows = await chat.buffer.messages("home")
+        assert {row.parent_id for row in rows} - {None} <= known | {again.message_id}
+        await chat.delete(principal=ANN, run_id=third.run_id)
+        with pytest.raises(RunNotFound):
+            await chat.retry(third.run_id, ANN)
+
+
+async def test_a_run_that_is_deleted_while_it_is_being_retried_is_not(make_chat: MakeChat) -> None:
+    async with make_chat(Tools(), Step("1!")) as chat:
+        run = await chat.reply("home", "one", ANN)
+        watched: Any = chat.buffer
+        create = watched.inner.create
+
+        async def late(*given: Any, **named: Any) -> Any:
+            await watched.inner.delete(run_id=run.run_id)
+            return await create(*given, **named)
+
+        watched.create = late
+        with pytest.raises(RunNotFound):
+            await chat.retry(run.run_id, ANN)
+        assert await chat.history("home", ANN) == []
+
+
 async def test_over_http_a_refusal_has_its_reason() -> None:
     from streamchat.adapters.asgi import asgi_app
     from tests.adapters.serving import fetch, serve

@@ -97,10 +97,13 @@ class EventBuffer(Protocol):
         same transaction the run takes the conversation's slot, by compare-and-set; where that is taken and
         ``run.enqueue`` says so, it is made ``enqueued``. It is the conversation's leaf in both cases.
 
+        The message of a run with a ``parent_run_id`` stands beside that of its parent: it follows what that
+        one follows by then, whatever its own ``parent_id`` says, which counts where the parent is not stored.
+
         Idempotent by (principal, ``idempotency_key``): the same key with the same digest returns the first
         run. Raises `IdempotencyConflict` (same key, other digest), `ConversationBusy` (the slot is taken),
         `ConversationMoved` (the leaf is not ``run.follows``), `ConversationNotFound` (the conversation
-        belongs to another principal or tenant).
+        belongs to another principal or tenant), `RunNotFound` (``parent_run_id`` was deleted).
         """
         ...
 

@@ -121,6 +121,7 @@ class MemoryEventBuffer(LocalNotes):
             return Created(known.record(), new=False)
         state.check_conversation(run)
         state.check_homes(run.conversation_id, messages)
+        messages = state.placed(run, messages)
         self._make_room(len(run.request) + event_bytes((run.started, *kept)))
         made = state.add(run, next_generation(self._token(), self._token()), now)
         made.write((run.started, *kept), now)

@@ -18,7 +18,7 @@ from streamchat.buffers.base import (
     RunStatus,
     Segment,
 )
-from streamchat.buffers.shared import event_bytes, kept_ancestors, owner_and_tenant, same_run
+from streamchat.buffers.shared import beside, event_bytes, kept_ancestors, owner_and_tenant, same_run
 from streamchat.core.append_rule import (
     Decision,
     claimable_since,
@@ -289,6 +289,17 @@ class MemoryState:
             raise refusals.conversation_busy(run.conversation_id, active or "")
         if entrance == "moved":
             raise refusals.conversation_moved(run.conversation_id, run.follows)
+
+    def placed(self, run: NewRun, messages: Sequence[MessageRecord]) -> Sequence[MessageRecord]:
+        """Return a new run's messages as they are to be put; raise where what it retries was deleted."""
+        parent = self.runs.get(run.parent_run_id or "")
+        if parent is None:
+            if ("run", run.parent_run_id) in self.tombstones:
+                raise refusals.run_unknown(run.parent_run_id or "")
+            return messages
+        conversation = self.conversations.get(run.conversation_id)
+        answer = conversation.messages.get(parent.new.message_id) if conversation is not None else None
+        return messages if answer is None else beside(run, messages, answer.parent_id)
 
     def check_homes(self, conversation_id: str, messages: Iterable[MessageRecord]) -> None:
         """Raise where a message would take the place of another conversation's."""

@@ -7,6 +7,7 @@ import base64
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from streamchat.buffers import refusals
@@ -184,6 +185,14 @@ def encode_body(posted: Input) -> bytes:
         raise InvalidInput(
             f"the body of a {posted.kind!r} for {posted.key!r} is not JSON: {error}"
         ) from error
+
+
+def beside(run: NewRun, messages: Iterable[MessageRecord], parent_id: str | None) -> list[MessageRecord]:
+    """Return a retry's messages, its own following what the answer beside it follows."""
+    return [
+        replace(message, parent_id=parent_id) if message.message_id == run.message_id else message
+        for message in messages
+    ]
 
 
 def kept_ancestors(doomed: Mapping[str, str | None]) -> dict[str, str | None]:

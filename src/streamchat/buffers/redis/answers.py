@@ -64,6 +64,7 @@ def create_arguments(
     ]
     arguments += [generation, run.log_version, len(events), records.pack_batch(payloads, events)]
     arguments += [raw(run.message_id), int(run.enqueue), optional(run.follows)]
+    arguments += [optional(run.parent_run_id)]
     arguments += [len(mine), *mine, len(home), *home]
     return arguments + records.message_arguments(payloads, messages)
 
@@ -94,6 +95,8 @@ def create_refused(word: str, run: NewRun, name: str) -> StreamChatError:
         return refusals.conversation_moved(run.conversation_id, run.follows)
     if word == "deleted":
         return refusals.conversation_deleted(run.conversation_id)
+    if word == "parent_deleted":
+        return refusals.run_unknown(name)
     return refusals.message_id_taken(name)
 
 

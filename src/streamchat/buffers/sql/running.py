@@ -19,7 +19,7 @@ from streamchat.buffers.base import (
     Posted,
     RunRecord,
 )
-from streamchat.buffers.shared import encode_body, event_bytes, owner_and_tenant, same_run
+from streamchat.buffers.shared import beside, encode_body, event_bytes, owner_and_tenant, same_run
 from streamchat.buffers.sql.schema import Schema
 from streamchat.buffers.sql.transaction import Tx
 from streamchat.buffers.transactional.appending import event_rows, judge
@@ -71,6 +71,7 @@ def create(tx: Tx, run: NewRun, messages: Sequence[MessageRecord], kept: Sequenc
     if known is not None:
         return Created(known, new=False)
     active = _enter(tx, run, owner, tenant, conversation)
+    messages = _placed(tx, run, messages)
     events = (run.started, *kept)
     generation = next_generation(tx.token(), tx.token())
     tx.connection.execute(
@@ -112,6 +113,24 @@ def create(tx: Tx, run: NewRun, messages: Sequence[MessageRecord], kept: Sequenc
     made = get_run(tx, run.run_id)
     assert made is not None
     return Created(made, new=True)
+
+
+def _placed(tx: Tx, run: NewRun, messages: Sequence[MessageRecord]) -> Sequence[MessageRecord]:
+    """Return the messages as they are to be put, under the conversation's lock."""
+    if run.parent_run_id is None:
+        return messages
+    runs, rows, tombstones = tx.schema.runs, tx.schema.messages, tx.schema.tombstones
+    answer = tx.connection.execute(
+        select(rows.c.parent_id)
+        .join(runs, runs.c.message_id == rows.c.message_id)
+        .where(runs.c.run_id == run.parent_run_id, rows.c.conversation_id == run.conversation_id)
+    ).first()
+    if answer is not None:
+        return beside(run, messages, answer.parent_id)
+    deleted = select(tombstones.c.id).where(tombstones.c.kind == "run", tombstones.c.id == run.parent_run_id)
+    if tx.connection.execute(deleted).first() is not None:
+        raise refusals.run_unknown(run.parent_run_id)
+    return messages
 
 
 def _known(tx: Tx, run: NewRun, slot: str | None) -> RunRecord | None:

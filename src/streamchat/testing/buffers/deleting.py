@@ -94,6 +94,44 @@ async def a_message_that_is_written_again_follows_what_it_followed(bench: Bench)
 
 
 @behaviour
+async def a_retry_follows_what_the_answer_beside_it_follows_by_now(bench: Bench) -> None:
+    first, _ = await turn(bench, "home", None)
+    second, question = await turn(bench, "home", first.message_id)
+    again = await retried(bench, second, question)
+    await bench.buffer.delete(run_id=second.run_id)
+    # Who made these has not heard of it.
+    third = await retried(bench, again, question)
+    assert (await parents(bench, "home"))[third.message_id] == first.message_id
+    await bench.buffer.delete(run_id=first.run_id)
+    fourth = await retried(bench, third, question)
+    assert set((await parents(bench, "home")).items()) == {
+        (run.message_id, None) for run in (again, third, fourth)
+    }
+
+
+async def retried(bench: Bench, parent: NewRun, question: str) -> NewRun:
+    """Return a run beside ``parent`` that is over, made for an answer to the message of that id."""
+    run = bench.new_run(conversation_id="home", parent_run_id=parent.run_id)
+    await bench.buffer.create(run, [answer(run, question)])
+    lease = await bench.claimed(run.run_id)
+    await bench.buffer.append(lease, ending(), messages=[answer(run, question)], then="over")
+    return run
+
+
+@behaviour
+async def a_run_that_was_deleted_is_not_retried(bench: Bench) -> None:
+    first, question = await turn(bench, "home", None)
+    await bench.buffer.delete(run_id=first.run_id)
+    run = bench.new_run(conversation_id="home", parent_run_id=first.run_id)
+    with refused(RunNotFound):
+        await bench.buffer.create(run, [answer(run, question)])
+    assert await bench.buffer.messages("home") == []
+    assert (await bench.buffer.conversation("home")).leaf_id is None
+    with refused(RunNotFound):
+        await bench.buffer.get(run.run_id)
+
+
+@behaviour
 async def a_deleted_conversation_goes_with_all_that_is_in_it(bench: Bench) -> None:
     lease = await bench.held()
     home = (await bench.buffer.get(lease.run_id)).conversation_id

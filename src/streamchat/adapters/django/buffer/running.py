@@ -8,7 +8,15 @@ from typing import Any
 from django.db.models import F
 
 from streamchat.adapters.django.buffer.tx import Tx
-from streamchat.adapters.django.models import Conversation, PostedInput, Run, RunRequest, Segment, Tombstone
+from streamchat.adapters.django.models import (
+    Conversation,
+    Message,
+    PostedInput,
+    Run,
+    RunRequest,
+    Segment,
+    Tombstone,
+)
 from streamchat.buffers import refusals
 from streamchat.buffers.base import (
     Claim,
@@ -21,7 +29,7 @@ from streamchat.buffers.base import (
     Posted,
     RunRecord,
 )
-from streamchat.buffers.shared import encode_body, event_bytes, owner_and_tenant, same_run
+from streamchat.buffers.shared import beside, encode_body, event_bytes, owner_and_tenant, same_run
 from streamchat.buffers.transactional.appending import event_rows, judge
 from streamchat.buffers.transactional.records import (
     claim_of,
@@ -70,6 +78,7 @@ def create(tx: Tx, run: NewRun, messages: Sequence[MessageRecord], kept: Sequenc
     if known is not None:
         return Created(known, new=False)
     active = _enter(tx, run, owner, tenant, conversation)
+    messages = _placed(tx, run, messages)
     events = (run.started, *kept)
     generation = next_generation(tx.token(), tx.token())
     tx.rows(Run).create(
@@ -107,6 +116,20 @@ def create(tx: Tx, run: NewRun, messages: Sequence[MessageRecord], kept: Sequenc
     made = get_run(tx, run.run_id)
     assert made is not None
     return Created(made, new=True)
+
+
+def _placed(tx: Tx, run: NewRun, messages: Sequence[MessageRecord]) -> Sequence[MessageRecord]:
+    """Return the messages as they are to be put, under the conversation's lock."""
+    if run.parent_run_id is None:
+        return messages
+    answers = tx.rows(Run).filter(run_id=run.parent_run_id).values_list("message_id", flat=True)
+    home = tx.rows(Message).filter(conversation_id=run.conversation_id, message_id__in=list(answers))
+    answer = home.values_list("parent_id").first()
+    if answer is not None:
+        return beside(run, messages, answer[0])
+    if tx.rows(Tombstone).filter(kind="run", id=run.parent_run_id).exists():
+        raise refusals.run_unknown(run.parent_run_id)
+    return messages
 
 
 def _known(tx: Tx, run: NewRun, slot: str | None) -> RunRecord | None:

@@ -1,11 +1,11 @@
 -- ARGV: now, run, conversation, slot or "", digest, whose, generation, version, number of events, packed events,
--- leaf, "1" if it may be enqueued, "=leaf" that its messages follow or "", number of the run's items, items, number of
--- the conversation's items, items, messages.
+-- leaf, "1" if it may be enqueued, "=leaf" that its messages follow or "", "=run" that it retries or "", number of the
+-- run's items, items, number of the conversation's items, items, messages.
 local run, conversation, slot, digest, whose = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local generation, version, count, packed, leaf = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
-local enqueue, follows = ARGV[12] == '1', ARGV[13]
-local run_from = 15
-local run_to = 14 + tonumber(ARGV[14])
+local enqueue, follows, parent = ARGV[12] == '1', ARGV[13], ARGV[14]
+local run_from = 16
+local run_to = 15 + tonumber(ARGV[15])
 local conversation_from = run_to + 2
 local conversation_to = run_to + 1 + tonumber(ARGV[run_to + 1])
 local messages = conversation_to + 1
@@ -55,6 +55,16 @@ local wrong = misplaced(messages, conversation)
 if wrong then
   return wrong
 end
+local answer
+if parent ~= '' then
+  parent = string.sub(parent, 2)
+  local retried = key('run', parent)
+  answer = call('HGET', retried, 'message')
+  if not answer and call('EXISTS', retried) == 1 then
+    return {'parent_deleted', parent}
+  end
+  answer = answer and call('HMGET', key('message', answer), 'home', 'parent')
+end
 
 local at = now()
 local left = {key('log', run), key('segments', run), key('inputs', run), key('unread', run)}
@@ -89,5 +99,12 @@ end
 call('HSET', home, 'active', busy and found[2] or run, 'leaf', leaf)
 touch(conversation, at)
 put_messages(messages, conversation, at)
+if answer and answer[1] == conversation and call('EXISTS', key('message', leaf)) == 1 then
+  if answer[2] then
+    call('HSET', key('message', leaf), 'parent', answer[2])
+  else
+    call('HDEL', key('message', leaf), 'parent')
+  end
+end
 tell(run)
 return made('new', run)
