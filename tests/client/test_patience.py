@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from streamchat.client import ClientError, ServerUnreachable, StreamChatClient
+from streamchat.client import BlockingStreamChatClient, ClientError, ServerUnreachable, StreamChatClient
 from streamchat.errors import InvalidInput, StreamChatError
 
 pytestmark = pytest.mark.anyio
@@ -134,12 +134,40 @@ async def test_an_answer_that_no_server_of_ours_gives_is_unreadable(answer: byte
         {"patience": -1},
         {"url": "http://"},
         {"url": "http://\udc80"},
+        {"url": None},
+        {"patience": "120"},
+        {"headers": "authorization: Bearer x"},
+        {"headers": [("authorization", "Bearer x")]},
+        {"tools": [print]},
+        {"tools": {"print": "print"}},
+        {"approve": True},
+        {"http": 5},
     ],
 )
-def test_what_cannot_be_sent_is_told_at_once(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kind", [StreamChatClient, BlockingStreamChatClient])
+def test_what_cannot_be_sent_is_told_at_once(kind: Any, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput) as caught:
-        StreamChatClient(**{"url": "http://127.0.0.1:1", **options})
+        kind(**{"url": "http://127.0.0.1:1", **options})
     assert "Bearer" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: client.start(5),
+        lambda client: client.start(["Hi"]),
+        lambda client: client.status(None),
+        lambda client: client.cancel(5),
+        lambda client: client.messages(5),
+    ],
+)
+async def test_what_no_server_could_answer_is_not_asked(ask: Any) -> None:
+    async with StreamChatClient("http://127.0.0.1:1", patience=0) as client:
+        with pytest.raises(InvalidInput):
+            await ask(client)
+    async with StreamChatClient("http://127.0.0.1:1", headers=lambda: ["x"]) as client:  # type: ignore[arg-type,return-value]
+        with pytest.raises(InvalidInput, match="headers"):
+            await client.status("run")
 
 
 async def test_headers_that_a_function_gives_are_looked_at_too() -> None:

@@ -13,6 +13,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from streamchat import Started, StoredEvent
 from streamchat.client.client import ClientTool, StreamChatClient
 from streamchat.client.following import Reset
+from streamchat.client.given import check_client
 from streamchat.client.threads import Reading, Works, in_thread
 from streamchat.errors import StreamChatError
 
@@ -31,6 +32,11 @@ class BlockingStreamChatClient:
     """
 
     def __init__(self, url: str, **options: Any) -> None:
+        # Before it is wrapped.
+        check_client(
+            options.get("patience", 0.0),
+            *(options.get(name) for name in ("headers", "tools", "approve", "http")),
+        )
         tools: Mapping[str, ClientTool] = options.get("tools") or {}
         options["tools"] = {name: in_thread(function) for name, function in tools.items()}
         for name in ("approve", "headers"):

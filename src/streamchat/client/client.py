@@ -16,6 +16,7 @@ from streamchat import Started, StoredEvent
 from streamchat.client.connection import Connection, Headers
 from streamchat.client.errors import ClientError
 from streamchat.client.following import Hurry, Reset, follow
+from streamchat.client.given import check_client, check_message, check_text
 from streamchat.events import ApprovalRequested, Suspended, ToolCallEvent
 
 __all__ = ["Approve", "ClientTool", "StreamChatClient"]
@@ -44,6 +45,8 @@ class StreamChatClient:
     ``tools`` are functions by name, for tools that run in the client; ``approve`` answers approvals. Without
     them, a run that waits goes on when somebody else answers.
 
+    Raises `InvalidInput`, with ``field``, for what is none of these.
+
     All methods raise `ClientError` (the server refused; it has the status and a code) and
     `ServerUnreachable`. Cancelling any of them ends no run: `cancel` does.
     """
@@ -59,6 +62,7 @@ class StreamChatClient:
         approve: Approve | None = None,
         http: httpx2.AsyncClient | None = None,
     ) -> None:
+        check_client(patience, headers, tools, approve, http)
         self._connection = Connection(url, headers, client_id, patience, http)
         self._tools = dict(tools or {})
         self._approve = approve
@@ -246,6 +250,7 @@ class StreamChatClient:
         self, conversation_id: str, *, after: str | None = None, limit: int = 100
     ) -> dict[str, Any]:
         """Return a page of a conversation: ``messages``, and ``next`` for the next page's ``after``."""
+        check_text("conversation_id", conversation_id)
         path = f"/conversations/{quote(conversation_id, safe='')}/messages"
         answer: dict[str, Any] = await self._connection.ask(
             "GET", path, params=_page(after, limit), needs=("messages", "next")
@@ -266,6 +271,7 @@ def _asked(
     metadata: Mapping[str, Any] | None,
     system_message: str | None,
 ) -> dict[str, Any]:
+    check_message(message)
     body = {
         "message": message if isinstance(message, str) else [dict(part) for part in message],
         "conversation_id": conversation_id,
@@ -276,6 +282,7 @@ def _asked(
 
 
 def _run(run_id: str, *segments: str) -> str:
+    check_text("run_id", run_id)
     return "/".join(("/runs", quote(run_id, safe=""), *segments))
 
 

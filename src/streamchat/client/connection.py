@@ -17,6 +17,7 @@ import anyio
 import httpx2
 
 from streamchat.client.errors import ClientError, ServerUnreachable, refusal, unreadable
+from streamchat.client.given import check_headers, check_url
 from streamchat.errors import InvalidInput, StreamChatError
 
 __all__ = ["Connection", "Headers", "Patience"]
@@ -71,22 +72,10 @@ class Connection:
         patience: float,
         http: httpx2.AsyncClient | None,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise InvalidInput(
-                f"{url!r} is no URL of a server: it begins with http:// or https://", field="url"
-            )
-        try:
-            host = httpx2.URL(url).host
-        except (httpx2.InvalidURL, ValueError) as error:
-            raise InvalidInput(f"{url!r} is no URL of a server: {error}", field="url") from error
-        if not host:
-            raise InvalidInput(f"{url!r} is no URL of a server: it names no host", field="url")
-        if not patience >= 0:
-            raise InvalidInput(f"patience={patience!r}: give seconds, 0 or more", field="patience")
+        self._url = check_url(url)
         # At once, not at the first request.
         sendable({} if headers is None or callable(headers) else headers)
         sendable({} if client_id is None else {"x-client-id": client_id})
-        self._url = url.rstrip("/")
         self._headers = headers
         self._client_id = client_id
         self._patience = patience
@@ -200,7 +189,9 @@ class Connection:
 
     async def _who(self) -> dict[str, str]:
         given = self._headers() if callable(self._headers) else self._headers
-        headers = dict(await given if inspect.isawaitable(given) else given or {})
+        given = await given if inspect.isawaitable(given) else given
+        check_headers(given)
+        headers = dict(given or {})
         if self._client_id is not None:
             headers.setdefault("x-client-id", self._client_id)
         return headers
