@@ -286,6 +286,32 @@ def test_the_system_check_says_what_is_wrong_with_the_setting(project: dict[str,
         call_command("check", fail_level="WARNING")
 
 
+async def test_a_page_of_an_allowed_origin_may_send_the_csrf_token(project: dict[str, str]) -> None:
+    from django.conf import settings
+    from django.test import override_settings
+
+    page = "https://page.example"
+    cors = {"origins": [page], "credentials": True, "headers": ["X-Mine"]}
+    with override_settings(
+        STREAMCHAT={**settings.STREAMCHAT, "CORS": cors},
+        CSRF_TRUSTED_ORIGINS=[page],
+        CSRF_HEADER_NAME="HTTP_X_TOKEN",
+    ):
+        async with site() as (port, stall):
+            stall.release()
+            asked = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "x-token"}
+            async with request(port, "OPTIONS", "/chat/runs", Origin=page, **asked) as connection:
+                allowed = connection.headers["access-control-allow-headers"].split(", ")
+                assert {"X-Token", "X-Mine", "Last-Event-ID"} <= set(allowed)
+            signed = await csrf(port, project["ann"])
+            signed["X_Token"] = signed.pop("X_CSRFToken")
+            async with request(
+                port, "POST", "/chat/runs", {"message": "Hi"}, Origin=page, **signed
+            ) as connection:
+                assert connection.status == 201
+                assert connection.headers["access-control-allow-origin"] == page
+
+
 def test_options_of_a_wire_may_stand_in_the_setting(project: dict[str, str]) -> None:
     from django.test import override_settings
 

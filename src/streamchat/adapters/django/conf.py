@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from django.conf import settings
@@ -155,8 +155,16 @@ def endpoints() -> Endpoints:
         chat(),
         principal=lambda request: function(request.native),
         options=_http_options(given.get("HTTP", {})),
-        cors=None if given.get("CORS") is None else _made("CORS", CORS, given["CORS"]),
+        cors=None if given.get("CORS") is None else _with_csrf(_made("CORS", CORS, given["CORS"])),
     )
+
+
+def _with_csrf(cors: CORS) -> CORS:
+    """Let pages of other origins send the CSRF token, where it is the session's user who asks."""
+    if not asks_the_session():
+        return cors
+    header = str(settings.CSRF_HEADER_NAME).removeprefix("HTTP_").replace("_", "-").title()
+    return replace(cors, headers=(*cors.headers, header))
 
 
 def _http_options(given: object) -> HTTPOptions:
