@@ -98,6 +98,7 @@ async def test_the_time_to_shut_down_can_be_given() -> None:
         ([f"{APP}"], "name a module"),
         ([f"{APP}:URL"], "is of type str: it must be a StreamChat or an ASGI application"),
         ([f"{APP}:own"], "give --principal MODULE:NAME"),
+        ([f"{APP}:user"], "user() is called without arguments: missing a required argument: 'scope'"),
         ([f"{APP}:bare", "--prefix", "/chat"], "--prefix is for a StreamChat"),
         ([f"{APP}:app", "--principal", f"{APP}:user"], "--principal is for a StreamChat"),
         ([f"{APP}:chat", "--principal", f"{APP}:URL"], f"--principal {APP}:URL is of type str: it must be a"),

@@ -41,7 +41,15 @@ def load_name(name: str) -> Any:
 
 
 async def made(make: Any) -> Any:
-    """Return what the function ``make`` (sync or async, without arguments) makes."""
+    """Return what the function ``make`` (sync or async, without arguments) makes. Raises `StreamChatError`
+    for one that wants some."""
+    try:
+        inspect.signature(make).bind()
+    except TypeError as error:
+        name = getattr(make, "__qualname__", type(make).__qualname__)
+        raise StreamChatError(f"{name}() is called without arguments: {error}") from None
+    except ValueError:  # one that does not say
+        pass
     result = make()
     return await result if inspect.isawaitable(result) else result
 
