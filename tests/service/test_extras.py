@@ -18,10 +18,10 @@ from .support import WatchedBuffer
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:SQLite .* has the WAL-reset bug")]
 
 
-def weather() -> ToolRegistry:
+def weather(**options: Any) -> ToolRegistry:
     tools = ToolRegistry()
 
-    @tools.tool
+    @tools.tool(**options)
     async def weather(city: str) -> str:
         """The weather.
 
@@ -70,25 +70,30 @@ def _chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
     return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
 
 
-async def test_thought_signatures_of_a_chat_provider_go_back_with_their_call(buffer: EventBuffer) -> None:
-    signature = {"google": {"thought_signature": "c2lnbmVk"}}
+SIGNATURE = {"google": {"thought_signature": "c2lnbmVk"}}
+DETAILS = [{"type": "reasoning.encrypted", "data": "opaque", "index": 0}]
+
+
+def signed() -> Reply:
+    """A call of the weather with what a provider of chat completions wants back."""
     call = {
         "index": 0,
         "id": "call-1",
         "type": "function",
         "function": {"name": "weather", "arguments": '{"city":"Oslo"}'},
-        "extra_content": signature,
+        "extra_content": SIGNATURE,
     }
-    details = [{"type": "reasoning.encrypted", "data": "opaque", "index": 0}]
-    body = b"".join(
-        [
-            _chunk({"role": "assistant", "content": "Hm.", "reasoning_details": details}),
-            _chunk({"tool_calls": [call]}),
-            _chunk({}, "tool_calls"),
-            b"data: [DONE]\n\n",
-        ]
-    )
-    replies: list[Step | Reply] = [Reply(body=body), Step("Wet."), Step("As I said.")]
+    chunks = [
+        _chunk({"role": "assistant", "content": "Hm.", "reasoning_details": DETAILS}),
+        _chunk({"tool_calls": [call]}),
+        _chunk({}, "tool_calls"),
+        b"data: [DONE]\n\n",
+    ]
+    return Reply(body=b"".join(chunks))
+
+
+async def test_thought_signatures_of_a_chat_provider_go_back_with_their_call(buffer: EventBuffer) -> None:
+    replies: list[Step | Reply] = [signed(), Step("Wet."), Step("As I said.")]
     async with ScriptedProvider(replies) as provider, provider.client() as client:
         model = OpenAIChatModel(client, "gemini")
         watched: Any = WatchedBuffer(buffer)
@@ -99,6 +104,26 @@ async def test_thought_signatures_of_a_chat_provider_go_back_with_their_call(buf
             assert b"opaque" not in seen
             await chat.reply(first.conversation_id, "Really?")
     within, after = (request.messages for request in provider.requests[1:])
-    assert within[1]["tool_calls"][0]["extra_content"] == signature
-    assert within[1]["reasoning_details"] == details
+    assert within[1]["tool_calls"][0]["extra_content"] == SIGNATURE
+    assert within[1]["reasoning_details"] == DETAILS
     assert after[: len(within)] == within
+
+
+async def test_what_a_provider_wants_back_survives_a_cancel_of_a_run_that_nobody_holds(
+    any_store: EventBuffer,
+) -> None:
+    replies: list[Step | Reply] = [signed(), Step("As you like.")]
+    async with ScriptedProvider(replies) as provider, provider.client() as client:
+        given: dict[str, Any] = {"tools": weather(requires_approval=True), "allow_anonymous": True}
+        given["model"] = OpenAIChatModel(client, "gemini")
+        watched: Any = WatchedBuffer(any_store)
+        async with StreamChat(buffer=watched, **given) as chat:
+            first = await chat.reply("c", "Weather?")
+            assert first.status == "suspended"
+        async with StreamChat(buffer=watched, **given) as other:
+            await other.cancel(first.run_id)
+            await other.reply("c", "Never mind")
+            assert b"c2lnbmVk" not in await seen_by_clients(other, first.run_id, "c")
+    (_, asked, *_) = provider.requests[1].messages
+    assert asked["tool_calls"][0]["extra_content"] == SIGNATURE
+    assert asked["reasoning_details"] == DETAILS

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar
@@ -125,8 +125,11 @@ class Driver:
         """Look for inputs now: something was posted in this process."""
         self._poked.set()
 
-    async def conclude(self, events: Sequence[StreamEvent]) -> None:
-        """Append the end of a run in which there is no work; raises `LeaseLost`, `BufferUnavailable`."""
+    async def conclude(self, so_far: Iterable[StoredEvent], events: Sequence[StreamEvent]) -> None:
+        """Append to the log ``so_far`` the end of a run in which there is no work; raises `LeaseLost`,
+        `BufferUnavailable`."""
+        for stored in so_far:
+            self._companions.note(stored.event)
         await self._inbox.look()
         await self._append(events)
 

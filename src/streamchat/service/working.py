@@ -188,10 +188,9 @@ class RunWorker:
         self, claim: Claim, context: RunContext, summary: SummaryBuilder, failure: ErrorEvent
     ) -> None:
         run = claim.run
-        events = conclude(
-            await read_log(self._buffer, run.run_id), failure, resumed=context.resumed, worker=self.name
-        )
-        await self._driver(claim, context, summary, None).conclude(events)
+        so_far = await read_log(self._buffer, run.run_id)
+        events = conclude(so_far, failure, resumed=context.resumed, worker=self.name)
+        await self._driver(claim, context, summary, None).conclude(so_far, events)
         await self._tell(summary.build(run.run_id, run.conversation_id, "error", self.name))
 
     async def cancel_unheld(self, run_id: str, posted: Input) -> None:
@@ -221,7 +220,8 @@ class RunWorker:
             driver = self._driver(claim, self._context(claim), summary, request)
             cancelled = Cancelled(by=posted.by, reason=posted.body.get("reason"))
             so_far = await read_log(self._buffer, run_id)
-            await driver.conclude(conclude(so_far, cancelled, resumed="cancel", worker=self.name))
+            ending = conclude(so_far, cancelled, resumed="cancel", worker=self.name)
+            await driver.conclude(so_far, ending)
         except Exception as error:
             log.warning("run %s: it could not be ended here, whoever claims it will: %s", run_id, error)
             # A batch whose fate is unknown may have been written: no other is sent in its place.
