@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from streamchat.buffers.sql import SQLEventBuffer
 from streamchat.models import OpenAIChatModel, OpenAIResponsesModel
 from streamchat.testing import Call, Reply, ScriptedProvider, Step
 
-from .support import WatchedBuffer
+from .support import WatchedBuffer, drain
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:SQLite .* has the WAL-reset bug")]
 
@@ -119,9 +120,11 @@ async def test_what_a_provider_wants_back_survives_a_cancel_of_a_run_that_nobody
         watched: Any = WatchedBuffer(any_store)
         async with StreamChat(buffer=watched, **given) as chat:
             first = await chat.reply("c", "Weather?")
-            assert first.status == "suspended"
+            while (await watched.get(first.run_id)).status != "suspended":
+                await asyncio.sleep(0.01)
         async with StreamChat(buffer=watched, **given) as other:
             await other.cancel(first.run_id)
+            await drain(other, first.run_id)
             await other.reply("c", "Never mind")
             assert b"c2lnbmVk" not in await seen_by_clients(other, first.run_id, "c")
     (_, asked, *_) = provider.requests[1].messages
