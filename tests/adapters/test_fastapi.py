@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException, Response
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
 from starlette.middleware.base import BaseHTTPMiddleware
 
@@ -253,6 +254,24 @@ async def test_a_bare_generator_is_streamed_without_a_service() -> None:
     assert status == 200
     assert frames[-1].event == "finalized"
     assert json.loads(foreign[-1].data)["type"] == "RUN_FINISHED"
+
+
+async def test_behind_a_cors_middleware_the_router_judges_origins_by_its_own_setting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    page = "https://page.example"
+    asked = {"Origin": page, "Sec_Fetch_Site": "cross-site", "X_User": "ann"}
+    for cors, status in ((None, 403), (CORS([page]), 201)):
+        app = make_app(cors=cors)
+        app.add_middleware(CORSMiddleware, allow_origins=[page], allow_headers=["*"])
+        caplog.set_level("INFO", "streamchat.http")
+        async with (
+            serve(app) as port,
+            request(port, "POST", "/api/chat/runs", {"message": "Hi"}, **asked) as connection,
+        ):
+            assert connection.status == status
+            assert connection.headers["access-control-allow-origin"] == page
+    assert f"a page of '{page}' asks, which cors=CORS(…) does not let in" in caplog.text
 
 
 async def test_pages_of_other_origins_are_let_in_by_setting_alone() -> None:

@@ -90,6 +90,21 @@ async def test_a_form_of_another_site_has_no_body_that_any_endpoint_takes() -> N
                 assert answer.status == (404 if path.startswith("/jobs/") else 415), (path, kind)
 
 
+@pytest.mark.parametrize("cors", [CORS("*"), CORS(["https://app.example"])])
+async def test_a_page_that_is_let_in_without_credentials_does_nothing_with_the_users_cookies(
+    cors: CORS,
+) -> None:
+    async with serving(users=True) as service:
+        endpoints = Endpoints(service.chat, principal=lambda request: Principal(request.native), cors=cors)
+        page = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
+        path = "/vercel/chat/stop"  # (no body, so the browser asks for no leave)
+        assert (await ask(endpoints, "POST", path, headers=page, user="ann")).status == 204
+        forged = {**page, "Cookie": "session=ann"}
+        assert (await ask(endpoints, "POST", path, headers=forged, user="ann")).status == 403
+        own = {"Origin": "https://test", "Sec-Fetch-Site": "same-origin", "Cookie": "session=ann"}
+        assert (await ask(endpoints, "POST", path, headers=own, user="ann")).status == 204
+
+
 async def test_pages_of_allowed_origins_can_read_refusals_too() -> None:
     async with StreamChat(model=ScriptedModel.text("Hi", repeat=True), authorize=owns) as chat:
         endpoints = Endpoints(chat, principal=lambda request: None, cors=CORS(["https://app.example"]))

@@ -19,11 +19,15 @@ from streamchat.adapters.asgi import ASGIApp, asgi_app
 from streamchat.core.fold import fold
 from streamchat.events import parse_event
 from streamchat.http import CORS, HTTPOptions
+from streamchat.http.requests import ClientGone
+from streamchat.http.websocket import WebSocketSession, admit
 from streamchat.principal import Principal
 from streamchat.service.access import owns
+from streamchat.service.hub import Subscription
 from streamchat.testing import Call, ScriptedModel, Stall, Step
 from streamchat.tools import ToolRegistry
 from tests.adapters.serving import fetch, serve, stream
+from tests.http.asking import make_request, serving
 from tests.npm.support import NODE
 from tests.project.support import ROOT
 
@@ -317,6 +321,7 @@ async def test_nobody_is_refused_before_the_connection_is_open_and_others_runs_a
         ("https://evil.example", None, 403),
         ("https://app.example", CORS(["https://app.example"]), None),
         ("same", None, None),
+        ("https://any.example", CORS("*"), None),
     ],
 )
 async def test_a_page_of_another_origin_is_refused_unless_it_is_let_in(
@@ -336,6 +341,23 @@ async def test_a_page_of_another_origin_is_refused_unless_it_is_let_in(
             async with opening():
                 pass
         assert refused.value.response.status_code == status
+
+
+@pytest.mark.parametrize("credentials", [True, False])
+async def test_browsers_send_a_websockets_cookies_so_its_page_must_be_let_in_with_credentials(
+    credentials: bool,
+) -> None:
+    page = "https://app.example"
+    signed_in = {"Authorization": "ann", "Cookie": "session=ann"}
+    for cors in [CORS([page], credentials=credentials), *([] if credentials else [CORS("*")])]:
+        async with serve(app_with_users(cors=cors)) as port:
+            if credentials:
+                async with opened(port, origin=page, additional_headers=signed_in):  # type: ignore[arg-type]
+                    continue
+            with pytest.raises(InvalidStatus) as refused:
+                async with opened(port, origin=page, additional_headers=signed_in):  # type: ignore[arg-type]
+                    pass
+            assert refused.value.response.status_code == 403
 
 
 async def test_another_path_has_no_websocket() -> None:
@@ -373,6 +395,68 @@ async def test_leaving_is_seen_by_the_runs_policy_and_leaves_nothing_behind() ->
         while (await fetch(port, "GET", f"/runs/{run_id}"))[1]["status"] != "cancelled":
             await asyncio.sleep(0.001)
         assert app.endpoints.open_streams == 0
+
+
+class Pipe:
+    """A connection without a network; what is said is asked for by ``receive`` until nothing is left."""
+
+    def __init__(self, *said: dict[str, Any]) -> None:
+        self.said = [json.dumps(each).encode() for each in said]
+        self.left = asyncio.Event()
+
+    async def receive(self) -> bytes:
+        if self.said:
+            return self.said.pop(0)
+        await self.left.wait()
+        raise ClientGone("gone")
+
+    async def send(self, text: bytes) -> None:
+        pass
+
+    async def close(self, code: int) -> None:
+        pass
+
+
+async def test_a_connection_is_over_only_when_its_streams_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    closing, may_close = asyncio.Event(), asyncio.Event()
+    close = Subscription.close
+
+    async def slowly(self: Subscription) -> None:
+        closing.set()
+        await may_close.wait()
+        await close(self)
+
+    monkeypatch.setattr(Subscription, "close", slowly)
+    async with serving() as endpoints:
+        admitted = await admit(endpoints, make_request("GET", "/ws"))
+        assert isinstance(admitted, tuple)
+        pipe = Pipe({"type": "start", "message": "Hi"})
+        session = asyncio.create_task(WebSocketSession(admitted[0], pipe, admitted[1]).run())
+        await closing.wait()  # the run is over, and its stream is about to be
+        pipe.left.set()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not session.done()
+        may_close.set()
+        await session
+
+
+async def test_a_run_that_is_attached_to_many_times_at_once_is_let_go_as_often() -> None:
+    stall = Stall()
+    async with serving(ScriptedModel([Step(HELLO, stall_after=1, stall=stall)])) as endpoints:
+        run = await endpoints.chat.start("c1", "Hi", None)
+        await stall.reached()
+        admitted = await admit(endpoints, make_request("GET", "/ws"))
+        assert isinstance(admitted, tuple)
+        attach = {"type": "attach", "run_id": run.run_id}
+        pipe = Pipe(attach, attach, {"type": "detach", "run_id": run.run_id}, attach)
+        session = asyncio.create_task(WebSocketSession(admitted[0], pipe, admitted[1]).run())
+        while pipe.said:
+            await asyncio.sleep(0)
+        pipe.left.set()
+        await session
+        assert endpoints.open_streams == 0
+        stall.release()
 
 
 async def test_a_server_that_drains_tells_each_run_and_closes() -> None:

@@ -41,8 +41,9 @@ class CORS:
     """What pages of other origins may do.
 
     ``origins`` are as browsers send them (``https://app.example``, no path), or ``"*"`` for all.
-    ``credentials`` lets cookies through and needs named origins. ``headers`` are allowed besides those that
-    the endpoints know (``Last-Event-ID`` among them) and those that OpenAI's clients send
+    ``credentials`` lets cookies through and needs named origins; without it, what a page of theirs sends
+    along with cookies is refused as any other origin's (unless it only reads). ``headers`` are allowed
+    besides those that the endpoints know (``Last-Event-ID`` among them) and those that OpenAI's clients send
     (``X-Stainless-*``). ``max_age`` is how long a browser may keep a preflight's answer, in seconds.
 
     Raises `InvalidInput`, with ``field``, for values of other types than these.
@@ -107,9 +108,15 @@ def check_origin(request: Request, cors: CORS | None) -> None:
 
     Browsers say it themselves in ``Sec-Fetch-Site``; older ones are judged by ``Origin`` against ``Host``.
     What sends neither is no browser. Reading is left alone: other pages cannot see the answer.
+
+    An origin that ``cors`` lets in without credentials has no use of the user's cookies. Browsers see to that
+    only where they ask first: not with a WebSocket, nor with a POST that has no body.
     """
     origin = request.headers.get("origin")
-    if request.method in _SAFE_METHODS or (cors is not None and origin is not None and cors.allows(origin)):
+    if request.method in _SAFE_METHODS:
+        return
+    cookies = "cookie" in request.headers
+    if cors is not None and origin is not None and cors.allows(origin) and (cors.credentials or not cookies):
         return
     site = request.headers.get("sec-fetch-site")
     if site is not None:
@@ -117,7 +124,13 @@ def check_origin(request: Request, cors: CORS | None) -> None:
     else:
         foreign = origin is not None and _host_of(origin) != request.headers.get("host", "").lower()
     if foreign:
-        raise HTTPError(403, "cross_origin", "Pages of this origin may not do that.")
+        raise HTTPError(
+            403,
+            "cross_origin",
+            "Pages of this origin may not do that.",
+            logged=f"a page of {origin!r:.200} asks, which cors=CORS(…) does not let in"
+            + (" with cookies (credentials=True)" if cookies else ""),
+        )
 
 
 def _host_of(origin: str) -> str | None:

@@ -19,7 +19,6 @@ from streamchat.adapters.django.hosting import Host
 from streamchat.adapters.django.responses import release_connections, to_django
 from streamchat.adapters.django.websocket import Handshake, handshake_of
 from streamchat.http import ClientGone, Endpoints, HTTPError, Request, Response
-from streamchat.http.errors import error_response
 from streamchat.http.openapi import operation_of
 
 __all__ = ["endpoint"]
@@ -92,7 +91,7 @@ async def _answer_whole(request: HttpRequest, path: str) -> HttpResponseBase:
         refusal = HTTPError(
             501, "streaming_unavailable", "This server cannot stream. Use /runs/reply, or /runs/{id}/events."
         )
-        return to_django(error_response(refusal, f"{ours.method} {ours.path!r:.200}"), endpoints.options)
+        return to_django(endpoints.refuse(ours, refusal), endpoints.options)
     ours.streams = False
     return to_django(await _host(endpoints).run(endpoints.handle(ours)), endpoints.options)
 
