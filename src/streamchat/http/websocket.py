@@ -80,6 +80,36 @@ async def admit(endpoints: Endpoints, request: Request) -> tuple[Call, float] | 
         return error_response(error, f"WebSocket {request.path!r:.200}")
 
 
+class _Following:
+    """A run that is streamed; ``task`` does it, and `let_go` may be called by whoever ends it.
+
+    A task that is cancelled before its first step runs nothing, not even what it would do in the end.
+    """
+
+    def __init__(self, subscription: Subscription, let_go: Callable[[], None]) -> None:
+        self.subscription = subscription
+        self.task: asyncio.Task[None] | None = None
+        self._let_go: Callable[[], None] | None = let_go
+
+    async def let_go(self) -> None:
+        """Give the place back and close the subscription; idempotent."""
+        let_go, self._let_go = self._let_go, None
+        if let_go is None:
+            return
+        let_go()
+        try:
+            await self.subscription.close()
+        except Exception:
+            log.exception("run %s: closing a subscription failed", self.subscription.run_id)
+
+    async def end(self) -> None:
+        """Stop the task and let the run go."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait({self.task})
+        await self.let_go()
+
+
 class WebSocketSession:
     """One connection, from its handshake to its end: `run` serves it."""
 
@@ -90,7 +120,9 @@ class WebSocketSession:
         self._connection = connection
         self._lifetime = lifetime
         self._sending = asyncio.Lock()
-        self._streams: dict[str, asyncio.Task[None]] = {}
+        self._streams: dict[str, _Following] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Those of the streams, and of such as are over and let go."""
         self._code: int | None = None
         self._leaving = asyncio.Event()
 
@@ -111,10 +143,12 @@ class WebSocketSession:
                     log.error("a WebSocket failed", exc_info=error)
         finally:
             looks.leave(self)
-            tasks = [reading, beating, *self._streams.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            reading.cancel()
+            beating.cancel()
+            await asyncio.wait({reading, beating})
+            await asyncio.gather(*(following.end() for following in list(self._streams.values())))
+            if self._tasks:
+                await asyncio.wait(self._tasks)
             await self._connection.close(self._code or COME_BACK)
 
     def visit(self) -> None:
@@ -131,8 +165,8 @@ class WebSocketSession:
             except TimeoutError:
                 await self._send(b'{"type":"heartbeat"}')
         # Whoever is attached is told by its own stream first.
-        while self._streams:
-            await asyncio.wait(set(self._streams.values()))
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def _read(self) -> None:
         most = self._endpoints.body_limit
@@ -240,11 +274,15 @@ class WebSocketSession:
 
     def _follow(self, subscription: Subscription, let_go: Callable[[], None]) -> None:
         run_id = subscription.run_id
-        task = asyncio.create_task(self._stream(subscription, let_go), name=f"streamchat websocket {run_id}")
-        self._streams[run_id] = task
+        self._streams[run_id] = following = _Following(subscription, let_go)
+        task = asyncio.create_task(self._stream(following), name=f"streamchat websocket {run_id}")
+        following.task = task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _stream(self, subscription: Subscription, let_go: Callable[[], None]) -> None:
+    async def _stream(self, following: _Following) -> None:
         """Send what a run brings; runs as a task of its own, and never raises."""
+        subscription = following.subscription
         run_id = subscription.run_id
         head = b'{"type":"events","run_id":%b}\n' % dump_json(run_id)
         reason = "finished"
@@ -268,10 +306,9 @@ class WebSocketSession:
             log.exception("run %s: a stream over a WebSocket failed", run_id)
             await self._end_quietly(subscription, "failed")
         finally:
-            if self._streams.get(run_id) is asyncio.current_task():
+            if self._streams.get(run_id) is following:
                 del self._streams[run_id]
-            let_go()
-            await subscription.close()
+            await following.let_go()
 
     async def _end(self, subscription: Subscription, reason: str) -> None:
         retry = None if reason in ("finished", "deleted") else spread(self._endpoints.options.retry)
@@ -283,10 +320,9 @@ class WebSocketSession:
             await self._end(subscription, reason)
 
     async def _detach(self, run_id: str) -> None:
-        task = self._streams.pop(run_id, None)
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
+        following = self._streams.pop(run_id, None)
+        if following is not None:
+            await following.end()
 
     # Sending.
 
