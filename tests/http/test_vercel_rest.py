@@ -30,13 +30,25 @@ from streamchat.events import (
     ToolStarted,
 )
 from streamchat.http.vercel_rest import place_of, rest_of
-from streamchat.testing.strategies import SECRET, batch_borders, stored_logs
+from streamchat.testing.strategies import SECRET, batch_borders, json_values, stored_logs
 from streamchat.wire.vercel import DONE, Chunk, Target, VercelEncoder, VercelWire, events_up_to
+from tests.http.test_vercel import PARTS as GIVEN_PARTS
 from tests.http.test_vercel import ui_message
 from tests.wire.test_vercel import OPTIONS, TARGETS, in_order
 from tests.wire.vercel_rules import Message, chunks_of, expected
 
 Log = list[StoredEvent]
+IDS = st.sampled_from(["call_1", "call_2", "approval_3"])
+PARTS = GIVEN_PARTS | st.fixed_dictionaries(
+    {"type": st.sampled_from(["step-start", "text", "tool-weather", "dynamic-tool", "data-note", "file"])},
+    optional={
+        "toolCallId": IDS,
+        "state": st.sampled_from(["input-streaming", "input-available", "output-available", "output-error"]),
+        "approval": st.fixed_dictionaries({"id": IDS}) | json_values(),
+        "text": json_values(),
+        "id": IDS,
+    },
+)
 
 
 def streamed(log: Log, target: Target, **options: Any) -> list[Chunk]:
@@ -151,6 +163,19 @@ def test_half_of_an_answer_goes_on_live_from_where_it_stands(
         assert b"".join(tail.events(log[known:])) + tail.close() == b"".join(blocks[cut + 1 :])
     else:
         assert blocks[cut + 1 :] == [DONE]
+
+
+@given(stored_logs(), st.lists(PARTS, max_size=6), TARGETS)
+def test_whatever_a_page_shows_it_gets_a_response_that_ends(
+    log: Log, parts: list[dict[str, Any]], target: Target
+) -> None:
+    place_of(log, parts)
+    if not fold(log).over:
+        return
+    chunks = rest_of(log, parts, VercelEncoder(target), "m1")
+    if chunks is not None:
+        assert chunks[0] == {"type": "start", "messageId": "m1"}
+        assert chunks[-1]["type"] in ("finish", "abort", "error")
 
 
 # Case by case.

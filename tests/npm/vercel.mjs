@@ -157,6 +157,40 @@ const scenarios = {
     return report(made, { seen });
   },
 
+  // The first connection breaks while a tool is at work; some pages then send their half by themselves.
+  async "tool-drop"() {
+    let drop, open = true;
+    const dropped = new Promise((_, reject) => { drop = () => reject(new TypeError("network error")); });
+    dropped.catch(() => {});
+    const wrap = (fetch) => async (url, init) => {
+      const response = await fetch(url, init);
+      if (!open) return response;
+      open = false;
+      const reader = response.body.getReader();
+      return new Response(new ReadableStream({
+        async pull(controller) {
+          const { done, value } = await Promise.race([dropped, reader.read()]);
+          if (done) controller.close(); else controller.enqueue(value);
+        },
+      }), response);
+    };
+    const made = page({ wrap });
+    const { chat, heard, id } = made;
+    const sending = chat.sendMessage({ text: `progress:${id}` });
+    await until(() => calls(chat.messages.at(-1) ?? { parts: [] }).some((part) => part.output?.fraction === 1), "the progress");
+    drop();
+    await until(() => heard.errors.length > 0, "the break");
+    await until(() => heard.requests.length > 1 || chat.status === "error", "what the page does");
+    const alone = heard.requests.length > 1;
+    const back = alone ? made : page({ id, messages: chat.messages.slice(0, 1) });
+    const resuming = alone ? undefined : back.chat.resumeStream();
+    await until(() => back.chat.messages.length > 1, "the replay");
+    await ask("POST", `/test/release/${id}`);
+    await Promise.all([sending, resuming]);
+    await idle(back.chat);
+    return report(back, { alone });
+  },
+
   "approval-yes": async () => decide(await say("approval"), true),
   "approval-no": async () => decide(await say("approval"), false),
   "approval-edited": async () => decide(await say("approval"), true, { path: "b.txt" }),

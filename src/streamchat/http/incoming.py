@@ -97,14 +97,15 @@ Wanted: TypeAlias = NewMessage | Regenerate | Answers
 @dataclass(frozen=True, slots=True)
 class Begun:
     """The run to stream. ``known`` is its log as far as it went before the answers, empty for a new run;
-    ``new`` is False where the idempotency key was known, and where a run goes on. ``waits`` are what it waits
-    for as before, where it took none of the answers."""
+    ``new`` is False where the idempotency key was known, and where a run goes on. ``took`` says that it took
+    one of the answers; ``waits`` are what it waits for as before, where it took none."""
 
     run_id: str
     message_id: str
     conversation_id: str
     new: bool = True
     known: Sequence[StoredEvent] = ()
+    took: bool = False
     waits: Sequence[Wait] = ()
 
     @classmethod
@@ -226,7 +227,8 @@ async def _answer(
                 run_id, call.call_id, given.output, error=given.error, principal=principal
             )
     waits = state.waits if state.status == "suspended" and not fitting else ()
-    return Begun(run_id, message_id, conversation_id, new=False, known=known, waits=waits)
+    took = bool(fitting)
+    return Begun(run_id, message_id, conversation_id, new=False, known=known, took=took, waits=waits)
 
 
 async def _asking_run(

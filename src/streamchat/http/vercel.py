@@ -248,12 +248,17 @@ def _going_on(call: Call, begun: Begun, answers: Answers, copy: VercelMessage, t
     place = place_of(begun.known, copy.parts) if copy.role == "assistant" else None
     if place is not None:
         first = wire.go_on(place.had, place.rest, begun.known, first=place.first)
-    elif at := _asked_at(begun.known, {*answers.shown, *(each.call for each in answers.given)}):
-        first = wire.resume(begun.known[:at], after_end=True) + b"".join(wire.events(begun.known[at:]))
     else:
-        raise ConversationBusy(
-            f"run {begun.run_id} is at work and has asked for nothing", active_run_id=begun.run_id
-        )
+        at = _asked_at(begun.known, {*answers.shown, *(each.call for each in answers.given)})
+        shows = sum(part.get("type") == "step-start" for part in copy.parts)
+        # A page that has answered, shows more steps only if it has some of them twice.
+        told = begun.took or shows <= sum(stored.type == "step_started" for stored in begun.known[:at])
+        if not at or not told:
+            raise ConversationBusy(
+                f"run {begun.run_id} is at work and has asked for nothing that is missing here",
+                active_run_id=begun.run_id,
+            )
+        first = wire.resume(begun.known[:at], after_end=True) + b"".join(wire.events(begun.known[at:]))
     if begun.waits:  # it has not moved, and will not by this request
         first += _asked_again(wire, begun, target)
     return _Opening(begun.run_id, wire, wire.begin("") + first, begun.known[-1].id)
