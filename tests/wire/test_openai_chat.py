@@ -38,6 +38,7 @@ from streamchat.messages import ToolCallPart, Usage
 from streamchat.service.hub import HistoryReset
 from streamchat.testing import accumulate_sse
 from streamchat.testing.strategies import SECRET, event_logs, stored_logs
+from streamchat.wire.compact import compact
 from streamchat.wire.openai_answer import Answer, Failure, Said, call_id_of, wire_call_id
 from streamchat.wire.openai_chat import ChatCompletionEncoder, chat_completion
 from tests.wire.openai_rules import Received, check_completion, read_stream
@@ -170,6 +171,27 @@ def test_our_own_accumulator_reads_back_what_was_said(log: list[StreamEvent], to
         (call["id"], call["arguments"]) for call in got.calls
     ]
     assert read.usage == got.usage
+
+
+@given(event_logs(), st.sampled_from([(), DECLARED]), st.data())
+def test_who_asks_again_is_told_what_stands_and_then_what_comes(
+    log: list[StreamEvent], tools: tuple[str, ...], data: st.DataObject
+) -> None:
+    # A response begins with the run, or behind a wait that the client has ended.
+    begins = [0, *(count for count, event in enumerate(log, 1) if event.type == "suspended")]
+    log = log[data.draw(st.sampled_from(begins)) :]
+    known = data.draw(st.just(len(log)) | st.integers(0, len(log)))
+    stream = encoder(usage=True, tools=tools)
+    got = read_stream(stream.encode(compact(log[:known])) + stream.encode(log[known:]), usage=True)
+    want = read_stream(encoder(usage=True, hold=True, tools=tools).encode(log), usage=True)
+    assert got.ended
+    if known == len(log):
+        assert got.code not in HELD
+    if got.error is None:
+        assert (told(got), got.finish_reason, got.calls) == (told(want), want.finish_reason, want.calls)
+        assert got.usage == want.usage
+    elif got.code not in HELD:
+        assert got.error == want.error
 
 
 @pytest.fixture(scope="module")
