@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from streamchat import StreamChat, check_log, fold
+from streamchat.errors import AnswerConflict, RunOver
 from streamchat.service.status import Started
 from streamchat.testing import Call, Reply, Step
 
@@ -58,6 +59,31 @@ async def a_place_in_the_line(world: World, chat: StreamChat) -> tuple[Started, 
 
 async def nothing(chat: StreamChat) -> None:
     """The other process goes on by itself."""
+
+
+@pytest.mark.parametrize("wait", [an_approval, a_client_tool, a_job], ids=lambda wait: wait.__name__)
+async def test_a_wait_whose_time_ran_out_while_no_process_was_there_ends_by_itself(
+    later_world: World, wait: Callable[[World, StreamChat], Awaitable[tuple[Started, GoOn]]]
+) -> None:
+    world = later_world
+    chat = await world.process()
+    started, go_on = await wait(world, chat)
+    await world.end(chat, killed=True)
+    world.backend.clock.jump(8 * 24 * 3600)
+    other = await world.process()
+    await drain(other, started.run_id)
+    events = await log_of(other, started.run_id)
+    assert check_log(events) == "over"
+    assert [event.reason for event in events if event.type == "run_resumed"] == ["expired"]
+    (call,) = fold(events).calls
+    assert call.outcome == ("denied" if wait is an_approval else "timeout")
+    assert call.error, "it says why"
+    assert (await other.status(started.run_id)).text.endswith("Done.")
+    with pytest.raises((RunOver, AnswerConflict)):
+        await go_on(other)
+    world.provider.add("Next.")
+    assert (await other.reply("c", "And then?")).text == "Next."
+    await world.end(other, killed=False)
 
 
 GoOn = Callable[[StreamChat], Awaitable[None]]

@@ -214,6 +214,23 @@ async def test_an_image_and_a_file_reach_the_provider_from_every_process(world: 
     assert [contents(world, number)[0] for number in range(3)] == [parts] * 3
 
 
+async def test_a_tool_that_the_client_declared_is_known_in_every_process(world: World) -> None:
+    find = {"name": "find", "parameters": {"type": "object", "properties": {"what": {"type": "string"}}}}
+    world.provider.add(Step(calls=[Call("find", {"what": "Ann"}, id="f")]), "Done.")
+    chat = await world.process()
+    run_id = (await chat.start("c", "Find Ann", client_tools=[find])).run_id
+    await suspended(chat, run_id)
+    await world.end(chat, killed=True)
+    chat = await world.process()
+    await chat.submit_tool_result(run_id, "f", {"at": "home"})
+    await drain(chat, run_id)
+    assert (await chat.status(run_id)).text == "Done."
+    await goes_on(world, chat)
+    offered = [{tool["function"]["name"] for tool in r.body["tools"]} for r in world.provider.requests]
+    assert [names - offered[2] for names in offered] == [{"find"}, {"find"}, set()]
+    assert contents(world, 1)[-1] == '{"at":"home"}'
+
+
 class Film(BaseModel):
     title: str
     minutes: int = 1
