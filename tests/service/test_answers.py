@@ -184,6 +184,12 @@ async def test_what_does_not_fit_is_refused_and_the_run_waits_on(buffer: EventBu
             await chat.submit_tool_result(run_id, "l", {"not": "text"})
         with pytest.raises(InvalidInput):
             await chat.submit_tool_result(run_id, "l", object())
+        for wrong in ([1], "amount", 7):
+            with pytest.raises(InvalidInput, match="arguments") as refused:
+                await chat.resolve_approval(run_id, "p", True, arguments=cast(Any, wrong))
+            assert refused.value.field == "arguments"
+        with pytest.raises(InvalidInput, match="job_id"):
+            await chat.complete_job(cast(Any, None), 1)
         with pytest.raises(RunNotFound):
             await chat.complete_job("nonsense", 1)
         with pytest.raises(WaitNotFound):

@@ -10,6 +10,7 @@ from typing import Any
 from streamchat.buffers.base import EventBuffer, Input, RunRecord
 from streamchat.core.answers import Answer, AnswerKind
 from streamchat.core.fold import fold
+from streamchat.core.given import check_instance
 from streamchat.errors import InvalidInput, RunNotFound, StreamChatError
 from streamchat.models.base import Model
 from streamchat.orchestration.answering import check_answer
@@ -61,6 +62,7 @@ class AnsweringVerbs:
         call), `InvalidInput` (with ``field``), `AnswerConflict` (decided otherwise, or too late), `RunOver`,
         `BufferUnavailable`.
         """
+        check_instance("arguments", arguments, Mapping, "a dict of the tool's arguments", none=True)
         body: dict[str, Any] = {"approved": approved}
         if reason is not None:
             body["reason"] = reason
@@ -100,6 +102,7 @@ class AnsweringVerbs:
         that speaks, and nobody is asked; with one, `authorize` is, for the action ``complete_job``. Raises as
         `resolve_approval` does, `RunNotFound` also for what is no job's id.
         """
+        check_instance("job_id", job_id, str, "what ctx.job_id says")
         run_id, _, call_id = job_id.partition(":")
         if not call_id:
             raise RunNotFound(f"{job_id!r:.200} is no job's id; ctx.job_id says what it is")
