@@ -198,6 +198,45 @@ async def test_who_takes_long_to_approve_is_not_kept_waiting_for_it(monkeypatch:
         assert pauses == [0.0]
 
 
+@pytest.mark.parametrize("behind", ["its end", "more than it has"])
+async def test_who_comes_back_to_a_run_that_waits_answers_it_though_all_questions_were_asked_before(
+    behind: str,
+) -> None:
+    tools = ToolRegistry()
+
+    @tools.tool(requires_approval=True)
+    async def pay(amount: int) -> str:
+        return f"paid {amount}"
+
+    @tools.tool(client_side=True)
+    def locate(of: str) -> str | None:
+        """Where somebody is."""
+
+    calls = [Call("pay", {"amount": 5}, id="p"), Call("locate", {"of": "ann"}, id="l")]
+    app = make_app(ScriptedModel([Step(calls=calls), TEXT]), tools=tools)
+    asked: list[Any] = []
+
+    def approve(request: Any) -> bool:
+        asked.append(request)
+        return True
+
+    async with serve(app) as port:
+        url = f"http://127.0.0.1:{port}"
+        async with StreamChatClient(url) as before:
+            status = await before.reply("Hi")
+            assert status["status"] == "suspended"
+        cursor = status["cursor"] if behind == "its end" else status["cursor"] + "9"
+        locating = {"locate": lambda of: f"{of} is in Oslo"}
+        async with StreamChatClient(url, approve=approve, tools=locating) as client:
+            events = await collect(client.stream(status["run_id"], cursor))
+            parts = (await client.status(status["run_id"]))["message"]["content"]
+    assert [part["output"] for part in parts if part["type"] == "tool_call"] == ["paid 5", "ann is in Oslo"]
+    assert [(each.call_id, each.name, each.arguments, each.step) for each in asked] == [
+        ("p", "pay", {"amount": 5}, 1)
+    ]
+    assert isinstance(events[0], Reset) == (behind != "its end")
+
+
 async def test_headers_are_asked_for_again_after_a_401() -> None:
     tokens = iter(["stale", "fresh", "stale", "fresh"])
 

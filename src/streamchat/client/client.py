@@ -17,7 +17,7 @@ from streamchat.client.connection import Connection, Headers
 from streamchat.client.errors import ClientError
 from streamchat.client.following import Hurry, Reset, follow
 from streamchat.client.given import check_client, check_message, check_text
-from streamchat.events import ApprovalRequested, Suspended, ToolCallEvent
+from streamchat.events import ApprovalRequested, Suspended
 
 __all__ = ["Approve", "ClientTool", "StreamChatClient"]
 
@@ -29,7 +29,7 @@ ClientTool: TypeAlias = Callable[..., Any]
 
 _REPLY = 3600.0  # seconds for one request that waits for the end of a run
 _STARTED = ("run_id", "message_id", "conversation_id")
-_STATUS = ("run_id", "conversation_id", "status", "waits", "cursor")
+_STATUS = ("run_id", "conversation_id", "status", "waits", "cursor", "message")
 _OVER = ("success", "error", "cancelled")
 
 
@@ -121,35 +121,42 @@ class StreamChatClient:
     async def _read(
         self, run_id: str, after: str | None, *, polls: bool
     ) -> AsyncGenerator[StoredEvent | Reset, None]:
+        answers = bool(self._tools or self._approve)
         asked: dict[str, ApprovalRequested] = {}
-        calls: dict[str, ToolCallEvent] = {}
         hurry = Hurry()
+        if answers and after is not None:
+            # All that it waits for may have been asked before.
+            await self._answer(run_id, asked)
         async with aclosing(follow(self._connection, _run(run_id), after, hurry, polls=polls)) as items:
             async for item in items:
                 yield item
-                if not isinstance(item, StoredEvent):
-                    continue
-                event = item.event
-                if isinstance(event, ApprovalRequested):
-                    asked[event.call_id] = event
-                elif isinstance(event, ToolCallEvent):
-                    calls[event.call_id] = event
-                elif isinstance(event, Suspended) and (self._tools or self._approve):
-                    await self._answer(run_id, asked, calls)
+                if isinstance(item, StoredEvent):
+                    if isinstance(item.event, ApprovalRequested):
+                        asked[item.event.call_id] = item.event
+                    waits = isinstance(item.event, Suspended)
+                else:
+                    waits = item.state.status == "suspended"
+                if waits and answers:
+                    await self._answer(run_id, asked)
                     hurry.say()
 
-    async def _answer(
-        self, run_id: str, asked: Mapping[str, ApprovalRequested], calls: Mapping[str, ToolCallEvent]
-    ) -> None:
-        """Answer what the run waits for now: what is read may be long past."""
-        for wait in (await self.status(run_id))["waits"]:
+    async def _answer(self, run_id: str, asked: Mapping[str, ApprovalRequested]) -> None:
+        """Answer what the run waits for now: what is read may be long past, and what was asked not read."""
+        status = await self.status(run_id)
+        calls = {
+            part["call_id"]: part for part in status["message"]["content"] if part["type"] == "tool_call"
+        }
+        for wait in status["waits"]:
             call_id = wait["call_id"]
-            if wait["kind"] == "approval" and self._approve is not None and call_id in asked:
-                verdict = self._approve(asked[call_id])
+            call = calls.get(call_id)
+            if call is None:
+                continue
+            if wait["kind"] == "approval" and self._approve is not None:
+                verdict = self._approve(asked.get(call_id) or _asked_for(wait, call))
                 approved = await verdict if inspect.isawaitable(verdict) else verdict
                 await self._unless_settled(self.resolve_approval(run_id, call_id, bool(approved)))
-            elif wait["kind"] == "tool_result" and call_id in calls:
-                await self._unless_settled(self._run_tool(run_id, calls[call_id]))
+            elif wait["kind"] == "tool_result":
+                await self._unless_settled(self._run_tool(run_id, call))
 
     async def _unless_settled(self, answer: Awaitable[None]) -> None:
         """Give an answer; somebody else's, given a moment before, stands."""
@@ -159,18 +166,19 @@ class StreamChatClient:
             if error.status not in (404, 409):
                 raise
 
-    async def _run_tool(self, run_id: str, call: ToolCallEvent) -> None:
-        function = self._tools.get(call.name)
+    async def _run_tool(self, run_id: str, call: Mapping[str, Any]) -> None:
+        function = self._tools.get(call["name"])
         if function is None:
             return
+        call_id = call["call_id"]
         try:
-            result = function(**(call.arguments or {}))
+            result = function(**(call.get("arguments") or {}))
             output = await result if inspect.isawaitable(result) else result
         except Exception as error:
             # The model is told, as it is of a tool that fails on the server; this side is the user's own.
-            await self.submit_tool_result(run_id, call.call_id, error=f"{type(error).__name__}: {error}")
+            await self.submit_tool_result(run_id, call_id, error=f"{type(error).__name__}: {error}")
         else:
-            await self.submit_tool_result(run_id, call.call_id, output)
+            await self.submit_tool_result(run_id, call_id, output)
 
     async def reply(
         self,
@@ -279,6 +287,18 @@ def _asked(
         "system_message": system_message,
     }
     return {name: value for name, value in body.items() if value is not None}
+
+
+def _asked_for(wait: Mapping[str, Any], call: Mapping[str, Any]) -> ApprovalRequested:
+    """Return the question that a wait is about, where the event itself was read long ago, or never."""
+    return ApprovalRequested(
+        step=call["step"],
+        approval_id=wait["approval_id"],
+        call_id=call["call_id"],
+        name=call["name"],
+        arguments=call.get("arguments"),
+        expires_at=wait.get("expires_at"),
+    )
 
 
 def _run(run_id: str, *segments: str) -> str:
