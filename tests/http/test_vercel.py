@@ -425,6 +425,21 @@ async def test_what_a_tool_of_the_page_came_to_resumes_the_run_and_other_results
 
 
 @pytest.mark.anyio
+async def test_an_answer_of_a_page_that_was_cut_off_before_the_pause_brings_it_what_it_lacks() -> None:
+    async with serving(calling(Call("locate"), Call("free")), tools=deleting()) as endpoints:
+        chunks = chunks_of((await post(endpoints, body(user("Go")))).body)
+        at = next(at for at, chunk in enumerate(chunks) if chunk["type"] == "tool-output-available")
+        half = Message("v6").take(chunks[:at])
+        mine, servers = calls_of(half)
+        assert servers["state"] == "input-available"
+        given = {"state": "output-available", "output": "here"}
+        copied = ui_message(half, **{mine["toolCallId"]: given})
+        after = message_of(await post(endpoints, body(user("Go"), copied)), known=half)
+        assert [part.get("output") for part in calls_of(after)] == ["here", "free"]
+        assert after.said[-1] == ("text", "Done.")
+
+
+@pytest.mark.anyio
 async def test_a_tool_of_the_page_that_failed_tells_the_model_why() -> None:
     async with waiting(Call("locate")) as (endpoints, message):
         (part,) = calls_of(message)
@@ -461,11 +476,16 @@ async def test_a_page_that_brings_a_run_which_is_over_nothing_new_asks_no_more(v
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("trimmed", [False, True])
 @pytest.mark.parametrize("version", ["5", "6", "7"])
-async def test_a_page_that_brings_half_of_an_answer_that_is_over_gets_the_rest(version: str) -> None:
+async def test_a_page_that_brings_half_of_an_answer_that_is_over_gets_the_rest(
+    version: str, trimmed: bool
+) -> None:
     async with serving(calling(Call("free")), tools=deleting()) as endpoints:
         known = {"headers": {"X-AI-SDK-Version": version}}
         first = await post(endpoints, body(user("Go")), **known)
+        if trimmed:
+            await endpoints.chat.buffer.trim(2**50)
         chunks = chunks_of(first.body)
         at = next(at for at, chunk in enumerate(chunks) if chunk["type"] == "tool-output-available")
         half = Message(f"v{version}").take(chunks[: at + 1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import pytest
 
 from streamchat.core.fold import fold
 from streamchat.events import StoredEvent
+from streamchat.http.vercel_rest import rest_of
 from streamchat.testing.choices import SeededChoices
 from streamchat.testing.log_walk import ENDINGS, LogWalk
-from streamchat.wire.vercel import Target, VercelEncoder, VercelWire
+from streamchat.wire.vercel import DONE, Target, VercelEncoder, VercelWire, frames
+from tests.http.test_vercel_rest import copy_of, knows_its_place, rewrites, streamed
 from tests.npm.support import package_versions, run_node
 from tests.npm.test_vercel import CLIENTS, parts_of
 from tests.wire.test_vercel import in_order
@@ -45,6 +47,21 @@ def responses(log: Sequence[StoredEvent], target: Target, seed: int) -> list[byt
         bodies.append(first + b"".join(wire.events(log[begin:end])) + wire.close())
         begin = end
     return bodies
+
+
+def halves(log: Sequence[StoredEvent], target: Target, seed: int) -> list[bytes]:
+    """A body that was cut off behind a call, and what its page is sent then; none where there is no such
+    place."""
+    options: dict[str, Any] = {"dynamic": seed % 2 == 0, "progress": ("output", "data")[seed // 2 % 2]}
+    chunks = streamed(list(log), target, **options)
+    pages = [Message(target).take(chunks[:count]) for count in range(1, len(chunks) + 1)]
+    counts = [count for count, page in enumerate(pages[:-1], 1) if knows_its_place(page)]
+    if not counts or rewrites(list(log)) or pages[-1].error == VercelEncoder.BEGUN_ANEW:
+        return []
+    count = counts[seed % len(counts)]
+    rest = rest_of(log, copy_of(pages[count - 1]), VercelEncoder(target, **options), "m1")
+    assert rest is not None
+    return [frames(chunks[:count]) + DONE, frames(rest) + DONE]
 
 
 def comparable(part: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -95,10 +112,11 @@ def told(message: dict[str, Any]) -> list[tuple[Any, ...]]:
     return parts
 
 
-async def replay(client: str, seeds: range, folder: Path) -> None:
+async def replay(client: str, numbers: Iterable[int], folder: Path, bodies_of: Any = responses) -> None:
     target: Target = f"v{package_versions()[client][0]}"  # type: ignore[assignment]
+    seeds = [seed for seed in numbers if bodies_of(walked(seed), target, seed)]
     logs = [walked(seed) for seed in seeds]
-    made = [responses(log, target, seed) for seed, log in zip(seeds, logs, strict=True)]
+    made = [bodies_of(log, target, seed) for seed, log in zip(seeds, logs, strict=True)]
     file = folder / "responses.json"
     file.write_text(json.dumps([[body.decode() for body in bodies] for bodies in made]), encoding="utf-8")
     ends = await run_node("vercel_logs.mjs", package=client, file=str(file))
@@ -106,8 +124,9 @@ async def replay(client: str, seeds: range, folder: Path) -> None:
         state = fold(log)
         message: Message | None = None
         for body in bodies:
-            message = Message(target, message).take(chunks_of(body)).finish()
+            message = Message(target, message).take(chunks_of(body))
         assert message is not None
+        message.finish()
         # The rules of the validator are the client's: both end the same way.
         failed = [f"Error: {message.error}"] if message.ended_by == "error" else []
         assert (seed, end["errors"], end["count"]) == (seed, failed, 2)
@@ -132,7 +151,13 @@ async def test_the_client_arrives_at_what_the_log_says(client: str, tmp_path: Pa
     await replay(client, range(30), tmp_path)
 
 
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_the_client_arrives_there_by_a_half_and_its_rest(client: str, tmp_path: Path) -> None:
+    await replay(client, range(60), tmp_path, halves)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_the_client_arrives_at_what_many_logs_say(client: str, tmp_path: Path) -> None:
     await replay(client, range(30, 800), tmp_path)
+    await replay(client, range(800), tmp_path, halves)

@@ -208,12 +208,13 @@ class _Copy:
     def _texts(self, kind: str, events: Sequence[StreamEvent], told: Sequence[bool]) -> list[int] | None:
         """Where the texts are that it shows; None where it shows others."""
         kinds = (ReasoningDelta,) if kind == "reasoning" else (TextDelta, RefusalDelta)
-        said = {at: event.text for at, event in enumerate(events) if isinstance(event, kinds) and event.text}
+        texts = {at: event.text for at, event in enumerate(events) if isinstance(event, kinds)}
         parts = [part.get("text") for part in self._parts if part.get("type") == kind]
+        said = {at: text for at, text in texts.items() if text}
         shown = [text for text in parts if text and isinstance(text, str)]
         # Pieces may stand in another order: a log made short has each text in one.
         if Counter("".join(shown)) == Counter("".join(said.values())):
-            return list(said)
+            return list(said if len(parts) < len(texts) else texts)
         if shown == list(said.values())[: len(shown)]:
             calls = [at for at, event in enumerate(events) if told[at] and isinstance(event, ToolCallEvent)]
             # A page may send its message without its texts.
