@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,10 +16,16 @@ from streamchat import (
     Subscription,
     ToolRegistry,
 )
-from streamchat.errors import ConversationNotFound, InvalidInput, NotAuthorized, RunNotFound
+from streamchat.errors import (
+    BufferUnavailable,
+    ConversationNotFound,
+    InvalidInput,
+    NotAuthorized,
+    RunNotFound,
+)
 from streamchat.testing import Call, ScriptedModel, Stall, Step
 
-from .support import WatchedBuffer, drain
+from .support import Mortal, WatchedBuffer, drain
 
 pytestmark = pytest.mark.anyio
 
@@ -115,6 +121,24 @@ async def test_what_is_anothers_cannot_be_deleted_and_looks_unknown(buffer: Even
         with pytest.raises(InvalidInput):
             await chat.delete(principal=ADA)
         assert (await chat.status(mine.run_id, ADA)).status == "success"
+
+
+@pytest.mark.parametrize("what", ["run", "conversation", "principal"])
+async def test_a_store_that_goes_away_while_runs_are_stopped_is_said_to_be(
+    buffer: EventBuffer, what: str
+) -> None:
+    mortal = Mortal(buffer)
+    async with service(cast(EventBuffer, mortal), ScriptedModel(), work=False) as chat:
+        started = await chat.start(None, "go", ADA)
+        delete = {
+            "run": lambda: chat.delete(principal=ADA, run_id=started.run_id),
+            "conversation": lambda: chat.delete(started.conversation_id, ADA),
+            "principal": lambda: chat.delete_principal(ADA, ADA),
+        }[what]
+        mortal.unheard = {"post"}
+        with pytest.raises(BufferUnavailable):
+            await delete()
+    assert (await buffer.get(started.run_id)).run_id == started.run_id
 
 
 async def test_all_of_a_principal_is_deleted_and_nothing_of_others(buffer: EventBuffer) -> None:

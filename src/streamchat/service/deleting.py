@@ -74,9 +74,12 @@ class Deleter:
             async with places:
                 await self._stop_one(run_id, principal)
 
-        async with asyncio.TaskGroup() as group:
-            for run_id in run_ids:
-                group.create_task(stop(run_id))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for run_id in run_ids:
+                    group.create_task(stop(run_id))
+        except ExceptionGroup as failed:  # callers know the errors of one store, not groups of them
+            raise failed.exceptions[0] from None
 
     async def _stop_one(self, run_id: str, principal: Principal | None) -> None:
         if not await self._stopper.stop(
