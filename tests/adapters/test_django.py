@@ -15,6 +15,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from streamchat.core.sse import SSEDecoder
+from streamchat.errors import InvalidInput
 from streamchat.http import OpenAIOptions
 from streamchat.testing import Stall
 from tests.adapters.django_project.ready import make_ready
@@ -357,6 +358,11 @@ async def refused(port: int, path: str = "/chat/ws", **options: Any) -> int:
         async with opened(port, path, **options):
             pass
     return int(refusal.value.response.status_code)
+
+
+def test_what_is_no_application_gets_no_websocket() -> None:
+    with pytest.raises(InvalidInput, match="application=None"):
+        with_websocket(None)
 
 
 async def test_a_websocket_is_served_to_the_sessions_user(project: dict[str, str]) -> None:

@@ -25,9 +25,9 @@ __all__ = [
 ]
 
 
-def check_app(app: object) -> None:
+def check_app(field: str, app: object) -> None:
     """Raise for what is no application."""
-    check_callable("app", app, "an ASGI application")
+    check_callable(field, app, "an ASGI application")
 
 
 def check_bearer(

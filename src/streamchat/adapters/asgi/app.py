@@ -98,7 +98,7 @@ def with_lifespan(app: Application, chat: StreamChat, *, drain_on_sigterm: bool 
 
     Raises `InvalidInput`, with ``field``, for what is none of these.
     """
-    check_app(app)
+    check_app("app", app)
     check_chat(chat)
     check_draining(drain_on_sigterm)
 

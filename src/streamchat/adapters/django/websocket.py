@@ -15,6 +15,7 @@ from streamchat.adapters.asgi.responses import Message, Receive, Scope, Send
 from streamchat.adapters.asgi.websocket import PATH, Admitted, serve_websocket
 from streamchat.http import Response
 from streamchat.http.errors import error_response, not_found
+from streamchat.http.given import check_app
 
 __all__ = ["Handshake", "handshake_of", "with_websocket"]
 
@@ -76,7 +77,9 @@ def with_websocket(application: Application) -> Application:
 
     Who asks is found out as for every request: by ``PRINCIPAL``, or the session's user. Pages of other
     origins are refused, unless ``CORS`` lets them in. All that is no WebSocket goes to ``application``.
+    Raises `InvalidInput`, with ``field``, for what is no application.
     """
+    check_app("application", application)
 
     async def serving(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
