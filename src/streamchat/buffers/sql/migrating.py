@@ -80,8 +80,12 @@ def _on_sqlite(engine: Engine, schema: Schema, dry_run: bool) -> Migrated:
     try:
         if dry_run:
             if not sqlite.in_memory(engine) and not name.startswith("file:") and not Path(name).exists():
-                with sqlite.engine_for("sqlite://").connect() as nowhere:
-                    return _work(nowhere, schema, where, dry_run)
+                nowhere = sqlite.engine_for("sqlite://")
+                try:
+                    with nowhere.connect() as empty:
+                        return _work(empty, schema, where, dry_run)
+                finally:
+                    nowhere.dispose()
             connection, _ = sqlite.connect(engine, writes=False)
             with contextlib.closing(connection):
                 return _work(connection, schema, where, dry_run)
