@@ -6,10 +6,8 @@ The handlers are in modules by subject; further wires add their own routes.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import math
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
@@ -26,25 +24,22 @@ from streamchat.http import (
     runs,
     vercel,
 )
-from streamchat.http.bodies import B, read_json
 from streamchat.http.cors import CORS, check_origin
 from streamchat.http.errors import HTTPError, error_response, expired, not_allowed, unauthenticated
 from streamchat.http.given import check_chat, check_principal, check_routes
-from streamchat.http.limits import HTTPOptions, StreamCount, who
+from streamchat.http.limits import HTTPOptions
 from streamchat.http.requests import ClientGone, Request, Response
 from streamchat.http.routing import Call, Route, Router, allowed
-from streamchat.http.streams import EventStream, StreamWire, spread, stream_response
+from streamchat.http.serving import Serving, ends_in
 from streamchat.principal import Principal
 from streamchat.service.chat import StreamChat
-from streamchat.service.hub import Subscription
-from streamchat.wire.native import NATIVE
 
 __all__ = ["Endpoints", "PrincipalFunction"]
 
 PrincipalFunction: TypeAlias = Callable[[Request], Awaitable[Principal | None] | Principal | None]
 
 
-class Endpoints:
+class Endpoints(Serving):
     """The HTTP interface of ``chat``; one for each place where it is mounted.
 
     ``principal`` says who asks (sync or async; ``request.native`` is the framework's own object). None from
@@ -74,41 +69,22 @@ class Endpoints:
                 "nobody could use these endpoints: pass principal=, a function that returns who is asking, "
                 "or make the service with StreamChat(allow_anonymous=True)"
             )
-        self.chat = chat
-        self.options = options or HTTPOptions()
+        super().__init__(chat, options or HTTPOptions())
         self._principal = principal
         self._cors = cors
-        self._streams = StreamCount(self.options)
-        self._opened = False
-        self._draining = lambda: chat.draining  # one for all streams
-        self.routes = (
+        self.routes: tuple[Route, ...] = (
             *runs.ROUTES,
             *retrying.ROUTES,
             *answers.ROUTES,
             *conversations.ROUTES,
             *health.ROUTES,
-            *description.ROUTES,
+            *description.routes(lambda: self.routes),
             *openai_endpoints.ROUTES,
             *ag_ui.ROUTES,
             *vercel.ROUTES,
             *given_routes,
         )
         self._router = Router(self.routes)
-
-    @property
-    def open_streams(self) -> int:
-        """How many streams are open at the moment."""
-        return self._streams.open
-
-    async def open(self) -> None:
-        """Open the service at the first request, for where no lifespan did; once, so that a late one revives
-        nothing.
-
-        Raises `BufferUnavailable`; the next request then tries again.
-        """
-        if not self._opened:
-            await self.chat.open()
-            self._opened = True
 
     def find(self, method: str, path: str) -> Route | None:
         """Return the route that would answer, None where there is none."""
@@ -170,7 +146,7 @@ class Endpoints:
         check_origin(request, self._cors)
         await self.open()
         call = Call(self, request, await self._who(request))
-        return call, self._lifetime(call)
+        return call, self.lifetime(call)
 
     async def _who(self, request: Request) -> Principal | None:
         principal = None
@@ -180,102 +156,9 @@ class Endpoints:
         _check_returned(principal)
         if principal is None and not self.chat.allow_anonymous:
             raise unauthenticated()
-        if principal is not None and _ends_in(principal) <= 0:
+        if principal is not None and ends_in(principal) <= 0:
             raise expired()
         return principal
-
-    # What handlers share.
-
-    @property
-    def body_limit(self) -> int:
-        """How many bytes a body may have."""
-        most = self.options.max_body_bytes
-        return self.chat.limits.max_body_bytes if most is None else most
-
-    def _lifetime(self, call: Call) -> float:
-        lifetime = math.inf if call.principal is None else _ends_in(call.principal)
-        if self.options.stream_lifetime is not None:
-            lifetime = min(lifetime, spread(self.options.stream_lifetime))
-        return lifetime
-
-    async def read_json(self, request: Request, model: type[B], *, optional: bool = False) -> B:
-        """Read a JSON body within the limits; see `streamchat.http.bodies.read_json`."""
-        return await read_json(request, model, self.body_limit, self.options.body_timeout, optional=optional)
-
-    def page_limit(self, request: Request, default: int) -> int:
-        """Return the query's ``limit``: 1 to ``max_page``. Raises `HTTPError` 400."""
-        return self.number(request, "limit", default, 1, self.options.max_page)
-
-    def number(self, request: Request, name: str, default: int, least: int, most: int) -> int:
-        """Return a whole number from the query. Raises `HTTPError` 400 for anything else."""
-        text = request.parameter(name)
-        if text is None:
-            return default
-        if not (text.isascii() and text.isdecimal()) or len(text) > 16 or not least <= int(text) <= most:
-            raise HTTPError(
-                400, "invalid_query", f"{name} must be a number from {least} to {most}.", field=name
-            )
-        return int(text)
-
-    async def stream(
-        self,
-        call: Call,
-        attach: Callable[[], Awaitable[Subscription]],
-        *,
-        wire: StreamWire = NATIVE,
-        headers: list[tuple[str, str]] | None = None,
-    ) -> Response:
-        """Answer with what ``attach`` reads: a stream, or 204 where the run is over and the client has all of
-        it.
-
-        Raises `HTTPError` 409 where this principal is given no streams, 429 and 503 where too many are open.
-        """
-        await self.refuse_streams(call)
-        counted = who(call.principal)
-        self._streams.enter(counted)
-        try:
-            subscription = await attach()
-        except BaseException:
-            self._streams.leave(counted)
-            raise
-        lifetime = math.inf if call.principal is None else _ends_in(call.principal)
-        body = EventStream(subscription, wire, self.options, self._draining, self._streams, counted, lifetime)
-        if subscription.finished:
-            await body.aclose()
-            return Response(204, b"", headers or [])
-        return stream_response(body, wire, headers)
-
-    async def take_place(self, call: Call) -> tuple[Callable[[], None], float]:
-        """Take a place among the open streams; returns what gives it back, and how many seconds the stream
-        may last. Raises as `stream` does."""
-        await self.refuse_streams(call)
-        counted = who(call.principal)
-        self._streams.enter(counted)
-        return lambda: self._streams.leave(counted), self._lifetime(call)
-
-    async def refuse_streams(self, call: Call) -> None:
-        """Raise `HTTPError` 409 where this principal is given no streams, 501 where nobody can be."""
-        if not call.request.streams:
-            raise HTTPError(501, "streaming_unavailable", "This server cannot stream.")
-        if not await self.chat.streams_for(call.principal):
-            raise HTTPError(
-                409, "streaming_off", "Streaming is switched off for you; use /runs/reply instead."
-            )
-
-    async def while_connected(self, request: Request, work: Awaitable[Response]) -> Response:
-        """Do ``work`` for as long as the client is there; raises `ClientGone`, having cancelled it, when it
-        leaves."""
-        task = asyncio.ensure_future(work)
-        watch = asyncio.ensure_future(request.disconnected())
-        try:
-            await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise ClientGone(f"{request.method} {request.path}: the client left before the answer")
-            return task.result()
-        finally:
-            for each in (task, watch):
-                each.cancel()
-            await asyncio.wait({task, watch})
 
 
 def _check_returned(principal: object) -> None:
@@ -297,8 +180,3 @@ def _check_returned(principal: object) -> None:
 
 def _returned(what: str, remedy: str) -> StreamChatError:
     return StreamChatError(f"the principal function returned {what}: {remedy}")
-
-
-def _ends_in(principal: Principal) -> float:
-    """How many seconds what proved the identity still holds."""
-    return math.inf if principal.expires_at is None else principal.expires_at - time.time()

@@ -4,26 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from streamchat.http.errors import HTTPError, not_found
-from streamchat.http.requests import Request, Response
-from streamchat.principal import Principal
-
-if TYPE_CHECKING:
-    from streamchat.http.endpoints import Endpoints
+from streamchat.http.requests import Response
+from streamchat.http.serving import Call
 
 __all__ = ["Call", "Handler", "Route", "Router"]
-
-
-@dataclass(slots=True)
-class Call:
-    """One request on its way through a handler: who asks, and what stood in the path's open segment."""
-
-    endpoints: Endpoints
-    request: Request
-    principal: Principal | None = None
-    id: str = ""
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Response]]
