@@ -758,7 +758,7 @@ async def test_a_retry_of_a_step_or_of_an_interrupt_alone_is_refused(ending: str
         if ending != "agreed":
             in_part += [{"call_id": call_id} for call_id in calls]
         for what in in_part:
-            with pytest.raises(NotRetryable, match="'LangGraph'.*retry the whole run") as caught:
+            with pytest.raises(NotRetryable, match=r"'LangGraph'.*retry the whole run") as caught:
                 await chat.retry(run.run_id, **what)
             assert caught.value.reason == "whole_run_only"
             assert run.run_id in str(caught.value)

@@ -344,7 +344,7 @@ async def test_a_retry_in_part_is_refused_where_the_workflow_cannot_go_on_behind
 
     async with StreamChat(model=WorkflowModel(flow), allow_anonymous=True) as chat:
         run = (await chat.reply("talk", "hi")).run_id
-        with pytest.raises(NotRetryable, match="'flow'.*retry the whole run") as caught:
+        with pytest.raises(NotRetryable, match=r"'flow'.*retry the whole run") as caught:
             await chat.retry(run, from_step=2)
         assert caught.value.reason == "whole_run_only"
         assert len(await chat.history("talk")) == 2  # nothing was made

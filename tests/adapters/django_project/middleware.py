@@ -32,7 +32,7 @@ class Sluice:
     def __call__(self, request: Any) -> Any:
         match request.headers.get("X-Sluice"):
             case "shut":
-                return HttpResponse("no", status=418)
+                return HttpResponse(b"no", status=418)
             case "elsewhere":
                 return HttpResponseRedirect("/admin/login/")
         return self.get_response(request)
