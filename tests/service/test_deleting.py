@@ -24,6 +24,7 @@ from streamchat.errors import (
     RunNotFound,
 )
 from streamchat.testing import Call, ScriptedModel, Stall, Step
+from streamchat.tools import Deferred
 
 from .support import Mortal, WatchedBuffer, drain
 
@@ -69,6 +70,77 @@ async def test_a_deleted_conversation_stops_its_run_and_its_tool_first(buffer: E
         # The id is buried: nobody gets it again.
         with pytest.raises(ConversationNotFound):
             await chat.start(started.conversation_id, "again", ADA)
+
+
+def working_behind_a_newer_run() -> tuple[ToolRegistry, ScriptedModel, asyncio.Event, asyncio.Event]:
+    """A run that waits for a job and then works in a tool, one that waits for approval, and what is seen."""
+    tools, began, told = ToolRegistry(), asyncio.Event(), asyncio.Event()
+
+    @tools.tool(deferred=True)
+    async def build() -> Deferred:
+        """Build."""
+        return Deferred("It is being built.")
+
+    @tools.tool(requires_approval=True)
+    async def pay() -> str:
+        """Pay."""
+        return "paid"
+
+    @tools.tool
+    async def work() -> str:
+        """Work."""
+        began.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            told.set()
+        return "done"
+
+    calls = (Call("build", id="job"), Call("pay"), Call("work"))
+    return tools, ScriptedModel([Step(calls=[call]) for call in calls]), began, told
+
+
+async def until_suspended(chat: StreamChat, run_id: str) -> None:
+    while (await chat.buffer.get(run_id)).status != "suspended":
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("what", ["conversation", "principal"])
+async def test_a_run_that_works_behind_a_newer_one_is_stopped_too(buffer: EventBuffer, what: str) -> None:
+    tools, model, began, told = working_behind_a_newer_run()
+    async with service(buffer, model, tools=tools) as chat:
+        first = await chat.start("home", "build", ADA)
+        await until_suspended(chat, first.run_id)
+        second = await chat.start("home", "pay", ADA)
+        await until_suspended(chat, second.run_id)
+        await chat.complete_job(f"{first.run_id}:job", "built")
+        await began.wait()
+        if what == "conversation":
+            assert await chat.delete("home", ADA) == 2
+        else:
+            assert await chat.delete_principal(ADA, ADA) == 2
+        assert told.is_set()
+
+
+async def test_what_works_behind_a_run_that_does_not_stop_in_time_is_told_too(buffer: EventBuffer) -> None:
+    tools, model, began, told = working_behind_a_newer_run()
+    async with service(buffer, model, tools=tools) as chat:
+        first = await chat.start("home", "build", ADA)
+        await until_suspended(chat, first.run_id)
+        second = await chat.start("home", "pay", ADA)
+        await until_suspended(chat, second.run_id)
+        await chat.complete_job(f"{first.run_id}:job", "built")
+        await began.wait()
+        stop, stopped = chat._stopper.stop, list[str]()
+
+        async def impatient(run_id: str, reason: str, by: str | None, seconds: float) -> bool:
+            stopped.append(run_id)
+            return run_id != second.run_id and await stop(run_id, reason, by, seconds)
+
+        chat._stopper.stop = impatient  # type: ignore[method-assign]
+        assert await chat.delete("home", ADA) == 2
+        assert stopped == [second.run_id, first.run_id]
+        assert told.is_set()
 
 
 async def read_on(subscription: Subscription) -> None:
