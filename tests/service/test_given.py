@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from streamchat.buffers.memory import MemoryEventBuffer
 from streamchat.buffers.redis import RedisEventBuffer
 from streamchat.buffers.sql import SQLEventBuffer
 from streamchat.core.cursor import parse_cursor
-from streamchat.errors import ConversationNotFound, CursorInvalid, InvalidInput, RunNotFound
+from streamchat.errors import ConversationNotFound, CursorInvalid, InvalidInput, RunNotFound, WaitNotFound
 from streamchat.models.fallback import FallbackModel
 from streamchat.models.openai_chat import OpenAIChatModel
 from streamchat.models.retry import RetryPolicy
@@ -217,6 +217,10 @@ async def test_a_start_of_what_cannot_be_meant_writes_nothing(backend: str) -> N
         ("metadata", {"metadata": {5: 5}}),
         ("tools", {"client_tools": [{"name": "a", "parameters": {"a": object()}}]}),
         ("output_type", {"output_type": 5}),
+        ("on_busy", {"on_busy": []}),
+        ("on_busy", {"on_busy": {}}),
+        ("on_busy", {"on_busy": ""}),
+        ("on_disconnect", {"on_disconnect": ""}),
     ]
     async with service(buffer=buffer_for(backend), model=MODEL) as chat:
         for field, given in wrong:
@@ -263,10 +267,51 @@ async def test_where_to_read_on_is_a_cursor_as_text_or_the_number_of_an_event(ba
 @pytest.mark.anyio
 @pytest.mark.parametrize("backend", ["memory:", "sqlite://"])
 async def test_an_id_that_cannot_be_stored_is_not_found(backend: str) -> None:
+    wrong: list[Any] = ["\0", "a\0b", "\ud800", "x" * 192, 5, b"a", [], {}]
     async with service(buffer=buffer_for(backend)) as chat:
-        for name in ("\0", "a\0b", "\ud800", "x" * 192):
-            for verb in (chat.status, chat.cancel, chat.retry, chat.presence):
+        of_a_run: tuple[Callable[[Any], Awaitable[object]], ...] = (
+            chat.status,
+            chat.cancel,
+            chat.retry,
+            chat.presence,
+            chat.events,
+            chat.attach,
+            lambda name: chat.delete(run_id=name),
+            lambda name: chat.resolve_approval(name, "c", approved=True),
+            lambda name: chat.submit_tool_result(name, "c", "sunny"),
+        )
+        of_a_conversation = (chat.history, chat.conversation, chat.enqueued, chat.delete)
+        for name in wrong:
+            for verb in of_a_run:
                 with pytest.raises(RunNotFound):
                     await verb(name)
-            with pytest.raises(ConversationNotFound):
-                await chat.history(name)
+            for look in of_a_conversation:
+                with pytest.raises(ConversationNotFound):
+                    await look(name)
+            assert await chat.find(name) is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("wrong", [5, b"a", None, [], {}], ids=repr)
+async def test_a_call_that_is_no_text_is_not_found(wrong: Any) -> None:
+    async with service() as chat:
+        run_id = (await chat.reply(None, "Hi")).run_id
+        with pytest.raises(WaitNotFound):
+            await chat.resolve_approval(run_id, wrong, approved=True)
+        with pytest.raises(WaitNotFound):
+            await chat.submit_tool_result(run_id, wrong, "sunny")
+        if wrong is not None:
+            with pytest.raises(InvalidInput):
+                await chat.retry(run_id, call_id=wrong)
+            with pytest.raises(InvalidInput):
+                await chat.retry(run_id, from_step=wrong)
+
+
+@pytest.mark.parametrize("wrong", [5, b"a", None, [], {}], ids=repr)
+def test_the_secret_of_what_is_no_job_is_neither_made_nor_known(wrong: Any) -> None:
+    chat = service(job_secret="s3cret")
+    refused("job_id", chat.job_secret, wrong)
+    refused("job_id", chat.knows_job_secret, wrong, "secret")
+    for each in (chat, service()):
+        refused("secret", each.knows_job_secret, "run:call", wrong)
+        refused("secret", each.knows_job_secret, "run:call", b"hunter2")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from streamchat.buffers.base import LOG_VERSION, ConversationRecord, EventBuffer, RunRecord
+from streamchat.buffers.shared import check_conversation_id, check_run_id
 from streamchat.core.given import check_instance
 from streamchat.errors import ConversationNotFound, NotAuthorized, RunNotFound
 from streamchat.principal import Principal
@@ -64,6 +65,7 @@ class Gate:
     async def run(self, run_id: str, principal: Principal | None, action: Action) -> RunRecord:
         """Return a run. Raises `RunNotFound`, `BufferUnavailable`."""
         check_principal(principal)
+        check_run_id(run_id)
         run = await self._buffer.get(run_id)
         owner = run.principal.id if run.principal else None
         tenant = run.principal.tenant if run.principal else None
@@ -91,6 +93,7 @@ class Gate:
     ) -> ConversationRecord:
         """Return a conversation. Raises `ConversationNotFound`, `BufferUnavailable`."""
         check_principal(principal)
+        check_conversation_id(conversation_id)
         known = await self._buffer.conversation(conversation_id)
         resource = Resource(known.owner, known.tenant, conversation_id=conversation_id)
         if not await self.allows(principal, action, resource):

@@ -26,6 +26,8 @@ from streamchat.tools.output import json_value
 
 __all__ = ["AnsweringVerbs"]
 
+_A_JOB_ID = "what ctx.job_id says"
+
 
 class AnsweringVerbs:
     """The part of `StreamChat` that takes answers; that class sets what stands here.
@@ -102,7 +104,7 @@ class AnsweringVerbs:
         that speaks, and nobody is asked; with one, `authorize` is, for the action ``complete_job``. Raises as
         `resolve_approval` does, `RunNotFound` also for what is no job's id.
         """
-        check_instance("job_id", job_id, str, "what ctx.job_id says")
+        check_instance("job_id", job_id, str, _A_JOB_ID)
         run_id, _, call_id = job_id.partition(":")
         if not call_id:
             raise RunNotFound(f"{job_id!r:.200} is no job's id; ctx.job_id says what it is")
@@ -117,8 +119,9 @@ class AnsweringVerbs:
         """Return what ``POST /jobs/{job_id}`` wants to see as ``X-Job-Secret``: hand it to who does the job.
 
         It is good for that job only, and the same in every process with the same ``job_secret``. Raises
-        `StreamChatError` where the service was made without one.
+        `StreamChatError` where the service was made without one, `InvalidInput` for what is no text.
         """
+        check_instance("job_id", job_id, str, _A_JOB_ID)
         if self._job_key is None:
             raise StreamChatError(
                 "jobs have no secrets here: pass StreamChat(job_secret=…), the same everywhere"
@@ -126,7 +129,12 @@ class AnsweringVerbs:
         return hmac.new(self._job_key, _bytes_of(job_id), hashlib.sha256).hexdigest()
 
     def knows_job_secret(self, job_id: str, secret: str) -> bool:
-        """Say whether ``secret`` is the job's; no secret is right where the service was made without one."""
+        """Say whether ``secret`` is the job's; no secret is right where the service was made without one.
+
+        Raises `InvalidInput` for what is no text.
+        """
+        check_instance("job_id", job_id, str, _A_JOB_ID)
+        check_instance("secret", secret, str, "what job_secret() returned", secret=True)
         if self._job_key is None:
             return False
         return hmac.compare_digest(self.job_secret(job_id).encode(), _bytes_of(secret))

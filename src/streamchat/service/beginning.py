@@ -98,6 +98,7 @@ class StartingVerbs(ReadingVerbs):
         if edits is not None:
             branch_at = await self._place_of(edits, conversation_id, principal)
         grace = self._grace if on_disconnect is None else grace_of(on_disconnect)
+        policy = self._on_busy if on_busy is None else known_policy(on_busy)
         if principal is not None and principal.expires_at is not None:
             principal = replace(principal, expires_at=None)  # the run outlives the token
         turn = Turn(
@@ -117,7 +118,7 @@ class StartingVerbs(ReadingVerbs):
         try:
             async with self._shares.place(principal, conversation_id):
                 with supervisor.room():
-                    return await self._start(supervisor, turn, known_policy(on_busy or self._on_busy))
+                    return await self._start(supervisor, turn, policy)
         except Busy:
             before = await self._begun_before(principal, idempotency_key, turn.digest())
             if before is None:
