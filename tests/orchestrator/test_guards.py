@@ -190,6 +190,21 @@ async def test_a_guard_that_raises_ends_the_run_and_not_the_caller():
     assert "secret" not in str(log.error)
 
 
+@pytest.mark.parametrize("answer", [b"x", 5, True, ["x"], {}], ids=repr)
+@pytest.mark.parametrize("batch", [1, 100])
+async def test_what_is_no_text_takes_the_place_of_none(batch: int, answer: Any, caplog: Any):
+    ran: list[int] = []
+    step = Step("Hello there.", calls=[Call("look")])
+    with ScriptedModel([step], batch=batch) as model:
+        log = await play(model, tools=tools(ran), options=guarded(guard_output=lambda context, text: answer))
+    assert_whole(log.events)
+    assert (log.status, log.error.code) == ("error", "internal_error")
+    assert "guard_output" in caplog.text
+    assert text_of(log.events) in ("", "Hello there.")
+    assert log.of("model_completed") == []
+    assert ran == []
+
+
 # Budgets.
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from streamchat.core.fold import RunState
+from streamchat.core.given import check_instance
 from streamchat.errors import ModelError
 from streamchat.events import (
     CustomEvent,
@@ -139,6 +140,8 @@ class JudgedRun(Run):
             resets = state.steps[-1].resets
             return [StepReset(step=self._step, attempt=resets + 2, reason="guard")]
         if answer is not None:
+            give = "the text that is to stand, a Refuse, or None"
+            check_instance("guard_output", answer, str, give, secret=True)
             return said.replaced(answer)
         if self._is_ended():
             # Perhaps before the guard had answered: the step stays what it was, incomplete.
