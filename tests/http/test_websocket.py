@@ -18,7 +18,7 @@ from streamchat import ServiceLimits, StreamChat
 from streamchat.adapters.asgi import ASGIApp, asgi_app
 from streamchat.core.fold import fold
 from streamchat.events import parse_event
-from streamchat.http import CORS, HTTPOptions
+from streamchat.http import CORS, Endpoints, HTTPOptions
 from streamchat.http.requests import ClientGone
 from streamchat.http.websocket import WebSocketSession, admit
 from streamchat.principal import Principal
@@ -457,6 +457,104 @@ async def test_a_run_that_is_attached_to_many_times_at_once_is_let_go_as_often()
         await session
         assert endpoints.open_streams == 0
         stall.release()
+
+
+class SlowPipe(Pipe):
+    """A client that is always taking something: each send takes its time on the loop's clock, which is
+    advanced for it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, takes: Callable[[bytes], float]) -> None:
+        super().__init__()
+        self.sent: list[list[dict[str, Any]]] = []
+        self.taken = 0.0
+        self.code: int | None = None
+        self._takes = takes
+        loop = asyncio.get_running_loop()
+        clock = loop.time
+        monkeypatch.setattr(loop, "time", lambda: clock() + self.taken)
+        monkeypatch.setattr(loop, "slow_callback_duration", 1e9)
+
+    async def receive(self) -> bytes:
+        while not self.said and not self.left.is_set():
+            await asyncio.sleep(0)
+        return await super().receive()
+
+    async def send(self, text: bytes) -> None:
+        if self.code is not None:
+            raise ClientGone("closed")
+        self.taken += self._takes(text)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.sent.append([json.loads(line) for line in text.split(b"\n")])
+        if sum(head["type"] == "end" for head, *_ in self.sent) == self.runs:
+            self.left.set()
+
+    async def close(self, code: int) -> None:
+        self.code = self.code or code
+        self.left.set()
+
+    async def follow(self, endpoints: Endpoints, *runs: str) -> None:
+        """Attach to these runs and take what comes until each of them has ended, or the connection has."""
+        self.runs = len(runs)
+        self.said = [json.dumps({"type": "attach", "run_id": run_id}).encode() for run_id in runs]
+        admitted = await admit(endpoints, make_request("GET", "/ws"))
+        assert isinstance(admitted, tuple)
+        await WebSocketSession(admitted[0], self, admitted[1]).run()
+
+    def ended(self) -> list[str]:
+        return [head["run_id"] for head, *_ in self.sent if head["type"] == "end"]
+
+
+async def over(endpoints: Endpoints, run_id: str) -> list[str]:
+    """The ids of a run's events when it is over."""
+    async with endpoints.chat.attach(run_id) as subscription:
+        return [event.id async for event in subscription]
+
+
+SLOWLY = HTTPOptions(heartbeat=1e9, send_timeout=1000)
+
+
+async def test_a_client_that_is_slow_but_moving_gets_all_that_is_pending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tools = ToolRegistry()
+
+    @tools.tool
+    async def note(text: str) -> str:
+        """Takes it down."""
+        return "noted"
+
+    calls = [Call("note", {"text": "x" * 30_000}, id=f"n{at}") for at in range(20)]
+    async with serving(ScriptedModel([Step(calls=calls), HELLO]), tools=tools, options=SLOWLY) as endpoints:
+        run_id = (await endpoints.chat.start("c1", "Hi")).run_id
+        ids = await over(endpoints, run_id)
+        # What is largest by itself, the message as a whole, is in time; all of it together takes longer.
+        pipe = SlowPipe(monkeypatch, lambda text: len(text) / 700)
+        await pipe.follow(endpoints, run_id)
+        events = [lines for head, *lines in pipe.sent if head["type"] == "events"]
+        assert [line["id"] for lines in events for line in lines] == ids
+        assert pipe.ended() == [run_id]
+        assert pipe.taken > 1000
+
+
+async def test_a_message_has_its_time_from_when_it_is_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(options=SLOWLY) as endpoints:
+        runs = [(await endpoints.chat.start(f"c{at}", "Hi")).run_id for at in range(12)]
+        for run_id in runs:
+            await over(endpoints, run_id)
+        pipe = SlowPipe(monkeypatch, lambda text: 600)
+        await pipe.follow(endpoints, *runs)
+        assert sorted(pipe.ended()) == sorted(runs)
+
+
+async def test_a_client_that_takes_nothing_for_its_time_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(options=SLOWLY) as endpoints:
+        runs = [(await endpoints.chat.start(f"c{at}", "Hi")).run_id for at in range(3)]
+        for run_id in runs:
+            await over(endpoints, run_id)
+        pipe = SlowPipe(monkeypatch, lambda text: 1001)
+        await pipe.follow(endpoints, *runs)
+        assert (pipe.code, pipe.sent, endpoints.open_streams) == (1001, [], 0)
 
 
 async def test_a_server_that_drains_tells_each_run_and_closes() -> None:

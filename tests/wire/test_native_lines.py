@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 from hypothesis import given
+from hypothesis import strategies as st
 
 from streamchat.core.sse import SSEDecoder
 from streamchat.events import StoredEvent
 from streamchat.service.hub import HistoryReset
 from streamchat.testing.strategies import SECRET, stored_logs
 from streamchat.wire.native import NATIVE
-from streamchat.wire.native_lines import LINES
+from streamchat.wire.native_lines import LINES, MESSAGE, messages
 
 
 @given(stored_logs())
@@ -42,3 +44,19 @@ def test_a_reset_is_a_line_with_the_cursor_to_go_on_from() -> None:
             "snapshot": {"parts": []},
         },
     }
+
+
+@given(
+    st.lists(st.one_of(st.integers(1, 50), st.sampled_from([MESSAGE - 2, MESSAGE - 1, MESSAGE, 2 * MESSAGE])))
+)
+def test_messages_are_cut_between_lines_and_none_is_larger_than_it_must_be(sizes: list[int]) -> None:
+    lines = [b"%d" % at + b"x" * size + b"\n" for at, size in enumerate(sizes)]
+    sent = list(messages("r", b"".join(lines)))
+    head = b'{"type":"events","run_id":"r"}\n'
+    assert all(text.startswith(head) and not text.endswith(b"\n") for text in sent)
+    bodies = [text[len(head) :] + b"\n" for text in sent]
+    assert b"".join(bodies) == b"".join(lines)
+    assert all(len(body) <= MESSAGE or body in lines for body in bodies)
+    assert all(
+        len(body) + len(following.partition(b"\n")[0]) + 1 > MESSAGE for body, following in pairwise(bodies)
+    )

@@ -36,7 +36,7 @@ from streamchat.http.websocket_messages import (
     read_message,
 )
 from streamchat.service.hub import Subscription
-from streamchat.wire.native_lines import LINES
+from streamchat.wire.native_lines import LINES, messages
 
 __all__ = ["COME_BACK", "TOO_LARGE", "Connection", "WebSocketSession", "admit"]
 
@@ -284,7 +284,6 @@ class WebSocketSession:
         """Send what a run brings; runs as a task of its own, and never raises."""
         subscription = following.subscription
         run_id = subscription.run_id
-        head = b'{"type":"events","run_id":%b}\n' % dump_json(run_id)
         reason = "finished"
         try:
             while not subscription.finished:
@@ -294,7 +293,8 @@ class WebSocketSession:
                     self._leaving.set()
                     subscription.returning = self._endpoints.options.retry
                     break
-                await self._send(head + data[:-1])
+                for text in messages(run_id, data):
+                    await self._send(text)
             await self._end(subscription, reason)
         except StopAsyncIteration:
             await self._end_quietly(subscription, "draining")
@@ -337,9 +337,10 @@ class WebSocketSession:
         await self._answer("error", ref, status=response.status, **from_json(response.body))
 
     async def _send(self, text: bytes) -> None:
-        """Send one message; a client that takes nothing for ``send_timeout`` is let go, and comes back."""
+        """Send one message when it is its turn; a client that has not taken it after ``send_timeout`` is let
+        go, and comes back."""
         try:
-            async with asyncio.timeout(self._endpoints.options.send_timeout), self._sending:
+            async with self._sending, asyncio.timeout(self._endpoints.options.send_timeout):
                 await self._connection.send(text)
         except TimeoutError:
             log.info("a WebSocket ends: its client took nothing for its time")

@@ -6,10 +6,15 @@ events, and the id is the same cursor. Stored bytes go through as they are.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from streamchat.events import StoredEvent, dump_json
 from streamchat.wire.native import Reset
 
-__all__ = ["LINES", "NativeLines"]
+__all__ = ["LINES", "MESSAGE", "NativeLines", "messages"]
+
+MESSAGE = 65_536
+"""Bytes of lines in a message; only a line that is longer by itself makes a larger one."""
 
 
 class NativeLines:
@@ -36,3 +41,18 @@ class NativeLines:
 LINES = NativeLines()
 """The encoder to hand to `Subscription.next_bytes`: being one object, it has every event encoded once a
 process."""
+
+
+def messages(run_id: str, lines: bytes) -> Iterator[bytes]:
+    """Yield the messages for a run's ``lines``, whole ones: each begins with the line that names the run.
+
+    A client that is slow takes one after the other, and is seen to move.
+    """
+    head = b'{"type":"events","run_id":%b}\n' % dump_json(run_id)
+    at = 0
+    while at < len(lines):
+        end = len(lines)
+        if end - at > MESSAGE:
+            end = lines.rfind(b"\n", at, at + MESSAGE) + 1 or lines.index(b"\n", at + MESSAGE) + 1
+        yield head + lines[at : end - 1]
+        at = end
