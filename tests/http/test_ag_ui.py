@@ -477,6 +477,7 @@ async def test_a_tool_of_the_page_is_named_and_its_result_wakes_the_run() -> Non
         ("", "The tool gave no result."),
         ('{"status": "error", "message": "network error"}', "network error"),
         ([{"type": "image"}], "image"),
+        pytest.param("[" * 5000 + "]" * 5000, "[[[[", id="JSON too deep to be read"),
     ],
 )
 async def test_what_is_no_result_of_the_tool_is_told_to_the_model_as_its_failure(

@@ -7,14 +7,13 @@ never believed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
-from streamchat.core.jsontext import encode_json
+from streamchat.core.jsontext import decode_json, encode_json
 from streamchat.http.bodies import ConversationId, Message, Name
 from streamchat.http.errors import HTTPError
 
@@ -246,7 +245,7 @@ def readings_of(message: InputMessage) -> list[Any]:
     if text is None:
         return [message.content]
     try:
-        value = json.loads(text)
+        value = decode_json(text)
     except ValueError:
         return [text]
     return [text] if isinstance(value, str) else [value, text]
