@@ -66,6 +66,7 @@ class StreamChatClient:
         self._connection = Connection(url, headers, client_id, patience, http)
         self._tools = dict(tools or {})
         self._approve = approve
+        self._answered: dict[str, set[tuple[str, str]]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -139,24 +140,33 @@ class StreamChatClient:
                 if waits and answers:
                     await self._answer(run_id, asked)
                     hurry.say()
+        self._answered.pop(run_id, None)  # it is over, and waits for nothing any more
 
     async def _answer(self, run_id: str, asked: Mapping[str, ApprovalRequested]) -> None:
-        """Answer what the run waits for now: what is read may be long past, and what was asked not read."""
+        """Answer what the run waits for now: what is read may be long past, and what was asked not read.
+
+        It still waits for what it was given and has not taken: that is remembered until its end is read.
+        """
         status = await self.status(run_id)
+        answered = self._answered.get(run_id, set())
         calls = {
             part["call_id"]: part for part in status["message"]["content"] if part["type"] == "tool_call"
         }
         for wait in status["waits"]:
-            call_id = wait["call_id"]
+            kind, call_id = wait["kind"], wait["call_id"]
             call = calls.get(call_id)
-            if call is None:
+            if call is None or (kind, call_id) in answered:
                 continue
-            if wait["kind"] == "approval" and self._approve is not None:
+            if kind == "approval" and self._approve is not None:
                 verdict = self._approve(asked.get(call_id) or _asked_for(wait, call))
                 approved = await verdict if inspect.isawaitable(verdict) else verdict
                 await self._unless_settled(self.resolve_approval(run_id, call_id, bool(approved)))
-            elif wait["kind"] == "tool_result":
+            elif kind == "tool_result" and call["name"] in self._tools:
                 await self._unless_settled(self._run_tool(run_id, call))
+            else:
+                continue
+            answered = self._answered.setdefault(run_id, set())
+            answered.add((kind, call_id))
 
     async def _unless_settled(self, answer: Awaitable[None]) -> None:
         """Give an answer; somebody else's, given a moment before, stands."""
@@ -167,12 +177,9 @@ class StreamChatClient:
                 raise
 
     async def _run_tool(self, run_id: str, call: Mapping[str, Any]) -> None:
-        function = self._tools.get(call["name"])
-        if function is None:
-            return
         call_id = call["call_id"]
         try:
-            result = function(**(call.get("arguments") or {}))
+            result = self._tools[call["name"]](**(call.get("arguments") or {}))
             output = await result if inspect.isawaitable(result) else result
         except Exception as error:
             # The model is told, as it is of a tool that fails on the server; this side is the user's own.
