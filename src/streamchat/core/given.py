@@ -31,12 +31,14 @@ def check_number(
     *,
     least: float | None = None,
     above: float | None = None,
+    most: float | None = None,
     whole: bool = False,
     none: bool = False,
     finite: bool = False,
     error: Refuse = InvalidInput,
 ) -> None:
-    """Raise for what is no number (``whole``: an integer) of at least ``least``, or greater than ``above``.
+    """Raise for what is no number (``whole``: an integer) of at least ``least``, or greater than ``above``,
+    and of at most ``most``.
 
     With ``none``, None is taken. True and False are no numbers, nor is NaN; ``finite`` refuses infinity.
     """
@@ -46,9 +48,11 @@ def check_number(
         fits = False
     else:
         fits = (least is None or value >= least) and (above is None or value > above)
+        fits = fits and (most is None or value <= most)
         fits = fits and not math.isnan(value) and not (finite and math.isinf(value))
     if not fits:
         bound = f" above {above:g}" if above is not None else "" if least is None else f", {least:g} or above"
+        bound += "" if most is None else f", at most {most:,.0f}"
         also = ", or None for no limit" if none else ""
         kind = "a whole number" if whole else "a number"
         raise error(f"{field}={_shown(value)} must be {kind}{bound}{also}", field=field)

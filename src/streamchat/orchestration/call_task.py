@@ -11,13 +11,15 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 
 from streamchat.concurrency import Deadline, OwnedTask, Wakeup, spawn
+from streamchat.core.given import check_instance
 from streamchat.core.next_move import next_move
-from streamchat.events import StreamEvent, ToolStarted
+from streamchat.errors import InvalidInput
+from streamchat.events import Outcome, StreamEvent, ToolStarted
 from streamchat.messages import ToolCallPart
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import Refuse, RunOptions, call_hook
@@ -37,6 +39,8 @@ __all__ = ["CallTask"]
 
 log = logging.getLogger("streamchat.tools")
 
+_OUTCOMES = get_args(Outcome)
+
 
 class CallTask:
     """A call whose arguments fit its tool.
@@ -54,12 +58,14 @@ class CallTask:
         options: RunOptions,
         permits: RunPermits,
         *,
+        idempotency_key: str,
         post: Callable[[CallTask], None],
         publish: Callable[[StreamEvent], None],
         wait_before_rerun: float,
     ) -> None:
         self.call = call
         self.tool = tool
+        self.idempotency_key = idempotency_key
         self.attempt = call.attempts + 1
         self.wants_start = False
         self.started = call.state == "running"
@@ -87,11 +93,6 @@ class CallTask:
         self._acted = self.started
         """Whether an attempt before the present one may have taken effect."""
         self.task: OwnedTask = spawn(self._run, f"streamchat tool {call.name} {call.call_id}")
-
-    @property
-    def idempotency_key(self) -> str:
-        """The same for every attempt, whoever makes it."""
-        return f"{self._context.run_id}:{self.call.call_id}"
 
     def hand_out_start(self) -> ToolStarted:
         """Return the event that claims the attempt; it begins with `go`."""
@@ -241,6 +242,11 @@ class CallTask:
         changed = await call_hook(hook, context, self.call, outcome)
         if not isinstance(changed, ToolOutcome):
             return outcome
+        if changed.outcome not in _OUTCOMES:
+            raise InvalidInput(
+                f"after_tool returned the outcome {changed.outcome!r:.100}: give {', '.join(_OUTCOMES)}"
+            )
+        check_instance("error", changed.error, str, "text, or None", none=True)
         most = self.tool.max_output_bytes or self._options.limits.max_tool_output_bytes
         try:
             changed.output = limit_output(json_value(changed.output), most)

@@ -33,7 +33,7 @@ from streamchat.orchestration.options import RunOptions
 from streamchat.tools import RunPermits, Tool, ToolOutcome, ToolRegistry
 from streamchat.tools.values import STILL_RUNNING
 
-__all__ = ["StepCalls", "open_results"]
+__all__ = ["StepCalls", "open_results", "with_open_results"]
 
 log = logging.getLogger("streamchat.tools")
 
@@ -59,6 +59,7 @@ class StepCalls:
         context: RunContext,
         options: RunOptions,
         *,
+        idempotency_key: Callable[[str], str],
         wait_before_rerun: Callable[[ToolCallPart, Tool], float],
         job_is_over: Callable[[ToolCallPart], bool],
     ) -> None:
@@ -66,6 +67,7 @@ class StepCalls:
         self._registry = registry
         self._context = context
         self._options = options
+        self._idempotency_key = idempotency_key
         self._wait_before_rerun = wait_before_rerun
         self._permits = RunPermits(options.max_concurrent_tools)
         self._wakeup = Wakeup()
@@ -126,6 +128,7 @@ class StepCalls:
             self._context,
             self._options,
             self._permits,
+            idempotency_key=self._idempotency_key(call.call_id),
             post=self._post,
             publish=self._publish,
             wait_before_rerun=self._wait_before_rerun(call, tool),
@@ -179,8 +182,9 @@ class StepCalls:
                 said.append(item)
             elif item.outcome is not None:
                 if self._tasks.pop(item.call.call_id, None) is not None:
-                    results.append(self._result(item.call, item.outcome))
-                    if item.outcome.outcome == "deferred":
+                    result = self._outcome_of(item, item.outcome)
+                    results.append(result)
+                    if result.outcome == "deferred":
                         said.append(
                             StatusEvent(step=item.call.step, status="building", detail=item.call.name)
                         )
@@ -191,6 +195,19 @@ class StepCalls:
                 started.append(item.hand_out_start())
         # Barriers last: whoever looks at a batch's last event only still sees that there is one.
         return [*said, *results, *asked, *started]
+
+    def _outcome_of(self, task: CallTask, outcome: ToolOutcome) -> ToolResult:
+        """The result of a call that has ended. One that cannot be told ends the run, but takes no other
+        call's result with it, and leaves no call without one."""
+        failed = outcome.outcome in ("error", "timeout", "unknown")
+        if failed and task.tool.deferred and self._job_is_over(task.call):
+            outcome = ToolOutcome("deferred")  # it had begun its job, whose result was accepted
+        try:
+            return self._result(task.call, outcome)
+        except Exception as error:
+            self._error = self._error or error
+            lost = f"{task.tool.name} ran, but its result was lost."
+            return self._result(task.call, ToolOutcome("error", error=lost))
 
     def _ask(self, task: CallTask) -> list[StreamEvent]:
         """Ask a person about a call, which is held until they have decided."""
@@ -323,6 +340,13 @@ def open_results(calls: Iterable[ToolCallPart]) -> list[StreamEvent]:
         for call in calls
         if call.state not in ("done", "deferred")
     ]
+
+
+def with_open_results(results: list[StreamEvent], calls: Iterable[ToolCallPart]) -> list[StreamEvent]:
+    """Return ``results`` with those of calls that have none: whatever went wrong, no log ends over an open
+    call."""
+    told = {event.call_id for event in results if isinstance(event, ToolResult)}
+    return [*results, *open_results(call for call in calls if call.call_id not in told)]
 
 
 def _settled(call: ToolCallPart, registry: ToolRegistry) -> ToolOutcome | None:

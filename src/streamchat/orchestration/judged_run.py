@@ -162,6 +162,10 @@ class JudgedRun(Run):
             return events
         state = self._log.state
         if any(call.step == self._step and call.executed_by != "provider" for call in state.calls):
+            if self._phase is Run._succeed:
+                self._phase = (
+                    Run._begin_step
+                )  # a tool may end its run (``after_job``), but not without an answer
             return []
         return await self._judge(state)
 

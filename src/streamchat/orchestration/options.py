@@ -17,6 +17,7 @@ from streamchat.models.base import ModelRequest
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.structured import output_type_of
 from streamchat.tools import ToolContext, ToolOutcome
+from streamchat.tools.values import LONGEST_WAIT
 
 __all__ = ["Hooks", "Limits", "Refuse", "RunOptions", "call_hook"]
 
@@ -60,6 +61,10 @@ class Refuse:
 
     message: str
     code: str = "refused"
+
+    def __post_init__(self) -> None:
+        check_instance("message", self.message, str, "text, which the client and the model may see")
+        check_instance("code", self.code, str, "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +177,9 @@ class RunOptions:
             check_number(name, getattr(self, name), least=0, whole=True)
         for name in ("restart_delay", "grace", "output_interval"):
             check_number(name, getattr(self, name), least=0)
-        for name in ("tool_timeout", "approval_timeout", "client_timeout", "job_timeout"):
-            check_number(name, getattr(self, name), least=0, none=True)
+        check_number("tool_timeout", self.tool_timeout, least=0, none=True)
+        for name in ("approval_timeout", "client_timeout", "job_timeout"):
+            check_number(name, getattr(self, name), least=0, most=LONGEST_WAIT, none=True)
         if self.output_type is not None:
             output_type_of(self.output_type)
         if self.limits.max_cost is not None and self.cost is None:

@@ -31,7 +31,7 @@ from streamchat.events import (
 )
 from streamchat.messages import ModelMessage
 from streamchat.models.base import Model, ModelRequest
-from streamchat.orchestration.calls import StepCalls, open_results
+from streamchat.orchestration.calls import StepCalls, open_results, with_open_results
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.failures import failure_event, limit_event, refusal_event
 from streamchat.orchestration.limits import Reached
@@ -351,6 +351,7 @@ class Run:
             self.tools,
             self.context,
             self.options,
+            idempotency_key=self._log.idempotency_key,
             wait_before_rerun=self._log.wait_before_rerun,
             job_is_over=self._waits.job_is_over,
         )
@@ -419,7 +420,7 @@ class Run:
         if self._calls is None:
             results = open_results(state.calls)
         else:
-            results = await self._calls.stop()
+            results = with_open_results(await self._calls.stop(), state.calls)
             self._calls = None
         return [*results, *close_jobs(state, results)]
 

@@ -147,6 +147,8 @@ class Waits:
         if newest not in (call.step, ended_in):
             return False
         tool = self._tools.get(call.name)
+        if newest == call.step and tool is not None and not tool.wait_for_job:
+            return True  # the model is asked beside the job, however fast that is
         return ended_in is None or tool is None or tool.after_job == "model"
 
 

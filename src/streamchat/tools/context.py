@@ -27,6 +27,8 @@ class ToolContext(Generic[DepsT]):
 
     ``deps`` is what the application's factory made for this run in this process. ``attempt`` counts from 1.
     ``fence`` grows with every take-over of the run: a tool may hand it to a service that refuses older ones.
+    ``idempotency_key`` is the same for every attempt of the call, whoever makes it, also where the failed
+    call alone is retried, in a run of its own; ``job_id`` is not.
     """
 
     run_id: str

@@ -22,6 +22,7 @@ from streamchat.tools.schema import ToolSchema
 from streamchat.tools.signature import BoundArguments, Signature, innermost, positional_count, read_signature
 from streamchat.tools.slots import Slots
 from streamchat.tools.strict import NotExpressible, strict_schema
+from streamchat.tools.values import LONGEST_WAIT
 
 __all__ = ["Approval", "Kind", "Reconcile", "Tool", "ToolOptions", "define_tool", "kind_of"]
 
@@ -288,8 +289,10 @@ def _check_options(name: str, options: ToolOptions) -> None:
 
 def _check_types(options: ToolOptions, refuse: Refuse) -> None:
     given = dict(options)
-    for key in ("timeout", "approval_timeout"):
-        check_number(key, given.get(key), above=0, none=True, error=refuse)
+    outside = LONGEST_WAIT if given.get("client_side") else None
+    check_number("timeout", given.get("timeout"), above=0, most=outside, none=True, error=refuse)
+    longest = given.get("approval_timeout")
+    check_number("approval_timeout", longest, above=0, most=LONGEST_WAIT, none=True, error=refuse)
     for key in ("concurrency", "max_output_bytes"):
         check_number(key, given.get(key), above=0, whole=True, none=True, error=refuse)
     check_number("retries", given.get("retries", 0), least=0, whole=True, error=refuse)

@@ -9,9 +9,22 @@ from typing_extensions import TypeVar
 
 from streamchat.errors import StreamChatError
 
-__all__ = ["CANCELLED", "NOT_BEGUN", "STILL_RUNNING", "OutcomeUnknown", "Progress", "Return", "ToolError"]
+__all__ = [
+    "CANCELLED",
+    "LONGEST_WAIT",
+    "NOT_BEGUN",
+    "STILL_RUNNING",
+    "OutcomeUnknown",
+    "Progress",
+    "Return",
+    "ToolError",
+]
 
 T = TypeVar("T", default=Any)
+
+LONGEST_WAIT = 100 * 366 * 24 * 3600.0
+"""Seconds that a wait for somebody outside may last: its end is stored in milliseconds, and JavaScript reads
+it."""
 
 NOT_BEGUN = "It was cancelled before it began."
 """The error of a cancelled call whose function was never entered."""
