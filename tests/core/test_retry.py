@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from streamchat.core.conclude import conclude
 from streamchat.core.fold import fold
 from streamchat.core.lifecycle import check_log
-from streamchat.core.retry import kept_events
+from streamchat.core.retry import kept_events, kept_key
 from streamchat.errors import InvalidInput, NotRetryable
 from streamchat.events import Cancelled, RunResumed, RunStarted, StoredEvent
 from streamchat.testing.strategies import event_logs
@@ -78,6 +78,13 @@ def test_any_call_that_failed_can_be_done_again_and_only_that_one(
     assert before[call_id].outcome != "ok" or before[call_id].job is not None
     for name in after.keys() - {call_id}:
         assert after[name].outcome == before[name].outcome
+    started = [
+        e.event.idempotency_key for e in whole if e.type == "tool_started" and e.event.call_id == call_id
+    ]
+    keys = {e.event.call_id: kept_key(e.event) for e in kept if e.type == "tool_call"}
+    assert keys == {name: started[-1] if started and name == call_id else None for name in keys}
+    again = [e.event for e in kept_events(over(child), call_id=call_id) if e.type == "tool_call"]
+    assert {e.call_id: kept_key(e) for e in again} == keys
 
 
 @given(event_logs(cut="batch"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streamchat import EventBuffer, Principal, StoredEvent, StreamChat, ToolRegistry, fold, owns
+from streamchat import EventBuffer, Principal, StoredEvent, StreamChat, ToolContext, ToolRegistry, fold, owns
 from streamchat.errors import (
     Busy,
     ConversationBusy,
@@ -95,6 +95,39 @@ async def test_one_failed_call_is_done_again_and_the_model_goes_on_from_its_resu
     assert [call.outcome for call in state.calls] == ["ok", "ok"]
     assert tools.counts == {"render": 1, "publish": 2}
     assert [event.event.reason for event in log if event.type == "run_resumed"] == ["retry"]
+
+
+async def test_a_call_that_is_done_again_is_started_under_the_key_it_had_and_pays_once(
+    make_chat: MakeChat,
+) -> None:
+    tools, payments, asked = Tools(), dict[str, int](), list[tuple[str, str]]()
+
+    @tools.registry.tool
+    async def pay(amount: int, ctx: ToolContext) -> str:
+        """Pay."""
+        asked.append((ctx.run_id, ctx.idempotency_key))
+        payments.setdefault(ctx.idempotency_key, amount)
+        if tools.broken:
+            raise ConnectionError("the bank's answer was lost")
+        return "paid"
+
+    steps = [
+        Step("First, ", calls=[Call("pay", {"amount": 5}, id="p")]),
+        *[Step("sorry.")] * 2,
+        Step("done."),
+    ]
+    async with make_chat(tools, *steps) as chat:
+        run_id = await first_run(chat)
+        second = await chat.retry(run_id, ANN, call_id="p")
+        log = await log_of(chat, second.run_id)
+        assert b"idempotency" not in next(event.data for event in log if event.type == "tool_call")
+        tools.broken = False
+        third = await chat.retry(second.run_id, ANN, call_id="p")
+        log = await log_of(chat, third.run_id)
+    assert asked == [(each, f"{run_id}:p") for each in (run_id, second.run_id, third.run_id)]
+    assert payments == {f"{run_id}:p": 5}
+    assert [e.event.idempotency_key for e in log if e.type == "tool_started"] == [f"{run_id}:p"]
+    assert fold(log).calls[0].outcome == "ok"
 
 
 async def test_from_a_step_on_the_steps_before_it_stand(make_chat: MakeChat) -> None:

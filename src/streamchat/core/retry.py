@@ -3,6 +3,9 @@
 A retry is a run of its own, with the parent's kept events copied behind its ``run_started``; the first
 holder then adds ``run_resumed(retry)`` and goes on from there. What only told of the parent's own course
 (resumptions, suspensions, statuses) is left out.
+
+A call that is done again may have taken effect: the idempotency key that it was started under goes with it,
+in private, and it is started under that one again (`kept_key`).
 """
 
 from __future__ import annotations
@@ -23,9 +26,12 @@ from streamchat.events import (
     ToolProgress,
     ToolResult,
     ToolStarted,
+    encode_event,
 )
 
-__all__ = ["kept_events"]
+__all__ = ["kept_events", "kept_key"]
+
+_KEY = "idempotency_key"
 
 _COURSE = frozenset({"run_started", "run_resumed", "suspended", "status"})
 _ENDING = frozenset({"error", "cancelled", "message_completed"})
@@ -38,7 +44,7 @@ def kept_events(
 
     Without arguments none: the whole run is done anew. ``from_step`` keeps the steps before it, finished as
     they are; ``call_id`` keeps everything up to the call's step but for that call's attempts and result, and
-    for an approval that was refused.
+    for an approval that was refused; of the attempts only the idempotency key is left (see `kept_key`).
 
     Raises `NotRetryable` for a run that is not over, a call that succeeded, is none of ours to run or was
     wrong in itself; `InvalidInput` for a step or call that the run does not have.
@@ -56,6 +62,11 @@ def kept_events(
     if end is None:
         raise InvalidInput(f"the run has no step {from_step}", field="from_step")
     return _kept(log, events, end)
+
+
+def kept_key(call: ToolCallEvent) -> str | None:
+    """Return the idempotency key under which an earlier run started the call, None where none did."""
+    return None if call.private is None else call.private.get(_KEY)
 
 
 def _start_of(events: Sequence[StreamEvent], step: int) -> int | None:
@@ -100,7 +111,35 @@ def _without_call(
         )
         or (isinstance(event, StepFinished) and event.step == step)
     }
-    return [stored for stored in _kept(log, events, end) if stored.seq not in gone]
+    key = _key_of(events, call_id)
+    return [
+        _with_key(stored, key) if key is not None and _is_call(stored.event, call_id) else stored
+        for stored in _kept(log, events, end)
+        if stored.seq not in gone
+    ]
+
+
+def _is_call(event: StreamEvent, call_id: str) -> bool:
+    return isinstance(event, ToolCallEvent) and event.call_id == call_id
+
+
+def _key_of(events: Sequence[StreamEvent], call_id: str) -> str | None:
+    """Return the key of the call's attempts, or of those that a parent of this run made."""
+    key: str | None = None
+    for event in events:
+        if isinstance(event, ToolCallEvent) and event.call_id == call_id:
+            key = kept_key(event)
+        elif isinstance(event, ToolStarted) and event.call_id == call_id:
+            key = event.idempotency_key
+    return key
+
+
+def _with_key(stored: StoredEvent, key: str) -> StoredEvent:
+    private = {**(stored.event.private or {}), _KEY: key}
+    _, encoded = encode_event(stored.event.model_copy(update={"private": private}))
+    return StoredEvent(
+        stored.seq, stored.at, None, stored.generation, type=stored.type, data=stored.data, private=encoded
+    )
 
 
 def _step_of(events: Sequence[StreamEvent], call_id: str) -> int:

@@ -8,7 +8,16 @@ from streamchat.core.conclude import conclude
 from streamchat.core.fold import Folder, RunState
 from streamchat.core.history import messages_of_content, private_of
 from streamchat.core.lifecycle import HELD
-from streamchat.events import ModelCompleted, StoredEvent, StreamEvent, Suspended, ToolStarted, encode_event
+from streamchat.core.retry import kept_key
+from streamchat.events import (
+    ModelCompleted,
+    StoredEvent,
+    StreamEvent,
+    Suspended,
+    ToolCallEvent,
+    ToolStarted,
+    encode_event,
+)
 from streamchat.messages import ModelMessage, ToolCallPart
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.limits import LimitWatch
@@ -43,6 +52,8 @@ class RunLog:
         self._completed_at: dict[int, int] = {}
         self._suspended_at: int | None = None
         self._expiries: dict[str, int] = {}
+        self._kept_keys: dict[str, str] = {}
+        self._context = context
         events = list(history)
         for event in events:
             self._recall(event)
@@ -58,7 +69,7 @@ class RunLog:
     def _recall(self, event: StreamEvent | StoredEvent) -> None:
         self.folder.add(event)
         self.limits.events += 1
-        self._recall_waits(event.event if isinstance(event, StoredEvent) else event)
+        self._recall_call(event.event if isinstance(event, StoredEvent) else event)
         if not isinstance(event, StoredEvent):
             self.limits.bytes += len(encode_event(event)[0])
             return
@@ -71,8 +82,10 @@ class RunLog:
         elif event.type == "suspended":
             self._suspended_at = event.at
 
-    def _recall_waits(self, event: StreamEvent) -> None:
-        if isinstance(event, Suspended):
+    def _recall_call(self, event: StreamEvent) -> None:
+        if isinstance(event, ToolCallEvent) and (key := kept_key(event)) is not None:
+            self._kept_keys[event.call_id] = key
+        elif isinstance(event, Suspended):
             self._expiries |= {w.call_id: w.expires_at for w in event.waits if w.expires_at is not None}
 
     def _note_pause(self, until: int) -> None:
@@ -110,6 +123,10 @@ class RunLog:
     def said_before(self, state: RunState, step: int) -> list[ModelMessage]:
         """The model messages of the steps before ``step``."""
         return messages_of_content(state.parts, private_of(self.folder.extras), before=step)
+
+    def idempotency_key(self, call_id: str) -> str:
+        """The same for every attempt of a call, whoever makes it, also in a retry of that call."""
+        return self._kept_keys.get(call_id) or f"{self._context.run_id}:{call_id}"
 
     def wait_before_rerun(self, call: ToolCallPart, tool: Tool) -> float:
         """Seconds until an attempt that was cut off must have ended: its timeout and the grace time.

@@ -199,9 +199,9 @@ class StartingVerbs(ReadingVerbs):
         """Do a run that is over anew, as a run of its own with ``parent_run_id``, and answer at once.
 
         The whole run; or from a step on, with the steps before it as they were; or one failed call alone,
-        after which the model goes on. The new answer stands beside the old one. Raises `NotRetryable` (with
-        ``reason``), `InvalidInput`, `RunNotFound`, `Busy`, `TooManyRuns`, `TooManyStarts`,
-        `ConversationBusy`, `IdempotencyConflict`.
+        after which the model goes on: the call keeps its idempotency key, for it may have taken effect. The
+        new answer stands beside the old one. Raises `NotRetryable` (with ``reason``), `InvalidInput`,
+        `RunNotFound`, `Busy`, `TooManyRuns`, `TooManyStarts`, `ConversationBusy`, `IdempotencyConflict`.
         """
         supervisor = self._opened()
         check_instance("idempotency_key", idempotency_key, str, "text, or leave it out", none=True)
