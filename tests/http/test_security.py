@@ -12,7 +12,8 @@ import pytest
 from streamchat import Principal, ServiceLimits, ToolContext, ToolRegistry, owns
 from streamchat.adapters.asgi import asgi_app
 from streamchat.buffers.sql import SQLEventBuffer
-from streamchat.http import CORS, Endpoints, HTTPOptions
+from streamchat.http import CORS, Endpoints, HTTPError, HTTPOptions
+from streamchat.http.cors import check_origin
 from streamchat.http.limits import StreamCount, who
 from streamchat.http.openapi import openapi_document
 from streamchat.service.chat import StreamChat
@@ -103,6 +104,40 @@ async def test_a_page_that_is_let_in_without_credentials_does_nothing_with_the_u
         assert (await ask(endpoints, "POST", path, headers=forged, user="ann")).status == 403
         own = {"Origin": "https://test", "Sec-Fetch-Site": "same-origin", "Cookie": "session=ann"}
         assert (await ask(endpoints, "POST", path, headers=own, user="ann")).status == 204
+
+
+@pytest.mark.parametrize("method", ["POST", "WEBSOCKET"])
+@pytest.mark.parametrize("cors", [CORS("*"), CORS(["https://app.example"])])
+@pytest.mark.parametrize(
+    ("authorization", "let_in"),
+    [
+        ("Basic YW5uOnB3", False),
+        ("negotiate YIIJ", False),
+        ("NTLM TlRM", False),
+        ("Digest username=ann", False),
+        ("Bearer-ish x", False),
+        ("ann", False),
+        ("Bearer token", True),
+        ("bearer  token", True),
+        ("", True),
+    ],
+)
+def test_a_page_that_is_let_in_without_credentials_does_nothing_with_a_password_the_browser_keeps(
+    cors: CORS, method: str, authorization: str, let_in: bool
+) -> None:
+    """Browsers send it unasked once it was typed; only a bearer token comes from the page."""
+    sent = {"Authorization": authorization}
+    page = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
+    request = make_request(method, "/", headers={**page, **sent})
+    if let_in:
+        check_origin(request, cors)
+    else:
+        with pytest.raises(HTTPError) as refused:
+            check_origin(request, cors)
+        assert refused.value.code == "cross_origin"
+    check_origin(request, CORS(["https://app.example"], credentials=True))
+    own = {"Origin": "https://test", "Sec-Fetch-Site": "same-origin"}
+    check_origin(make_request(method, "/", headers={**own, **sent}), cors)
 
 
 async def test_pages_of_allowed_origins_can_read_refusals_too() -> None:

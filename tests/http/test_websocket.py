@@ -289,7 +289,7 @@ async def test_a_browsers_websocket_that_is_cut_off_after_any_event_has_the_log_
 
 
 def by_token(scope: Any) -> Principal | None:
-    name = dict(scope["headers"]).get(b"authorization", b"").decode()
+    name = dict(scope["headers"]).get(b"authorization", b"").decode().removeprefix("Bearer ")
     return Principal(name) if name else None
 
 
@@ -305,11 +305,11 @@ async def test_nobody_is_refused_before_the_connection_is_open_and_others_runs_a
                 pass
         assert refused.value.response.status_code == 401
         assert json.loads(refused.value.response.body or b"")["error"]["code"] == "unauthenticated"
-        async with opened(port, additional_headers={"Authorization": "ann"}) as socket:
+        async with opened(port, additional_headers={"Authorization": "Bearer ann"}) as socket:
             await socket.say("start", message="Hi")
             run_id = (await socket.until(type="started"))["run_id"]
             await socket.until(type="end")
-        async with opened(port, additional_headers={"Authorization": "bob"}) as socket:
+        async with opened(port, additional_headers={"Authorization": "Bearer bob"}) as socket:
             for kind in ("attach", "cancel"):
                 await socket.say(kind, run_id=run_id)
                 assert (await socket.until(type="error"))["error"]["code"] == "run_not_found"
@@ -330,7 +330,7 @@ async def test_a_page_of_another_origin_is_refused_unless_it_is_let_in(
     async with serve(app_with_users(cors=cors)) as port:
         origin = f"http://127.0.0.1:{port}" if origin == "same" else origin
         opening: Callable[[], Any] = lambda: opened(  # noqa: E731
-            port, origin=origin, additional_headers={"Authorization": "ann"}
+            port, origin=origin, additional_headers={"Authorization": "Bearer ann"}
         )
         if status is None:
             async with opening() as socket:
@@ -348,7 +348,7 @@ async def test_browsers_send_a_websockets_cookies_so_its_page_must_be_let_in_wit
     credentials: bool,
 ) -> None:
     page = "https://app.example"
-    signed_in = {"Authorization": "ann", "Cookie": "session=ann"}
+    signed_in = {"Authorization": "Bearer ann", "Cookie": "session=ann"}
     for cors in [CORS([page], credentials=credentials), *([] if credentials else [CORS("*")])]:
         async with serve(app_with_users(cors=cors)) as port:
             if credentials:

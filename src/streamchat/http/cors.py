@@ -41,10 +41,13 @@ class CORS:
     """What pages of other origins may do.
 
     ``origins`` are as browsers send them (``https://app.example``, no path), or ``"*"`` for all.
-    ``credentials`` lets cookies through and needs named origins; without it, what a page of theirs sends
-    along with cookies is refused as any other origin's (unless it only reads). ``headers`` are allowed
-    besides those that the endpoints know (``Last-Event-ID`` among them) and those that OpenAI's clients send
-    (``X-Stainless-*``). ``max_age`` is how long a browser may keep a preflight's answer, in seconds.
+    ``credentials`` lets through what browsers send unasked, cookies and passwords that they keep, and needs
+    named origins; without it, what a page of theirs sends with a cookie, or with an ``Authorization`` that is
+    no bearer token, is refused as any other origin's (unless it only reads). A client certificate (mTLS) or
+    an address cannot be seen in a request: where one of them says who asks, name the origins, and only such
+    as may act for the user. ``headers`` are allowed besides those that the endpoints know (``Last-Event-ID``
+    among them) and those that OpenAI's clients send (``X-Stainless-*``). ``max_age`` is how long a browser
+    may keep a preflight's answer, in seconds.
 
     Raises `InvalidInput`, with ``field``, for values of other types than these.
     """
@@ -104,19 +107,19 @@ class CORS:
 
 
 def check_origin(request: Request, cors: CORS | None) -> None:
-    """Refuse what another site's page makes a browser send with the user's cookies; raises `HTTPError` 403.
+    """Refuse what another site's page makes a browser send in the user's name; raises `HTTPError` 403.
 
     Browsers say it themselves in ``Sec-Fetch-Site``; older ones are judged by ``Origin`` against ``Host``.
     What sends neither is no browser. Reading is left alone: other pages cannot see the answer.
 
-    An origin that ``cors`` lets in without credentials has no use of the user's cookies. Browsers see to that
-    only where they ask first: not with a WebSocket, nor with a POST that has no body.
+    An origin that ``cors`` lets in without credentials has no use of the user's. Browsers see to that only
+    where they ask first: not with a WebSocket, nor with a POST that has no body.
     """
     origin = request.headers.get("origin")
     if request.method in _SAFE_METHODS:
         return
-    cookies = "cookie" in request.headers
-    if cors is not None and origin is not None and cors.allows(origin) and (cors.credentials or not cookies):
+    unasked = _sent_unasked(request)
+    if cors is not None and origin is not None and cors.allows(origin) and (cors.credentials or not unasked):
         return
     site = request.headers.get("sec-fetch-site")
     if site is not None:
@@ -129,8 +132,19 @@ def check_origin(request: Request, cors: CORS | None) -> None:
             "cross_origin",
             "Pages of this origin may not do that.",
             logged=f"a page of {origin!r:.200} asks, which cors=CORS(…) does not let in"
-            + (" with cookies (credentials=True)" if cookies else ""),
+            + (f" with {unasked} (credentials=True)" if unasked else ""),
         )
+
+
+def _sent_unasked(request: Request) -> str | None:
+    """Return the name of what a browser may have added by itself to say who its user is.
+
+    It keeps the passwords and tickets of Basic, Digest, Negotiate and NTLM; a bearer token is the page's own.
+    """
+    if "cookie" in request.headers:
+        return "cookies"
+    scheme = request.headers.get("authorization", "").strip().partition(" ")[0]
+    return "an Authorization that is no bearer token" if scheme.lower() not in ("", "bearer") else None
 
 
 def _host_of(origin: str) -> str | None:
