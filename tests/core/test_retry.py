@@ -14,7 +14,7 @@ from streamchat.core.fold import fold
 from streamchat.core.lifecycle import check_log
 from streamchat.core.retry import kept_events, kept_key
 from streamchat.errors import InvalidInput, NotRetryable
-from streamchat.events import Cancelled, RunResumed, RunStarted, StoredEvent
+from streamchat.events import Cancelled, RunResumed, RunStarted, StoredEvent, ToolCallEvent
 from streamchat.testing.strategies import event_logs
 
 STARTED = RunStarted(run_id="child", conversation_id="c", message_id="m", parent_run_id="parent")
@@ -31,6 +31,10 @@ def over(log: Sequence[Any]) -> list[StoredEvent]:
     if not log or log[-1].type != "finalized":
         log += conclude(log, Cancelled(), resumed="cancel", worker="w")
     return stored(log)
+
+
+def kept_keys(kept: Sequence[StoredEvent]) -> dict[str, str | None]:
+    return {e.event.call_id: kept_key(e.event) for e in kept if isinstance(e.event, ToolCallEvent)}
 
 
 def begun(kept: Sequence[StoredEvent]) -> list[Any]:
@@ -81,10 +85,9 @@ def test_any_call_that_failed_can_be_done_again_and_only_that_one(
     started = [
         e.event.idempotency_key for e in whole if e.type == "tool_started" and e.event.call_id == call_id
     ]
-    keys = {e.event.call_id: kept_key(e.event) for e in kept if e.type == "tool_call"}
+    keys = kept_keys(kept)
     assert keys == {name: started[-1] if started and name == call_id else None for name in keys}
-    again = [e.event for e in kept_events(over(child), call_id=call_id) if e.type == "tool_call"]
-    assert {e.call_id: kept_key(e) for e in again} == keys
+    assert kept_keys(kept_events(over(child), call_id=call_id)) == keys
 
 
 @given(event_logs(cut="batch"))
