@@ -8,7 +8,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, WebSocket
+from fastapi.requests import HTTPConnection
 from starlette.middleware import Middleware
 from websockets.exceptions import InvalidStatus
 
@@ -59,7 +60,7 @@ class Sessions:
 
 def connected(port: int, user: str = "", **options: Any) -> AbstractAsyncContextManager[Socket]:
     headers = {**options.pop("additional_headers", {}), **({"X-User": user} if user else {})}
-    return opened(port, "/chat/ws", additional_headers=headers, **options)
+    return opened(port, options.pop("path", "/chat/ws"), additional_headers=headers, **options)
 
 
 async def refused(port: int, user: str = "", **options: Any) -> int:
@@ -173,6 +174,42 @@ async def test_a_dependency_that_takes_a_request_is_named_and_lets_nobody_in(
         assert await refused(port, "ann") == 500
     assert "token takes a Request" in caplog.text
     assert "HTTPConnection" in caplog.text
+
+
+@pytest.mark.parametrize("principal", [None, current_user])
+async def test_a_dependency_of_the_router_that_takes_a_request_is_named_too(
+    principal: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def limiter(request: Request) -> None:
+        """Count how often it is asked from here."""
+
+    chat = make_chat(authorize=None, allow_anonymous=True)
+    async with serve(make_app(principal, chat, dependencies=[Depends(limiter)], prefix="/v1")) as port:
+        assert (await fetch(port, "POST", "/chat/v1/runs", {"message": "Hi"}, X_User="ann"))[0] == 201
+        assert await refused(port, "ann", path="/chat/v1/ws") == 500
+    assert "limiter takes a Request" in caplog.text
+    assert "HTTPConnection" in caplog.text
+    assert "TypeError" not in caplog.text
+
+
+async def test_dependencies_of_the_router_hold_for_its_websocket_and_may_take_either() -> None:
+    async def members_only(connection: HTTPConnection) -> None:
+        if connection.headers.get("x-member") != "yes":
+            raise HTTPException(403)
+
+    async def limiter(
+        request: Request = None,  # type: ignore[assignment]
+        websocket: WebSocket = None,  # type: ignore[assignment]
+    ) -> None:
+        assert (request or websocket).headers["x-member"] == "yes"
+
+    member = {"X-Member": "yes"}
+    async with serve(make_app(dependencies=[Depends(members_only), Depends(limiter)])) as port:
+        assert await refused(port, "ann") == 403
+        assert (await fetch(port, "POST", "/chat/runs", {"message": "Hi"}, X_User="ann", **member))[0] == 201
+        async with connected(port, "ann", additional_headers=member) as socket:
+            await socket.say("start", message="Hi")
+            await socket.until(type="end", reason="finished")
 
 
 async def test_anybody_may_where_anonymous_users_are_allowed() -> None:

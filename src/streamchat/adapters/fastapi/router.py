@@ -41,8 +41,9 @@ def chat_router(
     overridden in tests): it returns a `Principal`, or None, which is answered with 401 unless the service
     allows anonymous users; an ``HTTPException`` of its own goes through (with ``cors``, pages can read it).
     What it holds by ``yield`` is let go before a stream begins. For ``/ws`` it takes ``HTTPConnection`` in
-    place of ``Request``, or handshakes are answered with 500 and the log says so. ``router`` is passed on to
-    `fastapi.APIRouter` (``dependencies``, ``tags``, ``include_in_schema``, …).
+    place of ``Request``, or handshakes are answered with 500 and the log says so; all other dependencies
+    that hold for the router do likewise. ``router`` is passed on to `fastapi.APIRouter` (``dependencies``,
+    ``tags``, ``include_in_schema``, …).
 
     ``drain_on_sigterm`` sends subscribers away when the process is told to stop, without which some servers
     wait for open streams for ever; it needs the application's lifespan, in the main thread.
