@@ -1,7 +1,7 @@
 """``/ws`` as a route of the application's own: its dependencies say who asks, as they do of a request.
 
-A handshake is a GET, but FastAPI has no `Request` for dependencies there: they take an `HTTPConnection`, as do
-those of the router.
+A handshake is a GET, but FastAPI has no `Request` for dependencies there: they take an `HTTPConnection`.
+So do those of the router.
 """
 
 from __future__ import annotations
