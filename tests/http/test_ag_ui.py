@@ -445,6 +445,31 @@ async def test_an_interrupt_must_be_answered_in_full_in_its_own_words_and_in_its
         assert texts(done)[-1] == ("assistant", "Done.")
 
 
+async def test_a_refused_resume_has_decided_nothing() -> None:
+    calls = [Call("delete_file", {"path": "a"}), Call("delete_file", {"path": "b"})]
+    async with serving(calling(*calls), tools=make_tools()) as endpoints:
+        client, answer = await post(endpoints, body(user()))
+        run_id = answer.headers["x-run-id"]
+        first, second = (interrupt["id"] for interrupt in client.interrupts)
+
+        def resume(one: Any, other: Any) -> list[dict[str, Any]]:
+            entry = {"status": "resolved"}
+            return [
+                {"interruptId": first, "payload": one, **entry},
+                {"interruptId": second, "payload": other, **entry},
+            ]
+
+        unfit = {"approved": True, "editedArgs": {"path": 7}}
+        told, _ = await post(endpoints, body(*client.messages, run="r2", resume=resume(True, unfit)))
+        assert told.error is not None
+        assert told.error["code"] == "invalid_payload"
+        assert await endpoints.chat.buffer.inputs(run_id) == []
+        # So the person may think again.
+        done, _ = await post(endpoints, body(*client.messages, run="r3", resume=resume(False, True)))
+        outcomes = [call.outcome for call in (await endpoints.chat.status(run_id)).state.calls]
+        assert (texts(done)[-1], outcomes) == (("assistant", "Done."), ["denied", "ok"])
+
+
 async def test_a_payload_is_read_strictly() -> None:
     def read(payload: Any, status: Any = "resolved") -> Any:
         given = verdict(ResumeEntry(interrupt_id="i", status=status, payload=payload))

@@ -270,6 +270,32 @@ async def test_results_that_were_not_asked_for_are_refused_and_change_nothing(ch
         assert last.choices[0].message.content == "Here and there."
 
 
+async def test_refused_results_have_brought_nothing() -> None:
+    tools = ToolRegistry()
+
+    @tools.tool(client_side=True)
+    async def where(n: int) -> dict[str, str]:
+        """The client runs it."""
+        raise AssertionError("never here")
+
+    async with own_tools(two_calls(), tools=tools) as (service, client):
+        create = client.chat.completions.create
+        first = await client.chat.completions.with_raw_response.create(
+            model="agent", messages=HI, tools=[LOCATE]
+        )
+        run_id = first.headers["x-run-id"]
+        messages = asked(HI, first.parse(), ['{"at": "here"}', "there"])
+        with pytest.raises(openai.BadRequestError, match="output"):
+            await create(model="agent", messages=messages, tools=[LOCATE])
+        assert await service.buffer.inputs(run_id) == []
+        # So the client may say both otherwise.
+        messages = asked(HI, first.parse(), ['{"at": "home"}', '{"at": "there"}'])
+        last = await create(model="agent", messages=messages, tools=[LOCATE])
+        assert last.choices[0].message.content == "Here and there."
+        calls = (await service.status(run_id)).state.calls
+        assert [call.output for call in calls] == [{"at": "home"}, {"at": "there"}]
+
+
 async def test_without_leave_declared_tools_are_refused_and_with_none_they_are_not_offered() -> None:
     async with scenarios() as (_, say):
         with pytest.raises(openai.BadRequestError) as refused:

@@ -460,6 +460,25 @@ async def test_one_answer_of_two_leaves_the_run_waiting_for_the_other() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_refused_request_has_answered_nothing() -> None:
+    calls = [Call("delete", {"path": "a"}), Call("delete", {"path": "b"}), Call("locate")]
+    async with waiting(*calls) as (endpoints, message):
+        first, second, mine = (part["toolCallId"] for part in calls_of(message))
+        unfit = [
+            {"toolCallId": first, "approved": True},
+            {"toolCallId": second, "approved": True, "arguments": {"path": 7}},
+        ]
+        copied = ui_message(message, **{mine: {"state": "output-available", "output": "here"}})
+        answer = await post(endpoints, body(copied, approvals=unfit))
+        assert (answer.status, answer.error["field"]) == (422, "arguments.path")
+        assert await endpoints.chat.buffer.inputs(message.metadata["runId"]) == []
+        # So the person may think again.
+        fit = [{"toolCallId": first, "approved": False}, {"toolCallId": second, "approved": True}]
+        after = message_of(await post(endpoints, body(copied, approvals=fit)), known=message)
+        assert [part.get("output") for part in calls_of(after)] == [None, "deleted b", "here"]
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("version", ["5", "6", "7"])
 async def test_a_page_that_brings_a_run_which_is_over_nothing_new_asks_no_more(version: str) -> None:
     # `sendAutomaticallyWhen` holds for an answer whose last step has only tools that are done.

@@ -24,7 +24,9 @@ from streamchat import (
 )
 from streamchat.buffers.base import NewEvent
 from streamchat.buffers.shared import now_ms
+from streamchat.core.answers import Answer
 from streamchat.errors import AnswerConflict, InvalidInput, RunNotFound, RunOver, WaitNotFound
+from streamchat.service.answers import decision, tool_result
 from streamchat.testing import Call, ScriptedModel, Step
 from streamchat.tools import Deferred
 from tests.buffers.backends import BACKENDS, Backend
@@ -198,6 +200,43 @@ async def test_what_does_not_fit_is_refused_and_the_run_waits_on(buffer: EventBu
         assert await buffer.inputs(run_id) == []
 
 
+async def test_of_several_answers_none_is_taken_where_one_cannot_be(buffer: EventBuffer) -> None:
+    shop = Shop()
+    calls = asks(PAY, Call("pay", {"amount": 8}, id="q"), Call("locate", id="l"))
+    async with shop.chat(buffer, calls) as chat:
+        run_id = (await chat.reply(None, "pay")).run_id
+        yes = decision("p", True)
+        refusals: list[tuple[type[Exception], Answer]] = [
+            (InvalidInput, decision("q", True, arguments={"amount": "lots"})),
+            (InvalidInput, tool_result("l", {"not": "text"})),
+            (InvalidInput, Answer(cast(Any, "guess"), "q", {"approved": True})),
+            (WaitNotFound, decision("l", True)),
+            (AnswerConflict, decision("p", False)),
+        ]
+        for error, wrong in refusals:
+            with pytest.raises(error):
+                await chat.submit_answers(run_id, [yes, wrong])
+        with pytest.raises(InvalidInput):
+            await chat.submit_answers(run_id, cast(Any, ["yes"]))
+        with pytest.raises(InvalidInput):
+            await chat.check_answers(run_id, [refusals[0][1]])
+        await chat.check_answers(run_id, [yes])
+        await chat.submit_answers(run_id, [])
+        assert await buffer.inputs(run_id) == []
+        # One that was given is no obstacle; given otherwise, it is none to be half done with either.
+        await chat.resolve_approval(run_id, "q", False)
+        with pytest.raises(AnswerConflict):
+            await chat.submit_answers(run_id, [yes, decision("q", True)])
+        while not [e for e in await log_of(chat, run_id) if e.type == "approval_resolved"]:
+            await asyncio.sleep(0.01)
+        with pytest.raises(AnswerConflict):
+            await chat.submit_answers(run_id, [yes, decision("q", True)])
+        assert shop.paid == []
+        await chat.submit_answers(run_id, [yes, yes, decision("q", False), tool_result("l", "Oslo")])
+        assert await until_over(chat, run_id) == "success"
+    assert shop.paid == [7]
+
+
 async def test_who_may_answer_is_asked_for_each_verb(buffer: EventBuffer) -> None:
     ann, bob = Principal("ann"), Principal("bob")
     asked: list[tuple[str, str]] = []
@@ -212,6 +251,9 @@ async def test_who_may_answer_is_asked_for_each_verb(buffer: EventBuffer) -> Non
         run_id = (await chat.reply(None, "pay", ann)).run_id
         with pytest.raises(RunNotFound):
             await chat.resolve_approval(run_id, "p", True, principal=ann)
+        with pytest.raises(RunNotFound):
+            await chat.submit_answers(run_id, [tool_result("l", "Oslo"), decision("p", True)], ann)
+        assert await buffer.inputs(run_id) == []
         await chat.resolve_approval(run_id, "p", True, principal=bob)
         await chat.submit_tool_result(run_id, "l", "Oslo", principal=ann)
         await chat.complete_job(f"{run_id}:r", "v.mp4", principal=ann)

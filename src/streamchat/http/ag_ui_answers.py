@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from streamchat.buffers.base import RunRecord
-from streamchat.core.answers import awaited
+from streamchat.core.answers import Answer, awaited
 from streamchat.core.fold import fold
 from streamchat.core.state import RunState
 from streamchat.errors import AnswerConflict, InvalidInput, RunNotFound, RunOver, WaitNotFound
@@ -24,6 +23,7 @@ from streamchat.http.ag_ui_input import (
 from streamchat.http.incoming import read_run
 from streamchat.messages import ToolCallPart
 from streamchat.principal import Principal
+from streamchat.service.answers import decision, tool_result
 from streamchat.service.chat import StreamChat
 from streamchat.wire.ag_ui import Ids
 
@@ -80,10 +80,12 @@ class GivenAnswers:
             for call in state.calls
             if ids.call(call.call_id) in results and awaited(call) == "tool_result"
         ]
-        for call, given in decided:
-            await self._decide(run.run_id, call, given)
-        for call, result in brought:
-            await self._bring(run.run_id, call, result)
+        # What cannot be taken is refused before anything is.
+        read = [await self._read(run.run_id, call, result) for call, result in brought]
+        await self._decide(run.run_id, decided)
+        for answer in read:
+            if answer is not None:
+                await self._bring(run.run_id, answer)
         if not decided and not brought:
             return None
         waiting = {wait.call_id for wait in state.waits}
@@ -117,16 +119,13 @@ class GivenAnswers:
         if missing:
             raise Refused("interrupts_open", f"These interrupts must be answered too: {', '.join(missing)}.")
 
-    async def _decide(self, run_id: str, call: ToolCallPart, given: Verdict) -> None:
+    async def _decide(self, run_id: str, decided: Sequence[tuple[ToolCallPart, Verdict]]) -> None:
         try:
-            await self._chat.resolve_approval(
-                run_id,
-                call.call_id,
-                given.approved,
-                reason=given.reason,
-                arguments=given.arguments,
-                principal=self._principal,
-            )
+            answers = [
+                decision(call.call_id, given.approved, reason=given.reason, arguments=given.arguments)
+                for call, given in decided
+            ]
+            await self._chat.submit_answers(run_id, answers, self._principal)
         except (AnswerConflict, RunOver):
             raise Refused("answer_conflict", "This was answered otherwise, or it is too late.") from None
         except InvalidInput as error:
@@ -134,25 +133,31 @@ class GivenAnswers:
         except (WaitNotFound, RunNotFound):
             raise unknown_interrupt() from None
 
-    async def _bring(self, run_id: str, call: ToolCallPart, result: InputMessage) -> None:
-        """Bring a tool's result: of its readings the first that fits what the tool declares.
+    async def _read(self, run_id: str, call: ToolCallPart, result: InputMessage) -> Answer | None:
+        """Read a tool's result: of its readings the first that fits what the tool declares; None where the
+        call waits for none any more.
 
         One that fits nothing is an error of the tool's. It cannot be refused, as the page sends it with each
         request of the thread; and some have no other place for why there is none.
         """
-        if result.error is not None:
-            return await self._submit(run_id, call.call_id, None, result.error)
-        for value in readings_of(result):
-            try:
-                return await self._submit(run_id, call.call_id, value, None)
-            except InvalidInput:
-                continue
-        await self._submit(run_id, call.call_id, None, failure_of(result))
+        if result.error is None:
+            for value in readings_of(result):
+                try:
+                    return await self._judged(run_id, tool_result(call.call_id, value))
+                except InvalidInput:
+                    continue
+        error = failure_of(result) if result.error is None else result.error
+        return await self._judged(run_id, tool_result(call.call_id, error=error))
 
-    async def _submit(self, run_id: str, call_id: str, output: Any, error: str | None) -> None:
+    async def _judged(self, run_id: str, answer: Answer) -> Answer | None:
         try:
-            await self._chat.submit_tool_result(
-                run_id, call_id, output, error=error, principal=self._principal
-            )
+            await self._chat.check_answers(run_id, [answer], self._principal)
+        except (AnswerConflict, WaitNotFound):
+            return None  # as below
+        return answer
+
+    async def _bring(self, run_id: str, answer: Answer) -> None:
+        try:
+            await self._chat.submit_answers(run_id, [answer], self._principal)
         except (AnswerConflict, RunOver, WaitNotFound):
             return  # it was answered since, or is not waited for any more: the log says what came of it

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from streamchat.buffers.base import MessageRecord
-from streamchat.core.answers import awaited
+from streamchat.core.answers import Answer, awaited
 from streamchat.core.fold import fold
 from streamchat.core.state import RunState
 from streamchat.errors import ConversationNotFound, RunNotFound, RunOver
 from streamchat.events import StoredEvent, Wait
 from streamchat.messages import ToolCallPart
 from streamchat.principal import Principal
+from streamchat.service.answers import decision, tool_result
 from streamchat.service.chat import StreamChat
 from streamchat.service.presence import OnDisconnect
 from streamchat.service.status import Started
@@ -212,20 +213,7 @@ async def _answer(
         if all(_is_told(state, given) for given in answers.given):
             raise NothingNew(message, run_id=run_id, message_id=message_id, known=known)
         raise RunOver(message)
-    for call, given in fitting:
-        if isinstance(given, Approval):
-            await chat.resolve_approval(
-                run_id,
-                call.call_id,
-                given.approved,
-                reason=given.reason,
-                arguments=given.arguments,
-                principal=principal,
-            )
-        else:
-            await chat.submit_tool_result(
-                run_id, call.call_id, given.output, error=given.error, principal=principal
-            )
+    await chat.submit_answers(run_id, [_said(call, given) for call, given in fitting], principal)
     waits = state.waits if state.status == "suspended" and not fitting else ()
     took = bool(fitting)
     return Begun(run_id, message_id, conversation_id, new=False, known=known, took=took, waits=waits)
@@ -247,6 +235,12 @@ def _waiting(state: RunState, given: Approval | ToolOutput) -> ToolCallPart | No
     """Return the call that waits for just this; a copy of what was answered before finds none."""
     kind = "approval" if isinstance(given, Approval) else "tool_result"
     return next((call for call in _named(state, given) if awaited(call) == kind), None)
+
+
+def _said(call: ToolCallPart, given: Approval | ToolOutput) -> Answer:
+    if isinstance(given, Approval):
+        return decision(call.call_id, given.approved, reason=given.reason, arguments=given.arguments)
+    return tool_result(call.call_id, given.output, error=given.error)
 
 
 def _is_told(state: RunState, given: Approval | ToolOutput) -> bool:

@@ -21,6 +21,7 @@ from streamchat.http.requests import Response, json_response
 from streamchat.http.routing import Call, Route
 from streamchat.http.runs import client_id, idempotency_key
 from streamchat.http.streams import STREAM_HEADERS
+from streamchat.service.answers import tool_result
 from streamchat.service.attachments import check_attachments
 from streamchat.service.chat import StreamChat
 from streamchat.service.hub import Subscription
@@ -207,10 +208,12 @@ async def _bring_results(call: Call, body: ChatCompletionBody, turn: ToolAnswers
                 "Each call of an answer needs a result: one tool message for each of its tool_calls.",
                 field="messages",
             )
-    for call_id, text in turn.results:
-        # A tool that the application has declared may want more than text.
-        output = _read_json(text) if names.get(call_id) in chat.tools else text
-        await chat.submit_tool_result(turn.run_id, call_id, output, principal=call.principal)
+    # A tool that the application has declared may want more than text.
+    answers = [
+        tool_result(call_id, _read_json(text) if names.get(call_id) in chat.tools else text)
+        for call_id, text in turn.results
+    ]
+    await chat.submit_answers(turn.run_id, answers, call.principal)
     known = compact(log[asked[0] :])
     headers = _told(turn.run_id, status.conversation_id)
     return _Begun(turn.run_id, log[-1].id, headers, known, behind=True)

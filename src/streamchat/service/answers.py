@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from streamchat.buffers.base import EventBuffer, Input, RunRecord
-from streamchat.core.answers import Answer, AnswerKind
+from streamchat.core.answers import Answer, AnswerKind, may_be_used
 from streamchat.core.fold import fold
 from streamchat.core.given import check_instance
-from streamchat.errors import InvalidInput, RunNotFound, StreamChatError
+from streamchat.core.state import RunState
+from streamchat.errors import AnswerConflict, InvalidInput, RunNotFound, StreamChatError
 from streamchat.models.base import Model
 from streamchat.orchestration.answering import check_answer
 from streamchat.orchestration.options import RunOptions
@@ -24,7 +25,32 @@ from streamchat.service.supervisor import Supervisor
 from streamchat.tools import OutputUnusable, ToolRegistry, with_client_tools
 from streamchat.tools.output import json_value
 
-__all__ = ["AnsweringVerbs"]
+__all__ = ["AnsweringVerbs", "decision", "tool_result"]
+
+_ACTIONS: dict[AnswerKind, Action] = {
+    "approval": "approve",
+    "tool_result": "submit_tool_result",
+    "job_result": "complete_job",
+}
+
+
+def decision(
+    call_id: str, approved: bool, *, reason: str | None = None, arguments: Mapping[str, Any] | None = None
+) -> Answer:
+    """Return what `AnsweringVerbs.resolve_approval` says. Raises `InvalidInput`."""
+    check_instance("arguments", arguments, Mapping, "a dict of the tool's arguments", none=True)
+    body: dict[str, Any] = {"approved": approved}
+    if reason is not None:
+        body["reason"] = reason
+    if arguments is not None:
+        body["arguments"] = dict(arguments)
+    return Answer("approval", call_id, body)
+
+
+def tool_result(call_id: str, output: Any = None, *, error: str | None = None) -> Answer:
+    """Return what `AnsweringVerbs.submit_tool_result` says. Raises `InvalidInput`."""
+    return Answer("tool_result", call_id, _brought(output, error))
+
 
 _A_JOB_ID = "what ctx.job_id says"
 
@@ -64,14 +90,9 @@ class AnsweringVerbs:
         call), `InvalidInput` (with ``field``), `AnswerConflict` (decided otherwise, or too late), `RunOver`,
         `BufferUnavailable`.
         """
-        check_instance("arguments", arguments, Mapping, "a dict of the tool's arguments", none=True)
-        body: dict[str, Any] = {"approved": approved}
-        if reason is not None:
-            body["reason"] = reason
-        if arguments is not None:
-            body["arguments"] = dict(arguments)
+        answer = decision(call_id, approved, reason=reason, arguments=arguments)
         run = await self._may_answer(run_id, principal, "approve")
-        await self._answer(run, "approval", call_id, body, principal)
+        await self._answer(run, (answer,), principal)
 
     async def submit_tool_result(
         self,
@@ -88,7 +109,30 @@ class AnsweringVerbs:
         `InvalidInput` also for a result that is not of the type that the tool declares, or too large.
         """
         run = await self._may_answer(run_id, principal, "submit_tool_result")
-        await self._answer(run, "tool_result", call_id, _brought(output, error), principal)
+        await self._answer(run, (tool_result(call_id, output, error=error),), principal)
+
+    async def submit_answers(
+        self, run_id: str, answers: Sequence[Answer], principal: Principal | None = None
+    ) -> None:
+        """Bring several answers to one run: each is judged before the first one is taken.
+
+        `authorize` is asked for the action of each; ``by`` and ``at`` of an answer are not looked at. Raises
+        what the verb of any of them would, `AnswerConflict` also for two that contradict each other, and none
+        was taken then. Only what happens meanwhile can part them: the run ends, a time runs out, the store
+        fails. The same again takes what is left.
+        """
+        run = await self._may_answer_all(run_id, answers, principal)
+        if run is not None:
+            await self._answer(run, answers, principal)
+
+    async def check_answers(
+        self, run_id: str, answers: Sequence[Answer], principal: Principal | None = None
+    ) -> None:
+        """Raise what `submit_answers` would for what these say, and take none; whether a call was answered
+        otherwise before is not looked at."""
+        run = await self._may_answer_all(run_id, answers, principal)
+        if run is not None:
+            await self._judge(run, answers)
 
     async def complete_job(
         self,
@@ -113,7 +157,7 @@ class AnsweringVerbs:
             run = await self.buffer.get(run_id)
         else:
             run = await self._may_answer(run_id, principal, "complete_job")
-        await self._answer(run, "job_result", call_id, _brought(result, error), principal)
+        await self._answer(run, (Answer("job_result", call_id, _brought(result, error)),), principal)
 
     def job_secret(self, job_id: str) -> str:
         """Return what ``POST /jobs/{job_id}`` wants to see as ``X-Job-Secret``: hand it to who does the job.
@@ -143,28 +187,64 @@ class AnsweringVerbs:
         self._opened()
         return await self._access.run(run_id, principal, action)
 
-    async def _answer(
-        self,
-        run: RunRecord,
-        kind: AnswerKind,
-        call_id: str,
-        body: dict[str, Any],
-        principal: Principal | None,
-    ) -> None:
-        supervisor = self._opened()
-        by = principal.id if principal is not None else None
+    async def _may_answer_all(
+        self, run_id: str, answers: Sequence[Answer], principal: Principal | None
+    ) -> RunRecord | None:
+        """None where there is no answer."""
+        run = None
+        for answer in answers:
+            check_instance("answers", answer, Answer, "each of them an Answer")
+            if answer.kind not in _ACTIONS:
+                raise InvalidInput(
+                    f"kind must be one of {', '.join(_ACTIONS)}, not {answer.kind!r:.80}", field="kind"
+                )
+        for kind in dict.fromkeys(answer.kind for answer in answers):
+            run = await self._may_answer(run_id, principal, _ACTIONS[kind])
+        return run
+
+    async def _judge(self, run: RunRecord, answers: Sequence[Answer]) -> tuple[RunState, ToolRegistry]:
+        """Raise for what cannot be taken; return what it was judged by."""
         state = fold(await read_log(self.buffer, run.run_id))
-        most = self.options.limits.max_tool_output_bytes
         declared = RunTerms.of(run.request).client_tools
         tools = tools_of(self.model, with_client_tools(self.tools, declared))
-        answer = Answer(kind, call_id, body, by)
-        check_answer(state, tools, answer, most=most)
-        posted = await self.buffer.post(run.run_id, Input(kind, call_id, body, by))
-        if posted.new:
-            supervisor.poke(run.run_id, run.principal)
-        # Whether it came in time is said by the store's clock, as it is to the run: ours may be an hour off.
-        came = posted.run.updated_at if posted.new else await self._came(run.run_id, answer)
-        check_answer(state, tools, answer, most=most, now=came)
+        said: dict[tuple[AnswerKind, str], Mapping[str, Any]] = {}
+        for answer in answers:
+            check_answer(state, tools, answer, most=self.options.limits.max_tool_output_bytes)
+            if said.setdefault((answer.kind, answer.call_id), answer.body) != answer.body:
+                raise AnswerConflict(
+                    f"run {run.run_id}: call {answer.call_id!r} is given two answers of kind {answer.kind!r} "
+                    "at once; give one"
+                )
+        return state, tools
+
+    async def _answer(self, run: RunRecord, answers: Sequence[Answer], principal: Principal | None) -> None:
+        supervisor = self._opened()
+        by = principal.id if principal is not None else None
+        state, tools = await self._judge(run, answers)
+        for answer in await self._known_first(run.run_id, state, answers):
+            posted = await self.buffer.post(
+                run.run_id, Input(answer.kind, answer.call_id, dict(answer.body), by)
+            )
+            if posted.new:
+                supervisor.poke(run.run_id, run.principal)
+            # Whether it came in time is said by the store's clock, as it is to the run: ours may be an hour
+            # off.
+            came = posted.run.updated_at if posted.new else await self._came(run.run_id, answer)
+            check_answer(state, tools, answer, most=self.options.limits.max_tool_output_bytes, now=came)
+
+    async def _known_first(self, run_id: str, state: RunState, answers: Sequence[Answer]) -> Sequence[Answer]:
+        """Put first what answers a call once more: the store refuses it or changes nothing."""
+        if len(answers) < 2:
+            return answers
+        calls = {call.call_id: call for call in state.calls}
+        left = {(each.kind, each.key) for each in await self.buffer.inputs(run_id)}
+        return sorted(
+            answers,
+            key=lambda answer: (
+                may_be_used(answer.kind, calls.get(answer.call_id))
+                and (answer.kind, answer.call_id) not in left
+            ),
+        )
 
     async def _came(self, run_id: str, answer: Answer) -> int | None:
         """When an answer came that the run has not taken yet; None for another."""
