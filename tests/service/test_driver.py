@@ -10,6 +10,7 @@ import pytest
 
 from streamchat import (
     EventBuffer,
+    Limits,
     MemoryEventBuffer,
     RunOptions,
     RunSummary,
@@ -439,7 +440,8 @@ async def test_a_holder_that_fails_before_its_first_event_says_that_it_was_there
     def deps(context: object) -> object:
         raise RuntimeError("no database")
 
-    async with service(WatchedBuffer(buffer), ScriptedModel([]), deps=deps) as second:
+    options = RunOptions(limits=Limits(max_takeovers=0))
+    async with service(WatchedBuffer(buffer), ScriptedModel([]), deps=deps, options=options) as second:
         await drain(second, started.run_id)
         log = await log_of(second, started.run_id)
     assert check_log(log) == "over"

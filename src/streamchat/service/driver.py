@@ -40,7 +40,7 @@ from streamchat.service.pending import Pending
 from streamchat.service.summary import RunSummary, SummaryBuilder
 from streamchat.service.waiting import when_it_waits
 
-__all__ = ["Driver", "DriverOptions"]
+__all__ = ["Driver", "DriverOptions", "NotNow"]
 
 log = logging.getLogger("streamchat.run")
 
@@ -53,6 +53,10 @@ _OUTCOMES: dict[Then, Outcome] = {"over": "over", "suspend": "suspended", "queue
 _FIRST_WAIT = 0.05
 _LONGEST_WAIT = 1.0
 """Seconds between tries while the store is away."""
+
+
+class NotNow(Exception):
+    """Raised by ``make_events`` where the run is to be handed over as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +376,7 @@ class Driver:
                 log.error("run %s: the driver failed", run_id, exc_info=lost)
             return "lost"
         try:
-            if failure is not None and not isinstance(failure, _GONE):
+            if failure is not None and not isinstance(failure, (*_GONE, NotNow)):
                 log.error("run %s: the orchestrator failed", run_id, exc_info=failure)
                 await self._append(await self._conclusion())
                 return "over"

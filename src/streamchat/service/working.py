@@ -23,7 +23,7 @@ from streamchat.models.base import Model
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.options import RunOptions
 from streamchat.orchestrator import orchestrate
-from streamchat.service.driver import Driver, DriverOptions
+from streamchat.service.driver import Driver, DriverOptions, NotNow
 from streamchat.service.hub import Hub
 from streamchat.service.log import read_log
 from streamchat.service.outputs import output_name
@@ -37,6 +37,10 @@ __all__ = ["RunWorker"]
 log = logging.getLogger("streamchat.service")
 
 _OVER = ("success", "error", "cancelled")
+
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 5.0
+"""Seconds before a run is given back whose needs the application could not meet."""
 
 
 class RunWorker:
@@ -127,7 +131,7 @@ class RunWorker:
         async def make_events(history: Sequence[StoredEvent]) -> AsyncGenerator[StreamEvent, None]:
             nonlocal made, request
             if not made:
-                request = await self._prepare(context, request, history)
+                request = await self._prepare(claim, context, request, history)
             made = True
             return orchestrate(
                 self._model,
@@ -155,9 +159,17 @@ class RunWorker:
         return replace(self._run_options, output_type=self._output_types[request.output_type])
 
     async def _prepare(
-        self, context: RunContext, request: RunRequest | None, history: Sequence[StoredEvent]
+        self,
+        claim: Claim,
+        context: RunContext,
+        request: RunRequest | None,
+        history: Sequence[StoredEvent],
     ) -> RunRequest | None:
-        """Ask the application for what the run needs; one that is stopped meanwhile does not wait for it."""
+        """Ask the application for what the run needs; one that is stopped meanwhile does not wait for it.
+
+        A run that had begun before is given back where it cannot be had (`NotNow`), after a pause: what was
+        said, and what a person agreed to, is not to be lost over a database that restarts.
+        """
         if context.stopping or request is None:
             return request
         if request.later and context.clock is not None:
@@ -166,23 +178,47 @@ class RunWorker:
             context.age = max(0, context.clock() - began) / 1000
         with Deadline() as deadline:
             context.interrupt = deadline.expire
-            if self._deps is not None:
-                deps = self._deps(context)
-                context.deps = await deps if inspect.isawaitable(deps) else deps
-            request = await self._complete(context, request)
+            try:
+                if self._deps is not None:
+                    deps = self._deps(context)
+                    context.deps = await deps if inspect.isawaitable(deps) else deps
+                request = await self._complete(context, request)
+            except (LeaseLost, RunNotFound, BufferUnavailable):
+                raise  # the driver knows what these ask for
+            except Exception as error:
+                if len(history) > 1:
+                    await self._pause_before_another(claim, error)
+                raise
             context.previous_runs = request.previous_runs
         context.interrupt = None
         return request
 
+    async def _pause_before_another(self, claim: Claim, error: Exception) -> None:
+        """Raise `NotNow` after a while, if the run may be claimed once more."""
+        before = await self._claims_in_vain(claim)
+        most = self._run_options.limits.max_takeovers
+        if most is not None and before >= most:
+            return
+        seconds = min(_FIRST_PAUSE * 2 ** min(before, 10), _LONGEST_PAUSE)
+        log.warning(
+            "run %s: what it needs to go on cannot be had, it is given back in %.1f s",
+            claim.run.run_id,
+            seconds,
+            exc_info=error,
+        )
+        await asyncio.sleep(seconds)
+        raise NotNow from error
+
     async def _breaks_off_at_once(self, claim: Claim) -> bool:
         """Whether one claim after another came to nothing; the log counts only those that wrote to it."""
         most = self._run_options.limits.max_takeovers
-        if most is None:
-            return False
+        return most is not None and await self._claims_in_vain(claim) > most
+
+    async def _claims_in_vain(self, claim: Claim) -> int:
+        """How many claims before this one wrote nothing since the log's last event."""
         here = claim.lease.head_seq
         page = await self._buffer.read(claim.run.run_id, here, 1)
-        before = sum(segment.first_seq == here + 1 for segment in page.segments) - 1
-        return before > most
+        return sum(segment.first_seq == here + 1 for segment in page.segments) - 1
 
     async def _give_up(
         self, claim: Claim, context: RunContext, summary: SummaryBuilder, failure: ErrorEvent
