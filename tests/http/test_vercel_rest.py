@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -228,6 +229,41 @@ def types(chunks: Sequence[Chunk] | None) -> list[str]:
 
 def rest(log: Log, half: Message, target: Target = "v5") -> list[Chunk] | None:
     return rest_of(log, copy_of(half), VercelEncoder(target), "m")
+
+
+@pytest.mark.parametrize("target", ["v5", "v6", "v7"])
+@pytest.mark.parametrize("hold_steps", [False, True])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_response_that_goes_on_in_mid_step_and_is_cut_off_there_has_its_text_in_one(
+    target: Target, hold_steps: bool, pieces: int
+) -> None:
+    log = stored(
+        RunStarted(run_id="r", message_id="m", conversation_id="c", model="x"),
+        StepStarted(step=1),
+        ToolCallEvent(step=1, part=0, call_id="k", name="web", arguments={}, executed_by="provider"),
+        ToolResult(step=1, call_id="k", outcome="ok", output="found"),
+        *(TextDelta(step=1, part=1, text=text) for text in ("That ", "is ", "it.")),
+        ModelCompleted(step=1, finish_reason="stop"),
+        StepFinished(step=1),
+        MessageCompleted(),
+        Finalized(status="success"),
+    )
+    known = log[: 4 + pieces]
+    half = half_of(log[:4], target)
+    place = place_of(known, copy_of(half))
+    assert place is not None
+    wire = VercelWire(target, hold_steps=hold_steps)
+    first = wire.go_on(place.had, place.rest, known, first=place.first)
+    cursor = SSEDecoder().feed(first)[-1].id
+    assert cursor is not None
+    assert events_up_to(log, cursor) == len(known)
+    tail = VercelWire(target, hold_steps=hold_steps)
+    assert tail.tail(known, cursor)
+    left = log[len(known) :]
+    rest_ = b"".join(tail.events(left))
+    assert rest_ == b"".join(wire.events(left))
+    after = Message(target, half).take(chunks_of(first + rest_)).finish()
+    assert after.said[-1] == ("text", "That is it.")
 
 
 def test_progress_is_no_result() -> None:

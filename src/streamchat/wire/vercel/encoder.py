@@ -127,13 +127,21 @@ class VercelEncoder:
         for event in events:
             self.encode(event)
 
-    def resume(self, *, after_end: bool) -> list[Chunk]:
+    @property
+    def in_part(self) -> bool:
+        """Whether a text or reasoning was begun that may go on."""
+        return bool(self._open)
+
+    def resume(self, *, after_end: bool, in_part: bool = False) -> list[Chunk]:
         """Begin a further response about the same message; ``after_end`` says that the earlier one was ended
-        by `close`."""
+        by `close`, ``in_part`` that this one has begun again what is open here."""
         self.begun = True
         if not after_end:
             return []
+        self._release()
+        left = dict(self._open) if in_part else {}
         self.close()
+        self._open = left
         self.done = self.suspended = self.answerable = False
         return [without_none(type="start", messageId=self.message_id)]
 

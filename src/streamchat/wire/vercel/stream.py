@@ -3,8 +3,9 @@
 Each event's last frame carries an ``id:``, which the AI SDK skips and a transport of one's own may come back
 with. It is the event's own, ``generation.seq``, where the response began with the run. One that began with a
 replay, or behind a pause, has left its reader with other parts open, so there the id says this too:
-``generation-r<seq>.seq`` and ``generation-e<seq>.seq``, by the last event that it began with. The body ends
-with ``data: [DONE]``; without it, it was cut off.
+``generation-r<seq>.seq`` and ``generation-e<seq>.seq``, by the last event that it began with;
+``generation-o<seq>.seq`` where that has left a text open in the midst of a step. The body ends with ``data:
+[DONE]``; without it, it was cut off.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ HEADERS = (("x-vercel-ai-ui-message-stream", "v1"),)
 """What the protocol asks of a response beside its content type; no client is known that looks."""
 
 
-_MARK = re.compile(r"(.+)-([re])([1-9][0-9]{0,15})(\.[0-9]+)")
+_MARK = re.compile(r"(.+)-([reo])([1-9][0-9]{0,15})(\.[0-9]+)")
 
 
 def events_up_to(events: Sequence[StoredEvent], cursor: str | None) -> int:
@@ -92,16 +93,17 @@ class VercelWire:
         self._mark = f"-r{events[-1].seq}"
         return frames(chunks, self._id(events[-1])) + self._done()
 
-    def resume(self, events: Sequence[StoredEvent], *, after_end: bool) -> bytes:
-        """Go on after events that the client has: in a new response about the same message (``after_end``),
-        or in the middle of the one that it has read since the run began (see `tail`)."""
+    def resume(self, events: Sequence[StoredEvent], *, after_end: bool, in_part: bool = False) -> bytes:
+        """Go on after events that the client has: in a new response about the same message (``after_end``;
+        with ``in_part`` in the midst of what it has begun), or in the middle of the one that it has read
+        since the run began (see `tail`)."""
         self._note_times(events)
         # What was withdrawn is no part of what a response that ended has left.
         self.encoder.prime(compact(events) if after_end else events)
-        chunks = self.encoder.resume(after_end=after_end)
+        chunks = self.encoder.resume(after_end=after_end, in_part=in_part)
         if not chunks:
             return b""
-        self._mark = f"-e{events[-1].seq}"
+        self._mark = f"-{'o' if in_part else 'e'}{events[-1].seq}"
         return frames(chunks, self._id(events[-1]))
 
     def go_on(
@@ -119,9 +121,10 @@ class VercelWire:
         self.encoder.prime(had)
         chunks = [*self.encoder.resume(after_end=True), *first]
         chunks += [chunk for event in rest for chunk in self.encoder.encode(event)]
-        # Either leaves just what is open here: nothing, or what the last step of a replay leaves.
+        # Each leaves just what is open here: what the last step of a replay leaves, a part without its step,
+        # or nothing.
         anew = any(event.type == "step_started" for event in rest)
-        self._mark = f"-{'r' if anew else 'e'}{known[-1].seq}"
+        self._mark = f"-{'r' if anew else 'o' if self.encoder.in_part else 'e'}{known[-1].seq}"
         return frames(chunks, self._id(known[-1])) + self._done()
 
     def tail(self, events: Sequence[StoredEvent], cursor: str) -> bool:
@@ -140,7 +143,7 @@ class VercelWire:
             if mark[2] == "r":
                 self.replay(events[:began])
             else:
-                self.resume(events[:began], after_end=True)
+                self.resume(events[:began], after_end=True, in_part=mark[2] == "o")
             self.encoder.prime(events[began:])
             self._note_times(events)
         return not self.encoder.done
