@@ -826,6 +826,34 @@ async def test_an_answer_that_has_just_ended_is_replayed_and_an_older_one_is_not
 
 
 @pytest.mark.anyio
+async def test_head_says_what_a_resume_would_be_answered_with() -> None:
+    path = f"/vercel/{CHAT}/stream"
+
+    async def statuses(endpoints: Endpoints, **request: Any) -> tuple[int, int]:
+        head = await ask(endpoints, "HEAD", path, **request)
+        got = await endpoints.handle(make_request("GET", path, **request))
+        if not isinstance(got.body, bytes):
+            await got.body.aclose()
+            assert head.headers == dict(got.headers)
+        assert head.body == b""
+        return head.status, got.status
+
+    async with halfway() as (endpoints, _, run_id):
+        log = await read_run(endpoints.chat, run_id, None)
+        assert await statuses(endpoints) == (200, 200)
+        assert await statuses(endpoints, headers={"Last-Event-ID": log[-1].id}) == (200, 200)
+        assert await statuses(endpoints, headers={"X-AI-SDK-Version": "2"}) == (400, 400)
+        assert await statuses(endpoints, headers={"Last-Event-ID": "x"}) == (400, 400)
+    for seconds, status in ((60.0, 200), (0.0, 204)):
+        async with serving(options=HTTPOptions(vercel=VercelOptions(replay_seconds=seconds))) as endpoints:
+            assert await statuses(endpoints) == (204, 204)
+            answer = await post(endpoints, body(user("Hi")))
+            assert await statuses(endpoints) == (status, status)
+            (*_, cursor) = [frame.id for frame in answer.frames if frame.id]
+            assert await statuses(endpoints, headers={"Last-Event-ID": cursor}) == (204, 204)
+
+
+@pytest.mark.anyio
 async def test_a_page_opens_with_the_messages_as_their_streams_left_them() -> None:
     png = {"type": "file", "mediaType": "image/png", "url": "data:image/png;base64,iVBORw0KGgo="}
     wav = {"type": "file", "mediaType": "audio/wav", "url": "data:audio/wav;base64,UklGRg=="}

@@ -137,19 +137,11 @@ async def _begin(call: Call, body: VercelBody, key: str | None, target: Target) 
 
 async def _resume(call: Call) -> Response:
     """Replay the run that is active, or has just ended; 204 where there is none, as for another's chat."""
-    target = target_of(call.request, call.endpoints.options.vercel)
-    cursor = last_event_id(call.request)
-    chat = call.endpoints.chat
-    try:
-        ids = await _run_to_resume(call)
-        if ids is None:
-            return Response(204)
-        known = await read_run(chat, ids[0], call.principal)
-    except (ConversationNotFound, RunNotFound):
+    target, cursor = _asked_to_resume(call)
+    found = await _log_to_resume(call, cursor)
+    if found is None:
         return Response(204)
-    at = events_up_to(known, cursor)
-    if at and known[at - 1].type == TERMINAL:
-        return Response(204)
+    ids, known, at = found
 
     async def opening() -> _Opening:
         if cursor is not None and at:
@@ -159,6 +151,30 @@ async def _resume(call: Call) -> Response:
         return _replaying(call, ids, known, target)
 
     return await _streaming(call, opening)
+
+
+async def _resume_head(call: Call) -> Response:
+    found = await _log_to_resume(call, _asked_to_resume(call)[1])
+    if found is None:
+        return Response(204)
+    return Response(200, b"", _stream_headers(found[0][0]))
+
+
+def _asked_to_resume(call: Call) -> tuple[Target, str | None]:
+    return target_of(call.request, call.endpoints.options.vercel), last_event_id(call.request)
+
+
+async def _log_to_resume(call: Call, cursor: str | None) -> tuple[_Ids, list[StoredEvent], int] | None:
+    """The run to resume, its log, and how much of that the client has; None where it has all there is."""
+    try:
+        ids = await _run_to_resume(call)
+        if ids is None:
+            return None
+        known = await read_run(call.endpoints.chat, ids[0], call.principal)
+    except (ConversationNotFound, RunNotFound):
+        return None
+    at = events_up_to(known, cursor)
+    return None if at and known[at - 1].type == TERMINAL else (ids, known, at)
 
 
 async def _run_to_resume(call: Call) -> _Ids | None:
@@ -172,12 +188,6 @@ async def _run_to_resume(call: Call) -> _Ids | None:
         return None
     run_id = await run_of_message(chat, call.id, conversation.leaf_id, call.principal)
     return run_id, conversation.leaf_id or ""
-
-
-async def _resume_head(call: Call) -> Response:
-    last_event_id(call.request)
-    run = await call.endpoints.chat.find(call.id, call.principal)
-    return Response(204) if run is None else Response(200, b"", [("content-type", MEDIA_TYPE)])
 
 
 async def _messages(call: Call) -> Response:
@@ -339,8 +349,11 @@ async def _streaming(call: Call, opening: Callable[[], Awaitable[_Opening]]) -> 
         lifetime,
         first=opened.first + response.paused(),
     )
-    headers = [*HEADERS, ("x-run-id", opened.run_id)]
-    return Response(200, stream, [("content-type", MEDIA_TYPE), *STREAM_HEADERS, *headers])
+    return Response(200, stream, _stream_headers(opened.run_id))
+
+
+def _stream_headers(run_id: str) -> list[tuple[str, str]]:
+    return [("content-type", MEDIA_TYPE), *STREAM_HEADERS, *HEADERS, ("x-run-id", run_id)]
 
 
 ROUTES = (
