@@ -14,9 +14,13 @@ import pytest
 
 from streamchat import MemoryEventBuffer, StoredEvent, StreamChat
 from streamchat.core.sse import SSEDecoder
+from streamchat.errors import RunNotFound
+from streamchat.http import Request
+from streamchat.principal import Principal
 from streamchat.service.log import read_log
 from streamchat.testing import ScriptedModel, Stall, Step
 from tests.adapters.serving import Connection, fetch, read_until
+from tests.http.asking import make_request, serving
 from tests.http.storm_server import WORDS
 from tests.project.support import ROOT
 from tests.service.support import WatchedBuffer
@@ -151,3 +155,40 @@ async def test_however_many_come_back_at_once_a_log_is_read_a_few_times() -> Non
         whole = await read_log(watched.inner, started.run_id)
         for event, tail in zip(had, rests, strict=True):
             assert tail == whole[event.seq :]
+
+
+@pytest.mark.parametrize("wire", ["native", "vercel", "ag_ui"])
+async def test_pages_of_every_wire_that_come_back_at_once_share_their_reads(wire: str) -> None:
+    stall = Stall()
+    watched = WatchedBuffer(MemoryEventBuffer())
+    model = ScriptedModel([Step(WORDS, stall_after=100, stall=stall)])
+
+    def request(run_id: str, number: int) -> Request:
+        if wire == "ag_ui":
+            sent = {"threadId": "c", "runId": f"r{number}", "messages": []}
+            return make_request("POST", "/ag-ui", json=sent)
+        return make_request("GET", f"/runs/{run_id}/stream" if wire == "native" else "/vercel/c/stream")
+
+    async with serving(model, buffer=watched) as endpoints:
+        started = await endpoints.chat.start("c", "go")
+        await stall.reached()
+        before = watched.reads
+        answers = await asyncio.gather(
+            *(endpoints.handle(request(started.run_id, number)) for number in range(200))
+        )
+        assert watched.reads - before <= 6
+        for answer in answers:
+            assert not isinstance(answer.body, bytes)
+            assert await anext(answer.body)
+            await answer.body.aclose()
+        stall.release()
+
+
+async def test_whose_run_it_is_is_asked_for_each_who_shares_a_read() -> None:
+    async with serving(users=True) as endpoints:
+        run_id = (await endpoints.chat.start("c", "go", Principal("ann"))).run_id
+        readers = [Principal(name) for name in ("ann", "bob", "ann", "bob")]
+        told = await asyncio.gather(
+            *(endpoints.chat.whole_log(run_id, who) for who in readers), return_exceptions=True
+        )
+        assert [isinstance(each, RunNotFound) for each in told] == [False, True, False, True]

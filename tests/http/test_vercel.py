@@ -21,7 +21,7 @@ from streamchat.core.sse import SSEDecoder
 from streamchat.http import Endpoints, HTTPOptions, bare_response
 from streamchat.http.conversations import ROUTES as CONVERSATIONS
 from streamchat.http.errors import HTTPError
-from streamchat.http.incoming import NewMessage, Regenerate, Wanted, read_run
+from streamchat.http.incoming import NewMessage, Regenerate, Wanted
 from streamchat.http.routing import Router
 from streamchat.http.vercel import ROUTES
 from streamchat.http.vercel_input import VercelBody, VercelMessage, wanted_of
@@ -386,7 +386,7 @@ async def test_a_decision_in_the_pages_copy_resumes_the_run(approved: bool) -> N
         copied = ui_message(message, **{part["toolCallId"]: decision})
         answer = await post(endpoints, body(user("Go"), copied, messageId=message.id))
         after = message_of(answer, known=message)
-        state = fold(await read_run(endpoints.chat, message.metadata["runId"], None))
+        state = fold(await endpoints.chat.whole_log(message.metadata["runId"]))
         assert after.said == expected(state, "v6")
         assert calls_of(after)[0]["state"] == ("output-available" if approved else "output-denied")
         assert after.id == message.id
@@ -420,7 +420,7 @@ async def test_what_a_tool_of_the_page_came_to_resumes_the_run_and_other_results
         after = message_of(await post(endpoints, body(user("Go"), copied)), known=message)
         assert [part.get("output") for part in calls_of(after)] == ["here", "free"]
         assert after.said[-1] == ("text", "Done.")
-        state = fold(await read_run(endpoints.chat, message.metadata["runId"], None))
+        state = fold(await endpoints.chat.whole_log(message.metadata["runId"]))
         assert [call.output for call in state.calls] == ["here", "free"]
 
 
@@ -839,7 +839,7 @@ async def test_head_says_what_a_resume_would_be_answered_with() -> None:
         return head.status, got.status
 
     async with halfway() as (endpoints, _, run_id):
-        log = await read_run(endpoints.chat, run_id, None)
+        log = await endpoints.chat.whole_log(run_id)
         assert await statuses(endpoints) == (200, 200)
         assert await statuses(endpoints, headers={"Last-Event-ID": log[-1].id}) == (200, 200)
         assert await statuses(endpoints, headers={"X-AI-SDK-Version": "2"}) == (400, 400)

@@ -220,3 +220,37 @@ async def test_whoever_looks_while_the_process_ends_is_sent_elsewhere() -> None:
     await looks.close()
     with pytest.raises(Busy):
         await asking
+
+
+async def test_whole_logs_are_shared_but_never_older_than_who_asks_for_them() -> None:
+    life = Life(100_000, 5)
+    await life.begin()
+    run_id = life.lease.run_id
+    early = [asyncio.create_task(life.hub.log(run_id)) for _ in range(50)]
+    while life.buffer.reads == 0:
+        await asyncio.sleep(0)
+    before = life.buffer.reads
+    for _ in range(life.buffer.turns + 2):  # the store has looked, and has yet to answer
+        await asyncio.sleep(0)
+    await life.append(3, publish=False)
+    late = [asyncio.create_task(life.hub.log(run_id)) for _ in range(50)]
+    early[0].cancel()
+    late[0].cancel()
+    assert [len(await each) < len(life.log) for each in early[1:]] == [True] * 49
+    assert [list(await each) for each in late[1:]] == [life.log] * 49
+    assert (before, life.buffer.reads) == (1, 2)
+    assert early[0].cancelled()
+    assert late[0].cancelled()
+    await life.hub.close()
+
+
+async def test_who_reads_a_whole_log_while_the_process_ends_is_sent_elsewhere() -> None:
+    buffer = Slow()
+    buffer.turns = 1_000_000
+    run = await Bench(buffer, None, None, 60.0).created()
+    hub = Hub(buffer)
+    asking = asyncio.create_task(hub.log(run.run_id))
+    await asyncio.sleep(0.01)
+    await hub.close()
+    with pytest.raises(Busy):
+        await asking

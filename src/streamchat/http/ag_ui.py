@@ -23,7 +23,7 @@ from streamchat.http.ag_ui_input import RunAgentInput, user_content_of
 from streamchat.http.ag_ui_stream import EncodedResponse, Enqueued
 from streamchat.http.ag_ui_thread import Thread
 from streamchat.http.answer_stream import AnswerStream
-from streamchat.http.incoming import messages_of, read_run
+from streamchat.http.incoming import messages_of
 from streamchat.http.requests import Response
 from streamchat.http.routing import Call, Route
 from streamchat.http.runs import client_id
@@ -229,7 +229,7 @@ class _Request:
         return any(name.startswith(Ids(run.message_id).call("")) for name in named)
 
     async def _rejoin(self, run: RunRecord) -> _Joined:
-        known = await read_run(self._chat, run.run_id, self._principal)
+        known = await self._chat.whole_log(run.run_id, self._principal)
         return _Joined(run.run_id, run.message_id, known)
 
     async def _start(self, behind: RunRecord | None) -> _Joined:
@@ -257,7 +257,7 @@ class _Request:
             raise
         if started.new:
             return _Joined(started.run_id, started.message_id, enqueued=behind is not None)
-        known = await read_run(chat, started.run_id, self._principal)
+        known = await chat.whole_log(started.run_id, self._principal)
         return _Joined(started.run_id, started.message_id, known)
 
     async def _again(self, run: RunRecord) -> _Joined:

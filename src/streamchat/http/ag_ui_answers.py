@@ -20,7 +20,6 @@ from streamchat.http.ag_ui_input import (
     readings_of,
     verdict,
 )
-from streamchat.http.incoming import read_run
 from streamchat.messages import ToolCallPart
 from streamchat.principal import Principal
 from streamchat.service.answers import decision, tool_result
@@ -72,7 +71,7 @@ class GivenAnswers:
         brings = not run.over and any(call_id.startswith(ids.call("")) for call_id in results)
         if not (body.resume or brings):
             return None
-        known = await read_run(self._chat, run.run_id, self._principal)
+        known = await self._chat.whole_log(run.run_id, self._principal)
         state = fold(known)
         decided = self._decided(state)
         brought = [

@@ -37,7 +37,6 @@ __all__ = [
     "Wanted",
     "carry_out",
     "messages_of",
-    "read_run",
     "run_of_message",
 ]
 
@@ -191,21 +190,11 @@ async def run_of_message(
     raise RunNotFound(f"conversation {conversation_id!r:.100} has no answer {message_id!r:.100}")
 
 
-async def read_run(chat: StreamChat, run_id: str, principal: Principal | None) -> list[StoredEvent]:
-    """Return a run's whole log as it is now, from the oldest event that is stored. Raises `RunNotFound`."""
-    events: list[StoredEvent] = []
-    while True:
-        page = await chat.events(run_id, principal, after=events[-1].seq if events else 0, limit=_PAGE)
-        events += page.events
-        if not page.events or events[-1].seq >= page.last_seq:
-            return events
-
-
 async def _answer(
     chat: StreamChat, conversation_id: str, answers: Answers, principal: Principal | None
 ) -> Begun:
     run_id, message_id = await _asking_run(chat, conversation_id, answers.message_id, principal)
-    known = await read_run(chat, run_id, principal)
+    known = await chat.whole_log(run_id, principal)
     state = fold(known)
     fitting = [(call, given) for given in answers.given if (call := _waiting(state, given)) is not None]
     if not fitting and state.over:

@@ -12,7 +12,6 @@ from streamchat.errors import InvalidInput
 from streamchat.events import StoredEvent, StreamEvent, Suspended
 from streamchat.http.answer_stream import AnswerStream
 from streamchat.http.errors import HTTPError
-from streamchat.http.incoming import read_run
 from streamchat.http.openai_errors import failure_response, in_openai_shape
 from streamchat.http.openai_options import OpenAIOptions
 from streamchat.http.openai_requests import ChatCompletionBody, NewTurn, ToolAnswers, UserMessage, read_turn
@@ -172,7 +171,7 @@ async def _begin(
     headers = _told(started.run_id, started.conversation_id)
     if started.new:
         return _Begun(started.run_id, None, headers)
-    log = await read_run(chat, started.run_id, call.principal)
+    log = await chat.whole_log(started.run_id, call.principal)
     return _once_more(started.run_id, log, [*headers, ("idempotent-replayed", "true")])
 
 
@@ -190,7 +189,7 @@ async def _bring_results(call: Call, body: ChatCompletionBody, turn: ToolAnswers
     """
     chat = call.endpoints.chat
     status = await chat.status(turn.run_id, call.principal)
-    log = await read_run(chat, turn.run_id, call.principal)
+    log = await chat.whole_log(turn.run_id, call.principal)
     asked = _asked(log, turn.results[0][0])
     waits = () if asked is None else asked[1].waits
     takes = {wait.call_id for wait in waits if wait.kind == "tool_result"}

@@ -21,7 +21,6 @@ from streamchat.http.incoming import (
     NothingNew,
     carry_out,
     messages_of,
-    read_run,
     run_of_message,
 )
 from streamchat.http.requests import Request, Response, json_response
@@ -131,7 +130,7 @@ async def _begin(call: Call, body: VercelBody, key: str | None, target: Target) 
     )
     if isinstance(wanted, Answers):
         return _going_on(call, begun, wanted, answered_in(body), target)
-    known = [] if begun.new else await read_run(chat, begun.run_id, principal)
+    known = [] if begun.new else await chat.whole_log(begun.run_id, principal)
     return _replaying(call, (begun.run_id, begun.message_id), known, target)
 
 
@@ -170,7 +169,7 @@ async def _log_to_resume(call: Call, cursor: str | None) -> tuple[_Ids, list[Sto
         ids = await _run_to_resume(call)
         if ids is None:
             return None
-        known = await read_run(call.endpoints.chat, ids[0], call.principal)
+        known = await call.endpoints.chat.whole_log(ids[0], call.principal)
     except (ConversationNotFound, RunNotFound):
         return None
     at = events_up_to(known, cursor)

@@ -121,6 +121,10 @@ class Hub:
                 topic.reader.cancel()
                 await asyncio.wait({topic.reader})
 
+    async def log(self, run_id: str) -> Sequence[StoredEvent]:
+        """Return all that is stored of a run; see `Looks.log`."""
+        return await self._looks.log(run_id)
+
     async def make_reset(self, run_id: str, reason: str) -> HistoryReset:
         """Fold all that is stored into the snapshot that replaces what a client has."""
         events = await read_log(self.buffer, run_id)

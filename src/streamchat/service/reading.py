@@ -8,6 +8,7 @@ from streamchat.core.cursor import parse_cursor
 from streamchat.core.fold import Folder
 from streamchat.core.given import check_instance, check_number
 from streamchat.errors import ConversationNotFound
+from streamchat.events import StoredEvent
 from streamchat.orchestration.structured import newest_output
 from streamchat.principal import Principal
 from streamchat.service.access import Gate, Resource, check_principal
@@ -100,6 +101,14 @@ class ReadingVerbs:
         check_number("after", after, least=0, whole=True)
         check_number("limit", limit, least=1, whole=True)
         return await self.buffer.read(run_id, after, limit)
+
+    async def whole_log(self, run_id: str, principal: Principal | None = None) -> list[StoredEvent]:
+        """Return the log as it is now, from the oldest event that is stored; who asks at once shares a read.
+
+        Raises `RunNotFound`, `BufferUnavailable`, and `Busy` where this process shuts down meanwhile.
+        """
+        await self._gate.run(run_id, principal, "read")
+        return list(await self.hub.log(run_id))
 
     async def history(
         self,
