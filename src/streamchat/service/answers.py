@@ -198,8 +198,8 @@ class AnsweringVerbs:
                 raise InvalidInput(
                     f"kind must be one of {', '.join(_ACTIONS)}, not {answer.kind!r:.80}", field="kind"
                 )
-        for kind in dict.fromkeys(answer.kind for answer in answers):
-            run = await self._may_answer(run_id, principal, _ACTIONS[kind])
+        for action in dict.fromkeys(_ACTIONS[answer.kind] for answer in answers):
+            run = await self._may_answer(run_id, principal, action)
         return run
 
     async def _judge(self, run: RunRecord, answers: Sequence[Answer]) -> tuple[RunState, ToolRegistry]:
