@@ -198,7 +198,8 @@ class AnsweringVerbs:
                 raise InvalidInput(
                     f"kind must be one of {', '.join(_ACTIONS)}, not {answer.kind!r:.80}", field="kind"
                 )
-        for action in dict.fromkeys(_ACTIONS[answer.kind] for answer in answers):
+        actions: dict[Action, None] = {_ACTIONS[answer.kind]: None for answer in answers}
+        for action in actions:
             run = await self._may_answer(run_id, principal, action)
         return run
 
