@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from streamchat import ServiceLimits, StreamChat
 from streamchat.adapters.asgi import ASGIApp, asgi_app
 from streamchat.core.fold import fold
+from streamchat.errors import RunNotFound
 from streamchat.events import parse_event
 from streamchat.http import CORS, Endpoints, HTTPOptions
 from streamchat.http.requests import ClientGone
@@ -283,6 +285,77 @@ async def test_a_browsers_websocket_that_is_cut_off_after_any_event_has_the_log_
             assert end["text"] == HELLO
             assert end["events"] == end["seq"] == int(status["cursor"].rpartition(".")[2])
         assert len(ends) > 2
+
+
+def page_of_the_docs(folder: Path, port: int) -> Path:
+    """Write the page that docs/how-to/use-a-websocket.md has, for this server."""
+    text = (ROOT / "docs/how-to/use-a-websocket.md").read_text(encoding="utf-8")
+    code = text.partition("```js\n")[2].partition("```\n")[0]
+    module = (Path(str(files("streamchat.web"))) / "streamchat.js").as_uri()
+    for there, here in (
+        ("/streamchat.js", module),
+        ("wss://example.com/chat/ws", f"ws://127.0.0.1:{port}/ws"),
+    ):
+        assert there in code
+        code = code.replace(there, here)
+    page = folder / "page.mjs"
+    page.write_text("const setTimeout = globalThis.wait;\n" + code, encoding="utf-8")
+    return page
+
+
+async def run_page(page: Path, cut: str) -> Any:
+    process = await asyncio.create_subprocess_exec(
+        *(str(NODE), str(ROOT / "tests/web/websocket_page.mjs"), str(page), cut),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, complaints = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, complaints.decode()
+    return json.loads(out)
+
+
+async def test_the_page_of_the_docs_says_again_what_no_answer_came_to(tmp_path: Path) -> None:
+    async with serve(make_app()) as port:
+        told = await run_page(page_of_the_docs(tmp_path, port), "start")
+        assert told["said"] == [[["start"]], [["start"]]]
+        assert (told["shown"]["text"], told["shown"]["status"]) == (HELLO, "success")
+        [conversation] = (await fetch(port, "GET", "/conversations"))[1]["conversations"]
+        messages = (await fetch(port, "GET", f"/conversations/{conversation['id']}/messages"))[1]["messages"]
+        assert len(messages) == 2  # one run, though it was asked for twice
+
+
+@pytest.mark.parametrize("reason", ["failed", "deleted"])
+async def test_the_page_of_the_docs_comes_back_to_what_failed_and_forgets_what_was_deleted(
+    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Subscription.next_bytes
+    sent: list[bytes | None] = []
+
+    async def one_then_no_more(subscription: Subscription, wire: Any) -> bytes | None:
+        if len(sent) == 1:
+            sent.append(None)
+            raise RunNotFound("gone") if reason == "deleted" else OSError("the store is away")
+        sent.append(await read(subscription, wire))
+        return sent[-1]
+
+    monkeypatch.setattr(Subscription, "next_bytes", one_then_no_more)
+    model = ScriptedModel([Step(HELLO, pieces_of=3)])
+    async with serve(make_app(model, HTTPOptions(retry=7))) as port:
+        told = await run_page(page_of_the_docs(tmp_path, port), reason)
+    if reason == "deleted":
+        assert told["said"] == [[["start"]], []]
+        return
+    assert sent[0] is not None
+    cursor = json.loads(sent[0].splitlines()[-1])["id"]
+    assert told["said"] == [[["start"], ["attach", cursor]]]
+    [wait] = told["waits"]
+    assert 3500 <= wait <= 10_500  # milliseconds: about what the server was told to say
+    assert (told["shown"]["text"], told["shown"]["status"]) == (HELLO, "success")
 
 
 # Who may.
