@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from streamchat.core.fold import fold
-from streamchat.http.incoming import messages_of, read_run
+from streamchat.http.incoming import messages_of
 from streamchat.messages import parse_content
 from streamchat.service.request import conversation_path
 from streamchat.wire.ag_ui import Ids, run_messages
@@ -62,7 +62,7 @@ async def thread_of(server: Backend, thread_id: str) -> list[dict[str, Any]]:
             messages.append({"role": "user", "content": getattr(part, "text", "")})
         else:
             assert row.run_id is not None
-            state = fold(await read_run(server.chat, row.run_id, None))
+            state = fold(await server.chat.whole_log(row.run_id))
             messages += run_messages(state.parts, Ids(row.message_id))
     return messages
 

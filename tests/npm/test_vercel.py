@@ -13,7 +13,6 @@ from streamchat import Limits, RunOptions
 from streamchat.core.fold import fold
 from streamchat.core.state import RunState
 from streamchat.http import HTTPOptions
-from streamchat.http.incoming import read_run
 from tests.npm.backend import Backend, backend
 from tests.npm.matrix import YES, tell
 from tests.npm.support import package_versions, run_node
@@ -85,7 +84,7 @@ async def state_of(server: Backend, chat_id: str) -> RunState:
     """The fold of the newest run of a chat."""
     rows = await server.chat.history(chat_id)
     assert rows[-1].run_id is not None
-    return fold(await read_run(server.chat, rows[-1].run_id, None))
+    return fold(await server.chat.whole_log(rows[-1].run_id))
 
 
 class Judge:
