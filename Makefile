@@ -84,16 +84,17 @@ types: $(DEV)
 imports: $(DEV)
 	$(BIN)/lint-imports --no-logo --no-cache
 
-# Types beside the tests: neither mypy nor pyright takes more than one core.
+# Types beside the tests: neither mypy nor pyright takes more than one core. Who has nothing left to do takes tests of others,
+# for a worker with all the long ones would end minutes after them.
 test: lint imports
 	@$(MAKE) --no-print-directory -j2 types tests
 
 tests: $(DEV)
-	$(PYTEST) -n 4 -m "not slow" $(ARGS)
+	$(PYTEST) -n 4 --dist worksteal -m "not slow" $(ARGS)
 
 # Two workers here, where processes are killed and frozen by the dozen; four above, where most of the time is waiting.
 test-all: $(DEV)
-	HYPOTHESIS_PROFILE=long $(PYTEST) -n 2 -m "slow or hypothesis" --timeout 900 $(ARGS)
+	HYPOTHESIS_PROFILE=long $(PYTEST) -n 2 --dist worksteal -m "slow or hypothesis" --timeout 900 $(ARGS)
 
 # What failed last, once more and alone: processes that are killed and servers that die can starve beside others. A
 # defect fails again.
