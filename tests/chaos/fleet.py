@@ -69,6 +69,10 @@ class Worker:
         await self.exited.wait()
 
 
+_PATIENCE = 10.0
+"""Seconds for the zygote to end in order."""
+
+
 class Fleet:
     """Workers forked from one zygote; ``async with`` starts it and ends all of them."""
 
@@ -101,7 +105,12 @@ class Fleet:
         assert zygote.stdin is not None
         assert listening is not None
         zygote.stdin.close()
-        await zygote.wait()
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await zygote.wait()
+        except TimeoutError:  # so that nobody waits for ever; what it has forked dies with it
+            zygote.kill()
+            await zygote.wait()
         await listening
 
     async def start(self, base: WorkerSpec, name: str, **changes: Any) -> Worker:

@@ -70,7 +70,7 @@ class World:
             allow_anonymous=True,
             on_busy="enqueue",
             limits=ServiceLimits(look_every=0.05, drain_seconds=0.0),
-            lease_ttl=0.5,
+            lease_ttl=1.5,  # shorter, it is lost on a busy machine, and a model's step is asked again
             **given,
         )
         self.alive.append(chat)
