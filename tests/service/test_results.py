@@ -77,6 +77,7 @@ async def test_a_job_that_cannot_be_waited_for_is_an_error_and_takes_no_other_re
     [
         Hooks(after_tool=lambda context, call, outcome: ToolOutcome("failed")),  # type: ignore[arg-type]
         Hooks(after_tool=lambda context, call, outcome: ToolOutcome("error", error=ValueError())),  # type: ignore[arg-type]
+        Hooks(after_tool=lambda context, call, outcome: ToolOutcome("ok", duration="long")),  # type: ignore[arg-type]
         Hooks(before_tool=lambda context, call: Refuse(5)),  # type: ignore[arg-type]
         Hooks(before_tool=lambda context, call: Refuse(PermissionError("no"))),  # type: ignore[arg-type]
     ],

@@ -163,9 +163,8 @@ class JudgedRun(Run):
         state = self._log.state
         if any(call.step == self._step and call.executed_by != "provider" for call in state.calls):
             if self._phase is Run._succeed:
-                self._phase = (
-                    Run._begin_step
-                )  # a tool may end its run (``after_job``), but not without an answer
+                # A tool may end its run (``after_job``), but not without the answer that was asked for.
+                self._phase = Run._begin_step
             return []
         return await self._judge(state)
 
