@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from streamchat import EventBuffer, HistoryReset, StoredEvent, StreamChat, StreamEvent
+from streamchat import EventBuffer, HistoryReset, Principal, StoredEvent, StreamChat, StreamEvent
 from streamchat.buffers.base import Appended, Lease, NewEvent, Page
 from streamchat.errors import BufferUnavailable, LeaseLost
 from streamchat.service.log import read_log
@@ -88,6 +88,15 @@ class Mortal:
 async def log_of(chat: StreamChat, run_id: str) -> list[StreamEvent]:
     """The events of a run, as they are stored."""
     return [stored.event for stored in await read_log(chat.buffer, run_id)]
+
+
+async def paused(chat: StreamChat, run_id: str, principal: Principal | None = None) -> None:
+    """Read a run until it is suspended."""
+    async with chat.attach(run_id, principal=principal) as reading:
+        async for event in reading:
+            if event.type == "suspended":
+                return
+    raise AssertionError(f"run {run_id} never paused")
 
 
 async def drain(chat: StreamChat, run_id: str, after: str | None = None) -> list[StoredEvent]:

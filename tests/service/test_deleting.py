@@ -26,7 +26,7 @@ from streamchat.errors import (
 from streamchat.testing import Call, ScriptedModel, Stall, Step
 from streamchat.tools import Deferred
 
-from .support import Mortal, WatchedBuffer, drain
+from .support import Mortal, WatchedBuffer, drain, paused
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +38,8 @@ def service(buffer: EventBuffer, model: ScriptedModel, **more: Any) -> StreamCha
     return StreamChat(model=model, buffer=watched, **{"allow_anonymous": True, **more})
 
 
-async def test_a_deleted_conversation_stops_its_run_and_its_tool_first(buffer: EventBuffer) -> None:
+def working() -> tuple[ToolRegistry, asyncio.Event, asyncio.Event]:
+    """A tool that works until it is cancelled; whether it began, and was told."""
     tools, began, told = ToolRegistry(), asyncio.Event(), asyncio.Event()
 
     @tools.tool
@@ -51,6 +52,11 @@ async def test_a_deleted_conversation_stops_its_run_and_its_tool_first(buffer: E
             told.set()
         return "done"
 
+    return tools, began, told
+
+
+async def test_a_deleted_conversation_stops_its_run_and_its_tool_first(buffer: EventBuffer) -> None:
+    tools, began, told = working()
     summaries: asyncio.Queue[RunSummary] = asyncio.Queue()
     model = ScriptedModel([Step(calls=[Call("work")])])
     async with service(buffer, model, tools=tools, on_run_finished=summaries.put_nowait) as chat:
@@ -74,7 +80,7 @@ async def test_a_deleted_conversation_stops_its_run_and_its_tool_first(buffer: E
 
 def working_behind_a_newer_run() -> tuple[ToolRegistry, ScriptedModel, asyncio.Event, asyncio.Event]:
     """A run that waits for a job and then works in a tool, one that waits for approval, and what is seen."""
-    tools, began, told = ToolRegistry(), asyncio.Event(), asyncio.Event()
+    tools, began, told = working()
 
     @tools.tool(deferred=True)
     async def build() -> Deferred:
@@ -86,23 +92,8 @@ def working_behind_a_newer_run() -> tuple[ToolRegistry, ScriptedModel, asyncio.E
         """Pay."""
         return "paid"
 
-    @tools.tool
-    async def work() -> str:
-        """Work."""
-        began.set()
-        try:
-            await asyncio.sleep(3600)
-        finally:
-            told.set()
-        return "done"
-
     calls = (Call("build", id="job"), Call("pay"), Call("work"))
     return tools, ScriptedModel([Step(calls=[call]) for call in calls]), began, told
-
-
-async def until_suspended(chat: StreamChat, run_id: str) -> None:
-    while (await chat.buffer.get(run_id)).status != "suspended":
-        await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("what", ["conversation", "principal"])
@@ -110,9 +101,9 @@ async def test_a_run_that_works_behind_a_newer_one_is_stopped_too(buffer: EventB
     tools, model, began, told = working_behind_a_newer_run()
     async with service(buffer, model, tools=tools) as chat:
         first = await chat.start("home", "build", ADA)
-        await until_suspended(chat, first.run_id)
+        await paused(chat, first.run_id, ADA)
         second = await chat.start("home", "pay", ADA)
-        await until_suspended(chat, second.run_id)
+        await paused(chat, second.run_id, ADA)
         await chat.complete_job(f"{first.run_id}:job", "built")
         await began.wait()
         if what == "conversation":
@@ -126,9 +117,9 @@ async def test_what_works_behind_a_run_that_does_not_stop_in_time_is_told_too(bu
     tools, model, began, told = working_behind_a_newer_run()
     async with service(buffer, model, tools=tools) as chat:
         first = await chat.start("home", "build", ADA)
-        await until_suspended(chat, first.run_id)
+        await paused(chat, first.run_id, ADA)
         second = await chat.start("home", "pay", ADA)
-        await until_suspended(chat, second.run_id)
+        await paused(chat, second.run_id, ADA)
         await chat.complete_job(f"{first.run_id}:job", "built")
         await began.wait()
         stop, stopped = chat._stopper.stop, list[str]()

@@ -18,17 +18,16 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import MessagesState
 from langgraph.types import interrupt
 
-from streamchat import StreamChat, check_log, fold
+from streamchat import StreamChat
 from streamchat.errors import RunOver
 from streamchat.models import from_langgraph
 from streamchat.models.base import Model
 from streamchat.models.workflow import Ask, Node, WorkflowItem, WorkflowModel, WorkflowRun
 from streamchat.service.log import read_log
-from streamchat.service.status import RunStatus
 from tests.models.test_langgraph import line, says
 
 from .support import drain, log_of
-from .world import World, suspended
+from .world import World, ended, suspended
 
 pytestmark = pytest.mark.anyio
 
@@ -112,15 +111,6 @@ async def asked(world: World, course: Course, *, killed: bool = True) -> tuple[s
     (wait,) = (await suspended(chat, run_id)).state.waits
     await world.end(chat, killed=killed)
     return run_id, wait.call_id
-
-
-async def ended(chat: StreamChat, run_id: str) -> RunStatus:
-    await drain(chat, run_id)
-    log = await log_of(chat, run_id)
-    assert check_log(log) == "over"
-    results = [event.call_id for event in log if event.type == "tool_result"]
-    assert sorted(results) == sorted(call.call_id for call in fold(log).calls)
-    return await chat.status(run_id)
 
 
 async def takes_the_next_turn(world: World, chat: StreamChat) -> None:

@@ -15,9 +15,10 @@ from streamchat.core.fold import fold
 from streamchat.core.state import RunState
 from streamchat.errors import InvalidInput, NotRetryable, ToolDefinitionError
 from streamchat.orchestration.options import Hooks, Refuse
-from streamchat.service.log import read_log
 from streamchat.testing import Call, ScriptedModel, Step
 from streamchat.tools import Deferred, ToolContext, ToolOutcome
+
+from .support import drain, log_of, paused
 
 pytestmark = pytest.mark.anyio
 
@@ -26,10 +27,8 @@ NEVER = [math.nan, math.inf, 1e17, -5, 0, "5"]
 
 async def ended(chat: StreamChat, run_id: str) -> RunState:
     """The state of a run that is over, whose log is legal."""
-    async with chat.attach(run_id) as reading:
-        async for _ in reading:
-            pass
-    log = await read_log(chat.buffer, run_id)
+    await drain(chat, run_id)
+    log = await log_of(chat, run_id)
     assert check_log(log) == "over"
     return fold(log)
 
@@ -146,18 +145,11 @@ async def test_beside_a_job_the_model_is_asked_however_fast_the_job_is(at_once: 
         own.append(chat)
         run = await chat.start(None, "go")
         if not at_once:
-            await asyncio.wait_for(paused(chat, run.run_id), 30)
+            await paused(chat, run.run_id)
             await chat.complete_job(f"{run.run_id}:c1", "built")
         state = await ended(chat, run.run_id)
     assert (state.status, state.text) == ("success", "I am building it.")
     assert state.calls[0].output == "built"
-
-
-async def paused(chat: StreamChat, run_id: str) -> None:
-    async with chat.attach(run_id) as reading:
-        async for event in reading:
-            if event.type == "suspended":
-                return
 
 
 async def test_what_was_said_beside_a_job_can_be_said_again_when_the_job_is_over() -> None:
@@ -166,7 +158,7 @@ async def test_what_was_said_beside_a_job_can_be_said_again_when_the_job_is_over
     model = ScriptedModel([CALLS, "I am building it.", "It is being built."])
     async with StreamChat(model=model, tools=tools, allow_anonymous=True) as chat:
         run = await chat.start(None, "go")
-        await asyncio.wait_for(paused(chat, run.run_id), 30)
+        await paused(chat, run.run_id)
         await chat.complete_job(f"{run.run_id}:c1", "built")
         await ended(chat, run.run_id)
         again = await chat.retry(run.run_id, from_step=2)
@@ -208,7 +200,7 @@ async def test_a_job_that_ends_its_run_does_not_end_one_whose_answer_has_a_type(
     options = RunOptions(output_type=Answer)
     async with StreamChat(model=model, tools=tools, allow_anonymous=True, options=options) as chat:
         run = await chat.start(None, "go")
-        await asyncio.wait_for(paused(chat, run.run_id), 30)
+        await paused(chat, run.run_id)
         await chat.complete_job(f"{run.run_id}:c1", "built")
         state = await ended(chat, run.run_id)
         assert state.status == "success"

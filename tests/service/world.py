@@ -9,7 +9,16 @@ from typing import Any
 
 from openai import AsyncOpenAI
 
-from streamchat import EventBuffer, RunOptions, ServiceLimits, StreamChat, ToolContext, ToolRegistry
+from streamchat import (
+    EventBuffer,
+    RunOptions,
+    ServiceLimits,
+    StreamChat,
+    ToolContext,
+    ToolRegistry,
+    check_log,
+    fold,
+)
 from streamchat.buffers.shared import now_ms
 from streamchat.models import OpenAIChatModel
 from streamchat.service.status import RunStatus, Started
@@ -17,7 +26,7 @@ from streamchat.testing import Call, ScriptedProvider, Step
 from streamchat.tools import Deferred
 from tests.buffers.backends import Backend
 
-from .support import Mortal
+from .support import Mortal, drain, log_of
 
 
 def options(**more: Any) -> RunOptions:
@@ -109,6 +118,16 @@ class World:
 async def suspended(chat: StreamChat, run_id: str) -> RunStatus:
     while (await chat.buffer.get(run_id)).status != "suspended":
         await asyncio.sleep(0.01)
+    return await chat.status(run_id)
+
+
+async def ended(chat: StreamChat, run_id: str) -> RunStatus:
+    """Wait until a run is over; its log is legal, and each of its calls has one result."""
+    await drain(chat, run_id)
+    log = await log_of(chat, run_id)
+    assert check_log(log) == "over"
+    results = [event.call_id for event in log if event.type == "tool_result"]
+    assert sorted(results) == sorted(call.call_id for call in fold(log).calls)
     return await chat.status(run_id)
 
 

@@ -27,6 +27,8 @@ from streamchat.tools.output import json_value
 
 __all__ = ["AnsweringVerbs", "decision", "tool_result"]
 
+_A_JOB_ID = "what ctx.job_id says"
+
 _ACTIONS: dict[AnswerKind, Action] = {
     "approval": "approve",
     "tool_result": "submit_tool_result",
@@ -50,9 +52,6 @@ def decision(
 def tool_result(call_id: str, output: Any = None, *, error: str | None = None) -> Answer:
     """Return what `AnsweringVerbs.submit_tool_result` says. Raises `InvalidInput`."""
     return Answer("tool_result", call_id, _brought(output, error))
-
-
-_A_JOB_ID = "what ctx.job_id says"
 
 
 class AnsweringVerbs:
