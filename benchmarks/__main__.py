@@ -27,12 +27,12 @@ from benchmarks.report import as_json, as_page, as_text, machine
 
 Benchmark: TypeAlias = Callable[[Scale], Awaitable[list[Row]]]
 
-# With the loop that it runs on: a server has the one that servers are deployed with, an application that only
-# consumes may have either.
+# With the loop that it runs on: whoever serves, or reads many streams at once, has the one that servers are
+# deployed with; who reads one may have either.
 BENCHMARKS: dict[str, tuple[str, str, Benchmark]] = {
     "in-process": ("Consuming a stream, without a network", "asyncio", consuming.in_process),
     "burst": ("Consuming a stream, in a burst", "asyncio", consuming.burst),
-    "live": ("Consuming a stream, live", "asyncio", consuming.live),
+    "live": ("Consuming a stream, live", "uvloop", consuming.live),
     "way-burst": ("The whole way, in a burst", "uvloop", whole_way.burst),
     "way-live": ("The whole way, live", "uvloop", whole_way.live),
     "sse": ("Native SSE out", "uvloop", sse.sending),

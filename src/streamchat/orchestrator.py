@@ -13,8 +13,9 @@ from streamchat.events import StoredEvent, StreamEvent
 from streamchat.messages import ModelMessage, model_messages
 from streamchat.models.base import Model, WorkflowSource
 from streamchat.orchestration.context import RunContext
-from streamchat.orchestration.judged_run import JudgedRun
+from streamchat.orchestration.judged_run import JudgedRun, judges
 from streamchat.orchestration.options import RunOptions
+from streamchat.orchestration.run import Run
 from streamchat.orchestration.workflow_run import WorkflowRunner
 from streamchat.tools import ToolRegistry
 
@@ -60,8 +61,13 @@ async def orchestrate(
             "messages=[] says nothing that could be answered: give one at least", field="messages"
         )
     context = context or RunContext()
-    rest = (asked, tools or ToolRegistry(), context, options or RunOptions(), history)
-    run = WorkflowRunner(model, *rest) if isinstance(model, WorkflowSource) else JudgedRun(model, *rest)
+    options = options or RunOptions()
+    rest = (asked, tools or ToolRegistry(), context, options, history)
+    run: Run
+    if isinstance(model, WorkflowSource):
+        run = WorkflowRunner(model, *rest)
+    else:
+        run = (JudgedRun if judges(options) else Run)(model, *rest)
     try:
         while (batch := await run.advance()) is not None:
             left = len(batch)

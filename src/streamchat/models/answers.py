@@ -36,9 +36,9 @@ _AFTER_FINISH = 5.0
 _DRAIN_SECONDS = 0.1
 # How many blocks are read ahead at most. httpx2 gives one for each HTTP chunk, so a burst is many small ones.
 _AHEAD = 64
-# After so many batches of one block reading ahead is given up, and after so many blocks it is tried again.
+# After so many batches of one block reading ahead is given up, until a block is not waited for that long.
 _SINGLES = 4
-_TRY_AGAIN = 64
+_QUICK = 0.001
 
 
 class Source(Protocol):
@@ -132,8 +132,8 @@ class Answer:
 
     In a burst a task of its own reads ahead, so that all that is there at once is one batch (a read that
     waits can be neither put aside nor left open while a batch goes out). Where blocks come one by one, that
-    would only be one more task to wake for each, so reading ahead is given up and tried again from time to
-    time.
+    would only be one more task to wake for each, so it begins with a block that was there at once, and ends
+    when blocks come one by one again.
     """
 
     def __init__(
@@ -149,6 +149,7 @@ class Answer:
         self._broken: ModelError | None = None  # the connection, or a timeout
         self._at_end = False
         self._ended = False  # the finish has come
+        self._patience = self._longest_wait()
         self._source: Source | None = None
         self._watch = Watch()
         self._blocks: list[Any] = []
@@ -158,7 +159,7 @@ class Answer:
         self._arrived = Wakeup()
         self._taken = Wakeup()
         self._singles = 0
-        self._blocks_until_task = 0
+        self._quick = False  # the last block was there at once
 
     async def start(self, send: Callable[[], Awaitable[Source]]) -> list[Delta]:
         """Send the request; return the first batch, empty only if the stream ended without any deltas.
@@ -187,9 +188,8 @@ class Answer:
             since = monotonic()
         while not self.over:
             if not blocks and not self._at_end:
-                watch.until = self._limit(since)
-                self._blocks_until_task -= 1
-                ahead = self._ahead or (self._blocks_until_task < 0 and self._begins_reading_ahead(source))
+                watch.until = None if self._patience is None else since + self._patience
+                ahead = self._ahead or (self._quick and self._begins_reading_ahead(source))
                 # All awaits of a chunk come through here: no coroutine in between.
                 try:
                     with watch:
@@ -197,6 +197,7 @@ class Answer:
                             await self._arrived.wait()
                         else:
                             blocks.append(await source.read())
+                            self._quick = monotonic() - since < _QUICK
                 except StopAsyncIteration:
                     self._end()
                 except Exception as error:
@@ -205,7 +206,9 @@ class Answer:
             frames = self._reader.frames
             deltas = self._take(source)
             if deltas or self.over:
-                self._spoken = True
+                if not self._spoken:
+                    self._spoken = True
+                    self._patience = self._longest_wait()
                 return deltas
             if self._reader.frames != frames and (self._spoken or self._ended):
                 since = monotonic()
@@ -254,12 +257,12 @@ class Answer:
             raise request_failure(error) from error
         return source
 
-    def _limit(self, since: float) -> float | None:
-        """When a wait that began at ``since`` is too long."""
+    def _longest_wait(self) -> float | None:
+        """How many seconds the next data may take."""
         limit = self._idle if self._spoken else self._first
         if self._ended:
             limit = _AFTER_FINISH if limit is None else min(limit, _AFTER_FINISH)
-        return None if limit is None else since + limit
+        return limit
 
     def _take(self, source: Source) -> list[Delta]:
         """Read what has come, or note that nothing more will."""
@@ -274,7 +277,9 @@ class Answer:
         if len(blocks) >= _AHEAD:
             self._taken.set()
         blocks.clear()
-        self._ended = accumulator.ended
+        if accumulator.ended and not self._ended:
+            self._ended = True
+            self._patience = self._longest_wait()
         if accumulator.done or accumulator.error is not None or (self._whole and self._ended):
             self.over = True
             self._failure = self._ending(None)  # what breaks behind it is of no interest
@@ -287,6 +292,7 @@ class Answer:
     def _begins_reading_ahead(self, source: Source) -> bool:
         """Have a task read from now on, which it is time to do; True."""
         self._singles = 0
+        self._quick = False
         self._ahead = True
         self._task = spawn(lambda: self._read_ahead(source), "streamchat: a model's response")
         return True
@@ -301,7 +307,6 @@ class Answer:
                     self._arrived.set()
                 if len(blocks) >= _AHEAD:
                     await self._taken.wait()
-            self._blocks_until_task = _TRY_AGAIN
         except StopAsyncIteration:
             self._end()
         except Exception as error:

@@ -32,12 +32,18 @@ from streamchat.orchestration.structured import (
 )
 from streamchat.tools import ToolRegistry
 
-__all__ = ["JudgedRun"]
+__all__ = ["JudgedRun", "judges"]
 
 _CORRECTION = (
     "(Not written by the user.) Your answer does not have the form that was asked for:\n{problem}\n"
     "Answer again: with the whole JSON object, and nothing else."
 )
+
+
+def judges(options: RunOptions) -> bool:
+    """Whether there is anything to judge in a run with ``options``."""
+    hooks = options.hooks
+    return any(x is not None for x in (hooks.guard_input, hooks.guard_output, options.output_type))
 
 
 class JudgedRun(Run):

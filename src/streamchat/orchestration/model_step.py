@@ -1,14 +1,13 @@
 """One step's share of the model: from its batches of deltas to typed events with part numbers and call ids.
 
-`ModelStep.read` hands out what one read of the provider brought; it never waits with a scope or task held
-across a yield, because it does not yield: the orchestrator does.
+It waits with no scope or task held across a yield, because it does not yield: the orchestrator does.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from streamchat.concurrency import Deadline
@@ -82,6 +81,8 @@ class ModelStep:
         self.begin(step, first_part=first_part, taken=taken)
         try:
             self._stream: AsyncGenerator[Sequence[ModelOutput], None] = model.stream(request)
+            self.next: Callable[[], Awaitable[Sequence[ModelOutput]]] = self._stream.__anext__
+            """Waits for what the next read of the provider brings; `failure` says what its exceptions are."""
         except Exception as error:
             raise self._broken(error) from error
 
@@ -125,25 +126,16 @@ class ModelStep:
                 raise ModelError(text, code="provider_error")
         return events
 
-    async def read(self, deadline: Deadline) -> list[StreamEvent]:
-        """Return what the next read of the provider brought: perhaps nothing yet, and nothing if ``deadline``
-        ended it.
-
-        After the batch with ``model_completed`` (``result`` is set) there is nothing to read any more. Raises
-        `ModelError`.
-        """
-        batch: Sequence[ModelOutput] = ()
-        try:
-            with deadline:
-                batch = await anext(self._stream)
-            return self._translate(batch)
-        except StopAsyncIteration:
+    def failure(self, error: Exception) -> ModelError:
+        """What an exception of `next` or `translate` means, with ``error`` as its cause."""
+        if isinstance(error, ModelError):
+            return error
+        if isinstance(error, StopAsyncIteration):
             text = f"the model's stream of step {self._step} ended without a result"
-            raise ModelError(text, code="incomplete_stream", retryable=True) from None
-        except ModelError:
-            raise
-        except Exception as error:
-            raise self._broken(error) from error
+            return ModelError(text, code="incomplete_stream", retryable=True)
+        failure = self._broken(error)
+        failure.__cause__ = error
+        return failure
 
     def _broken(self, error: Exception) -> ModelError:
         code = "bad_request" if isinstance(error, InvalidInput) else "provider_error"
@@ -169,7 +161,11 @@ class ModelStep:
         except Exception as error:
             log.warning("step %d: the model's response did not close", self._step, exc_info=error)
 
-    def _translate(self, batch: Sequence[ModelOutput]) -> list[StreamEvent]:
+    def translate(self, batch: Sequence[ModelOutput]) -> list[StreamEvent]:
+        """The events of what `next` brought: perhaps none yet.
+
+        After the batch with ``model_completed`` (``result`` is set) there is nothing to read any more.
+        """
         step, parts = self._step, self._parts
         events: list[StreamEvent] = []
         for output in batch if len(batch) == 1 else _joined(batch):

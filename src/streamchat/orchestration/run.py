@@ -30,7 +30,7 @@ from streamchat.events import (
     StreamEvent,
 )
 from streamchat.messages import ModelMessage
-from streamchat.models.base import Model, ModelRequest
+from streamchat.models.base import Model, ModelOutput, ModelRequest
 from streamchat.orchestration.calls import StepCalls, open_results, with_open_results
 from streamchat.orchestration.context import RunContext
 from streamchat.orchestration.failures import failure_event, limit_event, refusal_event
@@ -100,7 +100,9 @@ class Run:
             except Exception as error:
                 if self._phase is None:
                     raise  # the ending itself; there is nothing else to say
-                events = await self._end(self._failure(error))
+                run_id, step = self.context.run_id, self._step or None
+                failure = failure_event(run_id, "orchestration", "internal_error", error, step=step)
+                events = await self._end(failure)
                 if events:
                     self._log.take(events)
                     return events
@@ -225,8 +227,7 @@ class Run:
     # The model's part of a step.
 
     async def _begin_step(self) -> list[StreamEvent]:
-        self._step += 1
-        self._attempt = 0
+        self._step, self._attempt = self._step + 1, 0
         self._step_began, self._first_token_at = time.monotonic(), None
         self._phase = Run._ask
         return [StepStarted(step=self._step), StatusEvent(step=self._step, status="thinking")]
@@ -268,13 +269,17 @@ class Run:
         assert asking is not None
         deadline = self._deadline if self._log.limits.timeless else self._interruptible()
         self.context.interrupt = deadline.expire
+        batch: Sequence[ModelOutput] = ()
         try:
-            events = await asking.read(deadline)
-        except ModelError as error:
+            # All tokens come through here: no coroutine stands between this one and the model's stream.
+            with deadline:
+                batch = await asking.next()
+            events = asking.translate(batch)
+        except Exception as error:
             self._resume(deadline)
             if self.context.stopping or self._log.limits.reached() is not None:
                 return []  # being ended is all that it complains of, and what it said so far stands
-            return await self._model_failed(error)
+            return await self._model_failed(asking.failure(error))
         if deadline.expired:
             self._resume(deadline)
         self.context.interrupt = None
@@ -315,9 +320,8 @@ class Run:
             return await self._end(
                 failure_event(run_id, "model", error.code, error, step=step, retryable=retryable)
             )
-        self._pause_seconds = pause
         self._attempt += 1
-        self._phase = Run._pause
+        self._phase, self._pause_seconds = Run._pause, pause
         log.warning("run %s: step %d is asked again: %s", self.context.run_id, self._step, error)
         retrying = StatusEvent(step=self._step or None, status="retrying", detail=error.code)
         return [*self._withdraw(pause), retrying]
@@ -377,8 +381,8 @@ class Run:
         try:
             events = await calls.next(deadline)
         except Exception as error:
-            failure = failure_event(self.context.run_id, "tool", "internal_error", error, step=self._step)
-            return await self._end(failure)
+            run_id, step = self.context.run_id, self._step
+            return await self._end(failure_event(run_id, "tool", "internal_error", error, step=step))
         self._resume(deadline)
         if calls.flooded:
             text = "A tool said more than can be passed on."
@@ -438,10 +442,6 @@ class Run:
 
     def _limit(self, reached: Reached) -> ErrorEvent:
         return limit_event(self.context.run_id, reached, step=self._step or None)
-
-    def _failure(self, error: Exception) -> ErrorEvent:
-        run_id, step = self.context.run_id, self._step or None
-        return failure_event(run_id, "orchestration", "internal_error", error, step=step)
 
 
 Phase: TypeAlias = Callable[[Any], Awaitable[list[StreamEvent]]]
