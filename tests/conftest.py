@@ -109,6 +109,7 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         if is_async:
             gc.collect()  # asyncio complains when the forgotten task or future is collected
+            gc.freeze()  # what is still alive is of no interest to the tests that follow
     finally:
         logger.removeHandler(complaints)
     if complaints.messages:
