@@ -184,10 +184,17 @@ async def live(scale: Scale) -> list[Row]:
             "least, aiohttp": amid(splitting(aiohttp), source, scale),
         }
         samples = await in_turns(cases, scale.rounds, warm_up=False)
+        crowd = scale.crowd
+        cases = {
+            "sdk": amid(iterating(httpx), source, crowd),
+            "aiohttp": amid(orchestrating(aiohttp), source, crowd),
+        }
+        many = await in_turns(cases, scale.rounds, warm_up=False)
     return [
         samples.row("orchestrate(), httpx2", "httpx2", "sdk", 0.47, least="least, httpx2", margin=LIVE),
         samples.row("orchestrate(), aiohttp", "aiohttp", "sdk", 0.24, least="least, aiohttp", margin=LIVE),
         samples.row("(the least, httpx2: split and decode the JSON)", "least, httpx2", "sdk"),
         samples.row("(the least, aiohttp)", "least, aiohttp", "sdk"),
         samples.row("(iterating the SDK over aiohttp)", "sdk over aiohttp", "sdk"),
+        many.row(f"(orchestrate(), aiohttp, {crowd.live_streams} streams)", "aiohttp", "sdk"),
     ]

@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import TypeAlias
 
@@ -30,6 +30,11 @@ class Scale:
     """Idle connections whose memory is measured."""
     events: int
     """The length of a log that is replayed; fragments that are accumulated; events that are appended."""
+
+    @property
+    def crowd(self) -> Scale:
+        """The same with three times as many live streams: about as many as the SDK keeps up with."""
+        return replace(self, live_streams=3 * self.live_streams)
 
 
 LIVE = 0.25

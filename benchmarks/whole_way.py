@@ -174,6 +174,12 @@ async def live(scale: Scale) -> list[Row]:
             app = _PassingOn(other)
             cases[name] = app.live(browsers, source, await stack.enter_async_context(serving(app)), scale)
         samples = await in_turns(cases, scale.rounds, warm_up=False)
+        crowd = scale.crowd
+        cases = {
+            "sdk": amid(iterating(client), source, crowd),
+            "aiohttp": _live(browsers, source, *services["aiohttp"], crowd),
+        }
+        many = await in_turns(cases, scale.rounds, warm_up=False)
     return [
         samples.row(_NAMES[0], "httpx2", "sdk", 0.50, least="least, httpx2", margin=LIVE),
         samples.row(_NAMES[1], "aiohttp", "sdk", 0.27, least="least, aiohttp", margin=LIVE),
@@ -186,4 +192,7 @@ async def live(scale: Scale) -> list[Row]:
         samples.row("(the least, httpx2: bytes passed on as they are)", "least, httpx2", "sdk"),
         samples.row("(the least, aiohttp)", "least, aiohttp", "sdk"),
         samples.row("(memory beside the least, httpx2)", "httpx2", "least, httpx2"),
+        many.row(
+            f"(to the client's socket, aiohttp, memory, {crowd.live_streams} streams)", "aiohttp", "sdk"
+        ),
     ]

@@ -57,7 +57,6 @@ def test_an_attachment_that_is_too_large_is_named(part: dict[str, Any], field: s
     [
         image(f"data:image/png;base64,{data(30)}"),
         image("https://example.org/a.png?" + "x" * 100),
-        {"type": "file", "file": {"file_id": "file-1"}},
         {"type": "input_audio", "input_audio": {"data": data(30), "format": "wav"}},
     ],
 )
@@ -80,6 +79,21 @@ def test_an_attachment_that_does_not_read_is_named(part: dict[str, Any]) -> None
         check_attachments([part], LIMITS)
     assert str(refused.value.field).startswith("message.0.")
     assert error_response(refused.value, "POST /runs").status == 422
+
+
+@pytest.mark.anyio
+async def test_a_providers_file_id_is_taken_only_where_the_application_allows_it(buffer: EventBuffer) -> None:
+    """All users' files lie in the application's one account there: an id of another's would be theirs."""
+    parts: list[dict[str, Any]] = [TEXT, {"type": "file", "file": {"file_id": "file-1"}}]
+    model = ScriptedModel(["A contract."])
+    async with StreamChat(model=model, buffer=buffer, allow_anonymous=True) as chat:
+        with pytest.raises(InvalidInput, match="allow_file_ids") as refused:
+            await chat.start(None, parts)
+        assert await chat.conversations() == []
+    assert refused.value.field == "message.1.file.file_id"
+    async with StreamChat(model=model, buffer=buffer, allow_anonymous=True, allow_file_ids=True) as chat:
+        await chat.reply(None, parts)
+    assert [request.messages[0].content for request in model.requests] == [parts]
 
 
 def test_too_many_attachments_are_refused() -> None:

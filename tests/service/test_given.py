@@ -70,6 +70,7 @@ def service(**given: Any) -> StreamChat:
         ("on_disconnect", "stop"),
         ("on_busy", 5),
         ("allow_system_message", 1),
+        ("allow_file_ids", 1),
         ("client_conversation_ids", None),
         ("streaming", "no"),
         ("work", "yes"),

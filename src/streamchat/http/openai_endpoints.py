@@ -262,7 +262,7 @@ def _check_history(body: ChatCompletionBody, chat: StreamChat) -> None:
                     else [part.model_dump(exclude_none=True) for part in content],
                     chat.limits.max_message_chars,
                 )
-                check_attachments(parts, chat.limits)
+                check_attachments(parts, chat.limits, file_ids=chat.takes_file_ids)
             except InvalidInput as error:
                 error.field = f"messages.{position}"
                 raise

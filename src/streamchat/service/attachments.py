@@ -16,11 +16,14 @@ _BASE64_LETTERS = 4
 _BASE64_BYTES = 3
 
 
-def check_attachments(parts: Sequence[Mapping[str, Any]], limits: ServiceLimits) -> None:
+def check_attachments(
+    parts: Sequence[Mapping[str, Any]], limits: ServiceLimits, *, file_ids: bool = False
+) -> None:
     """Check the parts of a message that are no text.
 
-    Raises `InvalidInput` (too many, or one whose content does not read) and `AttachmentTooLarge`, each with
-    the ``field``.
+    A provider's ``file_id`` is taken with ``file_ids`` only: the provider cannot tell whose file it is, for
+    all are the application's there. Raises `InvalidInput` (such an id, too many, or one whose content does
+    not read) and `AttachmentTooLarge`, each with the ``field``.
     """
     attached = [(at, part) for at, part in enumerate(parts) if part["type"] != "text"]
     if len(attached) > limits.max_attachments:
@@ -30,6 +33,11 @@ def check_attachments(parts: Sequence[Mapping[str, Any]], limits: ServiceLimits)
             field="message",
         )
     for at, part in attached:
+        if not file_ids and part["type"] == "file" and part["file"].get("file_id") is not None:
+            raise InvalidInput(
+                "a provider's file id is not taken from clients here (allow_file_ids)",
+                field=f"message.{at}.file.file_id",
+            )
         field, content = _content(part)
         where = f"message.{at}.{field}"
         if content is None:

@@ -48,11 +48,17 @@ class StartingVerbs(ReadingVerbs):
     _grace: float | None
     _on_busy: OnBusy
     _allow_system_message: bool
+    _allow_file_ids: bool
 
     @property
     def takes_system_messages(self) -> bool:
         """Whether a client may give a system message of its own."""
         return self._allow_system_message
+
+    @property
+    def takes_file_ids(self) -> bool:
+        """Whether a client may name the provider's files."""
+        return self._allow_file_ids
 
     async def start(
         self,
@@ -92,7 +98,7 @@ class StartingVerbs(ReadingVerbs):
         supervisor = self._opened()
         check_start(locals())
         parts = user_content(message, self.limits.max_message_chars)
-        check_attachments(parts, self.limits)
+        check_attachments(parts, self.limits, file_ids=self._allow_file_ids)
         if system_message is not None and not self._allow_system_message:
             raise InvalidInput("a system message is not taken from clients here", field="system_message")
         if edits is not None:

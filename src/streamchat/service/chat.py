@@ -75,8 +75,10 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
     ``on_busy`` says what becomes of a message to a conversation that is being answered: ``reject`` refuses it
     (`ConversationBusy`), ``enqueue`` has it answered when all before it is over, ``interrupt`` cancels first
     what is at work, waits for somebody, or is enqueued.
-    ``client_conversation_ids`` lets clients begin conversations under ids of their own; without, one that is
-    unknown is not found, as another's is. ``streaming`` says who is given streams.
+    ``allow_system_message`` takes a system message of a client's, ``allow_file_ids`` files that it names by
+    the provider's ids: all users' are in the application's one account there, so see to it that it is theirs
+    (`Hooks.guard_input`). ``client_conversation_ids`` lets clients begin conversations under ids of their
+    own; without, one that is unknown is not found, as another's is. ``streaming`` says who is given streams.
     ``output_types``, the same in each process, are those that `start` may ask an answer to have. With
     ``work=False`` runs are left to other processes (``streamchat worker``). From ``job_secret``, the same in
     every process, each background job's own secret is made, for ``POST /jobs/{job_id}``.
@@ -108,6 +110,7 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
         on_disconnect: OnDisconnect = "continue",
         on_busy: OnBusy = "reject",
         allow_system_message: bool = False,
+        allow_file_ids: bool = False,
         client_conversation_ids: bool = True,
         streaming: bool | Callable[[Principal | None], bool | Awaitable[bool]] = True,
         work: bool = True,
@@ -169,6 +172,7 @@ class StreamChat(StartingVerbs, DeletingVerbs, AnsweringVerbs):
         self._deleter = Deleter(self.buffer, self._stopper, self.limits.delete_seconds)
         self._works = work
         self._allow_system_message = allow_system_message
+        self._allow_file_ids = allow_file_ids
         self._streaming = streaming
         self._supervisor: Supervisor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # that of the supervisor's tasks
