@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
@@ -36,6 +37,20 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backends", help="buffers to test, separated by commas: memory,sqlite,postgres …")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """End the process where pytest-timeout cannot end the test: its exception may hit a task that nobody
+    awaits, and the loop would run for ever."""
+    marker = item.get_closest_marker("timeout")
+    given = marker.args[0] if marker and marker.args else item.config.getvalue("timeout")
+    seconds = float(given or item.config.getini("timeout") or 60)
+    faulthandler.dump_traceback_later(2 * seconds + 60, exit=True, file=2)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.hookimpl(wrapper=True)

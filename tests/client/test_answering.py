@@ -11,10 +11,11 @@ from typing import Any
 import anyio.to_thread
 import pytest
 
-from streamchat import ServiceLimits, StreamChat, ToolRegistry
+from streamchat import ServiceLimits, StoredEvent, StreamChat, ToolRegistry
 from streamchat.adapters.asgi import asgi_app
 from streamchat.buffers.sql import SQLEventBuffer
-from streamchat.client import BlockingStreamChatClient, StreamChatClient
+from streamchat.client import BlockingStreamChatClient, Reset, ServerUnreachable, StreamChatClient
+from streamchat.events import ToolResult
 from streamchat.service.log import read_log
 from streamchat.service.supervisor import Supervisor
 from streamchat.testing import Call, ScriptedModel, Step
@@ -48,6 +49,12 @@ def make_app(path: Path, second: str, **options: Any) -> Any:
         **options,
     )
     return asgi_app(chat)
+
+
+async def whole(client: StreamChatClient, run_id: str) -> list[StoredEvent | Reset]:
+    """Read a run from its beginning to its end."""
+    async with aclosing(client.stream(run_id)) as items:
+        return [item async for item in items]
 
 
 class Late:
@@ -131,6 +138,79 @@ async def test_an_answer_that_takes_long_is_given_once_though_the_run_was_suspen
     assert given == ["charge", second]
     assert types.count("suspended") == 2
     assert types[-1] == "finalized"
+
+
+async def test_of_two_readings_of_one_run_one_alone_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(tmp_path, "book")
+    given: list[str] = []
+    charged = asyncio.Event()
+
+    async def charge() -> str:
+        given.append("charge")
+        await charged.wait()
+        return "charged"
+
+    def book() -> str:
+        given.append("book")
+        return "booked"
+
+    async with (
+        serve(app) as port,
+        StreamChatClient(f"http://127.0.0.1:{port}", tools={"charge": charge, "book": book}) as client,
+    ):
+        run_id = (await client.start("Hi")).run_id
+
+        first = asyncio.create_task(whole(client, run_id))
+        while "charge" not in given:
+            await asyncio.sleep(0.01)
+        # It is told of the open call too, asks what the run waits for, and leaves the call to the other.
+        asked = asyncio.Event()
+        status = client.status
+
+        async def seen(run_id: str) -> dict[str, Any]:
+            answer = await status(run_id)
+            asked.set()
+            return answer
+
+        monkeypatch.setattr(client, "status", seen)
+        second = asyncio.create_task(whole(client, run_id))
+        await asked.wait()
+        charged.set()
+        for items in await asyncio.gather(first, second):
+            assert items[-1].type == "finalized"
+    assert given == ["charge", "book"]
+
+
+async def test_a_result_that_could_not_be_sent_is_sent_again_and_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(tmp_path, "book")
+    given: list[str] = []
+    submit = StreamChatClient.submit_tool_result
+
+    async def unreachable(*arguments: Any, **options: Any) -> None:
+        monkeypatch.setattr(StreamChatClient, "submit_tool_result", submit)
+        raise ServerUnreachable("it is away")
+
+    def charge() -> str:
+        given.append("charge")
+        return f"charged {len(given)}"
+
+    async with (
+        serve(app) as port,
+        StreamChatClient(
+            f"http://127.0.0.1:{port}", tools={"charge": charge, "book": lambda: "booked"}
+        ) as client,
+    ):
+        run_id = (await client.start("Hi")).run_id
+        monkeypatch.setattr(StreamChatClient, "submit_tool_result", unreachable)
+        with pytest.raises(ServerUnreachable):
+            await whole(client, run_id)
+        events = [item.event for item in await whole(client, run_id) if isinstance(item, StoredEvent)]
+    assert given == ["charge"]
+    assert [event.output for event in events if isinstance(event, ToolResult)] == ["charged 1", "booked"]
 
 
 async def test_a_blocking_client_answers_once_too(tmp_path: Path, late: Late) -> None:

@@ -183,7 +183,8 @@ class World:
         tools = ToolRegistry()
 
         def note(ctx: ToolContext) -> str:
-            self.started[ctx.idempotency_key] += 1
+            # (a retry of the call has a run of its own, and the same key)
+            self.started[f"{ctx.run_id}:{ctx.call_id}"] += 1
             return "done"
 
         @tools.tool(requires_approval=True)

@@ -66,7 +66,10 @@ class StreamChatClient:
         self._connection = Connection(url, headers, client_id, patience, http)
         self._tools = dict(tools or {})
         self._approve = approve
+        # By run, until its end is read: what is answered, or being answered, and results that may not have
+        # arrived, by call.
         self._answered: dict[str, set[tuple[str, str]]] = {}
+        self._results: dict[str, dict[str, dict[str, Any]]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -112,7 +115,8 @@ class StreamChatClient:
         """Yield a run's events behind the cursor ``after`` (exclusive; the ``id`` of an event), to its end.
 
         Each event comes once, over as many connections as it takes. A `Reset` replaces all that came before.
-        What waits for this client is answered on the way: tools of ``tools``, approvals by ``approve``. Where
+        What waits for this client is answered on the way: tools of ``tools``, approvals by ``approve``; by
+        one of several readings of a run. A result that could not be sent is sent by the next reading. Where
         the server gives no streams (409 ``streaming_off``, 501), its log is asked for every few seconds.
         """
         async with aclosing(self._read(run_id, after, polls=True)) as items:
@@ -140,7 +144,9 @@ class StreamChatClient:
                 if waits and answers:
                     await self._answer(run_id, asked)
                     hurry.say()
-        self._answered.pop(run_id, None)  # it is over, and waits for nothing any more
+        # It is over, and waits for nothing any more.
+        self._answered.pop(run_id, None)
+        self._results.pop(run_id, None)
 
     async def _answer(self, run_id: str, asked: Mapping[str, ApprovalRequested]) -> None:
         """Answer what the run waits for now: what is read may be long past, and what was asked not read.
@@ -148,25 +154,27 @@ class StreamChatClient:
         It still waits for what it was given and has not taken: that is remembered until its end is read.
         """
         status = await self.status(run_id)
-        answered = self._answered.get(run_id, set())
         calls = {
             part["call_id"]: part for part in status["message"]["content"] if part["type"] == "tool_call"
         }
         for wait in status["waits"]:
             kind, call_id = wait["kind"], wait["call_id"]
             call = calls.get(call_id)
+            answered = self._answered.setdefault(run_id, set())
             if call is None or (kind, call_id) in answered:
                 continue
             if kind == "approval" and self._approve is not None:
-                verdict = self._approve(asked.get(call_id) or _asked_for(wait, call))
-                approved = await verdict if inspect.isawaitable(verdict) else verdict
-                await self._unless_settled(self.resolve_approval(run_id, call_id, bool(approved)))
+                answer = self._decide(run_id, asked.get(call_id) or _asked_for(wait, call), self._approve)
             elif kind == "tool_result" and call["name"] in self._tools:
-                await self._unless_settled(self._run_tool(run_id, call))
+                answer = self._run_tool(run_id, call)
             else:
                 continue
-            answered = self._answered.setdefault(run_id, set())
             answered.add((kind, call_id))
+            try:
+                await self._unless_settled(answer)
+            except BaseException:
+                answered.discard((kind, call_id))
+                raise
 
     async def _unless_settled(self, answer: Awaitable[None]) -> None:
         """Give an answer; somebody else's, given a moment before, stands."""
@@ -176,16 +184,24 @@ class StreamChatClient:
             if error.status not in (404, 409):
                 raise
 
+    async def _decide(self, run_id: str, asked: ApprovalRequested, approve: Approve) -> None:
+        verdict = approve(asked)
+        approved = await verdict if inspect.isawaitable(verdict) else verdict
+        await self.resolve_approval(run_id, asked.call_id, bool(approved))
+
     async def _run_tool(self, run_id: str, call: Mapping[str, Any]) -> None:
-        call_id = call["call_id"]
-        try:
-            result = self._tools[call["name"]](**(call.get("arguments") or {}))
-            output = await result if inspect.isawaitable(result) else result
-        except Exception as error:
-            # The model is told, as it is of a tool that fails on the server; this side is the user's own.
-            await self.submit_tool_result(run_id, call_id, error=f"{type(error).__name__}: {error}")
-        else:
-            await self.submit_tool_result(run_id, call_id, output)
+        results = self._results.setdefault(run_id, {})
+        result = results.get(call["call_id"])
+        if result is None:
+            try:
+                output = self._tools[call["name"]](**(call.get("arguments") or {}))
+                result = {"output": await output if inspect.isawaitable(output) else output}
+            except Exception as error:
+                # The model is told, as it is of a tool that fails on the server; this side is the user's own.
+                result = {"error": f"{type(error).__name__}: {error}"}
+            results[call["call_id"]] = result
+        await self.submit_tool_result(run_id, call["call_id"], **result)
+        del results[call["call_id"]]
 
     async def reply(
         self,
