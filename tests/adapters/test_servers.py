@@ -29,7 +29,13 @@ async def _hold(rows: dict[str, Row], on: Served) -> None:
         raise ExceptionGroup(f"{on.adapter} under {on.server}", failed)
 
 
-@matrix
+@pytest.mark.parametrize(
+    ("adapter", "server"),
+    [
+        pytest.param(adapter, server, marks=() if server == "uvicorn" else pytest.mark.slow)
+        for adapter, server in COMBINATIONS
+    ],
+)
 async def test_an_adapter_under_a_server(adapter: str, server: str) -> None:
     async with served(adapter, server) as on:
         await _hold(QUICK, on)

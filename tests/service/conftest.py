@@ -40,16 +40,11 @@ async def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIter
         yield made
 
 
-STORES = [
-    "memory",
-    "sqlite",
-    "postgresql",
-    pytest.param("mariadb", marks=pytest.mark.slow),
-    pytest.param("redis", marks=pytest.mark.slow),
-]
+HERE = ["memory", "sqlite"]
+SERVERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("postgresql", "mariadb", "redis")]
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=[*HERE, *SERVERS])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     """Processes over each sort of store; nothing that is not idempotent may start twice in any of them."""
     clock = now_ms if request.param == "memory" else None
@@ -57,7 +52,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield made
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+@pytest.fixture(params=[*HERE, SERVERS[0]])
 async def later_world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     """The same, by a clock that `Jumping.jump` puts on."""
     async with _world(request, tmp_path, Jumping()) as made:
