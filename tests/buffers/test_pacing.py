@@ -17,7 +17,7 @@ from streamchat.testing.buffers import Bench
 from streamchat.testing.buffers.suite import deltas
 from tests.buffers.backends import SQLite
 
-RUNS = st.lists(st.sampled_from("abcdefghijkl"), min_size=1, max_size=12, unique=True)
+RUNS = st.lists(st.sampled_from("abcdefghijklmnopqrstuvwx"), min_size=1, max_size=24, unique=True)
 TIMES = st.floats(0, 10 * DISTANCE)
 
 

@@ -16,7 +16,7 @@ from tests.chaos.scene import Cast, Scene
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 
-TRIES = 40
+TRIES = 100
 
 
 @brief_on("postgres", "valkey")
@@ -26,7 +26,7 @@ async def test_a_batch_whose_acknowledgement_is_lost_is_written_once(
     store = make_store(tmp_path)
     async with Proxy.before(store.url) as proxy, Scene(cast, store, tmp_path, ttl=20.0) as scene:
         worker = await scene.start_ready(f"{tmp_path.name}/1", url=proxy.url)
-        plan = Plan("again", (("charge",),), words=400, delay=0.01)
+        plan = Plan("again", (("charge",),), words=600, delay=0.01)
         async with asyncio.TaskGroup() as group:
             run = await scene.post(plan, "c:0", random.Random(1), to=worker)
             group.create_task(scene.read(run, random.Random(1)))

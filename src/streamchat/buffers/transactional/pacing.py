@@ -12,10 +12,10 @@ from collections.abc import Collection
 
 __all__ = ["DISTANCE", "ENOUGH", "Pace"]
 
-DISTANCE = 0.005
+DISTANCE = 0.01
 """Seconds between the beginnings of two transactions of deltas, while several runs are being written."""
 
-ENOUGH = 8
+ENOUGH = 16
 """So many jobs do not wait for more."""
 
 _COMPANY = 2
