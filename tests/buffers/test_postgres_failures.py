@@ -165,6 +165,25 @@ async def test_a_call_that_is_cancelled_costs_no_connection(postgres: PostgreSQL
     assert len(made) <= 8 - 2
 
 
+async def test_a_change_that_the_server_refuses_at_its_commit_is_made_again(postgres_url: str) -> None:
+    """As it does where many announce news at once: COMMIT takes a lock for that, and waits for it in vain."""
+    async with database(postgres_url) as url, buffer_over(url, create_tables=True) as bench:
+        lease = await bench.held()
+        raw = await asyncpg.connect(url)
+        await raw.execute(
+            "CREATE SEQUENCE commits;"
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('commits') < 3 "
+            "THEN RAISE 'canceling statement due to lock timeout' USING ERRCODE = '55P03'; END IF; "
+            "RETURN NULL; END $$;"
+            "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON streamchat_inputs "
+            "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+        await bench.buffer.post(lease.run_id, Input("cancel"))
+        assert [posted.kind for posted in await bench.buffer.inputs(lease.run_id)] == ["cancel"]
+        assert await raw.fetchval("SELECT last_value FROM commits") == 3
+        await raw.close()
+
+
 async def test_a_read_whose_reader_has_left_fails_in_silence(server: PostgresServer) -> None:
     heard: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))

@@ -55,7 +55,11 @@ class PostgreSQL:
         # What this process announces itself, its followers know already.
         self._sender = secrets.token_hex(4)
         self._statements = Statements(schema.prefix, self._channel, f"{self._sender}:")
-        self._tell = text("SELECT pg_notify(:channel, run_id) FROM unnest(CAST(:told AS text[])) AS run_id")
+        # COMMIT waits its turn to announce. The bound is for rows, and those are held by then.
+        self._tell = text(
+            "SELECT set_config('lock_timeout', '0', true), pg_notify(:channel, run_id) "
+            "FROM unnest(CAST(:told AS text[])) AS run_id"
+        )
 
     def engine(self, url: URL, connections: int) -> AsyncEngine:
         """Return an engine of our own."""

@@ -76,7 +76,8 @@ class Sessions:
                 await connection.commit()
                 committing = False
         except Exception as error:
-            if committing:
+            # What the server itself refused, at COMMIT too, is rolled back.
+            if committing and self._dialect.fault(error) not in ("locked", "clash"):
                 raise UnknownFate from error
             raise
         return result
