@@ -145,10 +145,11 @@ async def test_of_two_readings_of_one_run_one_alone_answers(
 ) -> None:
     app = make_app(tmp_path, "book")
     given: list[str] = []
-    charged = asyncio.Event()
+    charging, charged = asyncio.Event(), asyncio.Event()
 
     async def charge() -> str:
         given.append("charge")
+        charging.set()
         await charged.wait()
         return "charged"
 
@@ -163,9 +164,8 @@ async def test_of_two_readings_of_one_run_one_alone_answers(
         run_id = (await client.start("Hi")).run_id
 
         first = asyncio.create_task(whole(client, run_id))
-        while "charge" not in given:
-            await asyncio.sleep(0.01)
-        # It is told of the open call too, asks what the run waits for, and leaves the call to the other.
+        await charging.wait()
+        # The second is told of the open call too, asks what the run waits for, and leaves it to the first.
         asked = asyncio.Event()
         status = client.status
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from streamchat import RunOptions, StreamChat, ToolRegistry, check_log
-from streamchat.core.fold import fold
+from streamchat import RunOptions, StreamChat, ToolRegistry
 from streamchat.core.state import RunState
 from streamchat.errors import InvalidInput, NotRetryable, ToolDefinitionError
 from streamchat.orchestration.options import Hooks, Refuse
 from streamchat.testing import Call, ScriptedModel, Step
 from streamchat.tools import Deferred, ToolContext, ToolOutcome
 
-from .support import drain, log_of, paused
+from . import world
+from .support import paused
 
 pytestmark = pytest.mark.anyio
 
@@ -27,10 +27,7 @@ NEVER = [math.nan, math.inf, 1e17, -5, 0, "5"]
 
 async def ended(chat: StreamChat, run_id: str) -> RunState:
     """The state of a run that is over, whose log is legal."""
-    await drain(chat, run_id)
-    log = await log_of(chat, run_id)
-    assert check_log(log) == "over"
-    return fold(log)
+    return (await world.ended(chat, run_id)).state
 
 
 def two_tools(outcome: Callable[[], Any]) -> tuple[ToolRegistry, list[str]]:

@@ -36,8 +36,9 @@ _AFTER_FINISH = 5.0
 _DRAIN_SECONDS = 0.1
 # How many blocks are read ahead at most. httpx2 gives one for each HTTP chunk, so a burst is many small ones.
 _AHEAD = 64
-# After so many batches of one block reading ahead is given up, until a block is not waited for that long.
+# After so many batches of one block reading ahead is given up.
 _SINGLES = 4
+# It begins with a block that came within so many seconds: more are likely to be there.
 _QUICK = 0.001
 
 
@@ -149,7 +150,7 @@ class Answer:
         self._broken: ModelError | None = None  # the connection, or a timeout
         self._at_end = False
         self._ended = False  # the finish has come
-        self._patience = self._longest_wait()
+        self._patience = self._longest_wait()  # kept, for it is asked at every chunk and changes twice
         self._source: Source | None = None
         self._watch = Watch()
         self._blocks: list[Any] = []

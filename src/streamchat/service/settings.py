@@ -18,8 +18,11 @@ from streamchat.tools import ToolRegistry
 __all__ = ["check_settings", "check_start"]
 
 _FLAGS = (
-    *("allow_anonymous", "allow_system_message", "allow_file_ids"),
-    *("client_conversation_ids", "work"),
+    "allow_anonymous",
+    "allow_system_message",
+    "allow_file_ids",
+    "client_conversation_ids",
+    "work",
 )
 _FUNCTIONS = ("authorize", "prepare_messages", "title", "deps", "on_run_finished")
 _BUFFER = ("open", "close", "create", "claim", "append", "read", "get")
